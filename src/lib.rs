@@ -1,0 +1,4 @@
+//! Eider keeps services safe while they change.
+
+pub mod failpoint;
+pub mod spec;

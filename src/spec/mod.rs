@@ -1,0 +1,35 @@
+//! What is wanted: the five kinds of `eider.dev/v1alpha1`, their rules and their text form.
+//!
+//! The types here are the single source of the CRDs in `crds/`, of the offline validation and of the
+//! reference pages. This room imports none of the others; it does no I/O and reads no clock.
+
+pub mod backup;
+pub mod hooks;
+pub mod quantity;
+pub mod reason;
+pub mod reference;
+pub mod restore;
+pub mod schedule;
+pub mod store;
+pub mod target;
+pub mod upgrade;
+
+pub use backup::{
+    ArchiveFormat, ArchiveOptions, ArchiveStatus, Backup, BackupPhase, BackupSpec, BackupStatus,
+    BackupTrigger, BackupType, DeletionPolicy, Guards, ProgressStatus, VerifyMode,
+};
+pub use hooks::{ExecHook, Hook, Hooks, HttpHook, HttpMethod, OnError};
+pub use quantity::{ByteSize, DurationText, QuantityError};
+pub use reason::Reason;
+pub use reference::{NameReference, SecretReference};
+pub use restore::{
+    ArchiveReference, LatestReference, Restore, RestoreMode, RestorePhase, RestoreSource,
+    RestoreSpec, RestoreStatus,
+};
+pub use schedule::{
+    BackupSchedule, BackupScheduleSpec, BackupScheduleStatus, BackupTemplate, ConcurrencyPolicy,
+    Retention,
+};
+pub use store::{BackupStore, BackupStoreSpec, BackupStoreStatus, LocalStore};
+pub use target::{Consistency, ConsistencyMode, HostTarget, Target};
+pub use upgrade::{Upgrade, UpgradePhase, UpgradeSpec, UpgradeStatus};
