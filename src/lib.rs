@@ -1,4 +1,5 @@
 //! Eider keeps services safe while they change.
 
 pub mod failpoint;
+pub mod plan;
 pub mod spec;

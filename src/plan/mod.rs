@@ -1,0 +1,9 @@
+//! What to do next: pure, synchronous planners over (specification, observation, journal, now).
+//!
+//! This room does no I/O, reads no clock and imports only `spec`. What it returns is data; a runtime
+//! performs it. Because of that every decision can be tested with plain values, printed by
+//! `--dry-run`, and taken again after a crash with the same result.
+
+pub mod journal;
+
+pub use journal::{JournalEntry, Mark, OperationId};
