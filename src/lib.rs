@@ -2,4 +2,5 @@
 
 pub mod failpoint;
 pub mod plan;
+pub mod runtime;
 pub mod spec;

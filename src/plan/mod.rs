@@ -4,6 +4,40 @@
 //! performs it. Because of that every decision can be tested with plain values, printed by
 //! `--dry-run`, and taken again after a crash with the same result.
 
+pub mod action;
+pub mod backup;
+pub mod guard;
+pub mod job;
 pub mod journal;
+pub mod machine;
+pub mod restore;
+pub mod upgrade;
 
+use jiff::Timestamp;
+
+pub use action::{Action, Child, HookPhase};
+pub use job::{
+    ArchiveFacts, ArchivePresence, BackupJob, ChildFacts, ExtractFacts, HookFacts, Job, Observed,
+    PreflightFacts, ReplacementState, RestoreJob, SealFacts, SourceSize, StoreBinding, UpgradeJob,
+    VerifyFacts,
+};
 pub use journal::{JournalEntry, Mark, OperationId};
+pub use machine::{Conclusion, Decision, Failure, Log, OPERATION, StepState};
+
+/// The next step of any job.
+pub fn next(job: &Job, log: &Log<'_>, observed: &Observed, now: Timestamp) -> Decision {
+    match job {
+        Job::Backup(job) => backup::next(job, log, observed, now),
+        Job::Restore(job) => restore::next(job, log, observed, now),
+        Job::Upgrade(job) => upgrade::next(job, log, now),
+    }
+}
+
+/// The steps of any job in order, as `--dry-run` prints them.
+pub fn outline(job: &Job) -> Vec<(&'static str, Action)> {
+    match job {
+        Job::Backup(job) => backup::outline(job),
+        Job::Restore(job) => restore::outline(job),
+        Job::Upgrade(job) => upgrade::outline(job),
+    }
+}

@@ -1,0 +1,231 @@
+//! What the planners work on: a specification with its references resolved.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::journal::OperationId;
+use crate::spec::{BackupSpec, BackupStoreSpec, ConsistencyMode, RestoreSpec, Target, UpgradeSpec};
+
+/// A store by name, with its specification.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreBinding {
+    /// Name of the BackupStore.
+    pub name: String,
+    /// Its specification.
+    pub spec: BackupStoreSpec,
+}
+
+/// How large a source was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceSize {
+    /// Regular files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// One backup to take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackupJob {
+    /// Its identity.
+    pub operation: OperationId,
+    /// What is wanted.
+    pub spec: BackupSpec,
+    /// Where the archive goes.
+    pub store: StoreBinding,
+    /// The schedule that asked for it.
+    pub schedule: Option<String>,
+    /// The target's last verified backup, for the guards.
+    pub previous: Option<SourceSize>,
+}
+
+/// One archive to put back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RestoreJob {
+    /// Its identity.
+    pub operation: OperationId,
+    /// What is wanted.
+    pub spec: RestoreSpec,
+    /// Where the archive is.
+    pub store: StoreBinding,
+    /// File name of the archive.
+    pub archive: String,
+    /// Where it goes.
+    pub target: Target,
+}
+
+/// One service to move to another version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpgradeJob {
+    /// Its identity.
+    pub operation: OperationId,
+    /// What is wanted.
+    pub spec: UpgradeSpec,
+    /// Where the backup goes; none with `backup.mode: Skip`.
+    pub store: Option<StoreBinding>,
+}
+
+/// Any of them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Job {
+    /// A backup.
+    Backup(BackupJob),
+    /// A restore.
+    Restore(RestoreJob),
+    /// An upgrade.
+    Upgrade(UpgradeJob),
+}
+
+impl Job {
+    /// The operation's identity.
+    pub fn operation(&self) -> &OperationId {
+        match self {
+            Self::Backup(job) => &job.operation,
+            Self::Restore(job) => &job.operation,
+            Self::Upgrade(job) => &job.operation,
+        }
+    }
+
+    /// What it acts on.
+    pub fn target(&self) -> &Target {
+        match self {
+            Self::Backup(job) => &job.spec.target,
+            Self::Restore(job) => &job.target,
+            Self::Upgrade(job) => &job.spec.target,
+        }
+    }
+}
+
+/// What a runtime saw; the only way the world comes into a decision.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Observed {
+    /// What the store holds of this backup.
+    pub archive: ArchivePresence,
+    /// What the live roots are.
+    pub replacement: ReplacementState,
+}
+
+/// What a store holds of a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ArchivePresence {
+    /// Nothing.
+    #[default]
+    Absent,
+    /// A file without its manifest.
+    Unfinished,
+    /// The archive and its manifest.
+    Sealed,
+}
+
+/// What the live roots of a restore are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReplacementState {
+    /// All old.
+    #[default]
+    Old,
+    /// All new.
+    New,
+    /// Some old, some new.
+    Mixed,
+}
+
+/// What the archive step found and wrote.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ArchiveFacts {
+    /// File name of the archive.
+    pub name: String,
+    /// The service's version, where known.
+    pub service_version: Option<String>,
+    /// Entries of any type.
+    pub entries: u64,
+    /// Regular files.
+    pub files: u64,
+    /// Bytes of the regular files.
+    pub source_bytes: u64,
+    /// Bytes of the archive.
+    pub size_bytes: u64,
+    /// SHA-256 of the archive.
+    pub sha256: String,
+    /// BLAKE3 of the tar stream.
+    pub content_digest: String,
+    /// Warnings, at most the first hundred.
+    pub warnings: Vec<String>,
+    /// How many there were.
+    pub warning_count: u64,
+    /// When reading began.
+    pub started_at: Option<Timestamp>,
+    /// Whatever else the runtime needs again to seal; the planner does not look into it.
+    pub runtime: serde_json::Value,
+}
+
+/// What sealing left.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SealFacts {
+    /// Where the archive lies.
+    pub location: String,
+}
+
+/// What verifying found.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VerifyFacts {
+    /// When it was proved; nothing after a quick check, which proves nothing about the content.
+    pub verified_at: Option<Timestamp>,
+}
+
+/// What preflight found.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PreflightFacts {
+    /// Bytes the operation is expected to move.
+    pub estimated_bytes: u64,
+    /// Entries it is expected to move.
+    pub estimated_entries: u64,
+    /// Whether there is anything live to lose.
+    pub live_data: bool,
+    /// The running version, for upgrades.
+    pub from_version: Option<String>,
+    /// What was noticed.
+    pub warnings: Vec<String>,
+    /// Each check: name, outcome (`PASS`, `WARNING`), what was found.
+    pub checks: Vec<(String, String, String)>,
+}
+
+/// What hooks left.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HookFacts {
+    /// Failures of hooks with `onError: Continue`.
+    pub warnings: Vec<String>,
+}
+
+/// What extracting and swapping moved.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ExtractFacts {
+    /// Regular files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What was noticed.
+    pub warnings: Vec<String>,
+}
+
+/// What a child operation left.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ChildFacts {
+    /// Name of the child object.
+    pub name: String,
+    /// Whether it left a verified archive.
+    pub verified: bool,
+}
+
+/// Whether this target is held still by Eider itself; a host's services are held still by hooks.
+pub(super) fn quiesced(target: &Target, mode: ConsistencyMode) -> bool {
+    target.host.is_none() && mode != ConsistencyMode::Live
+}

@@ -1,0 +1,209 @@
+//! The steps of an Upgrade.
+//!
+//! preflight → fetch → hooks before → quiesce → backup → keep the old → apply → start → hooks after →
+//! health gate → soak → commit. Everything that can fail for outside reasons happens before the
+//! stop. Until the old containers are put aside a failure only lets the service run again; from then
+//! on it brings back the old containers and, if the new ones ever ran, the old data.
+
+use jiff::Timestamp;
+
+use super::action::{Action, Child, HookPhase};
+use super::backup::{HOOKS_AFTER_ATTEMPTS, RESUME_ATTEMPTS, conclude};
+use super::job::{ChildFacts, PreflightFacts, UpgradeJob};
+use super::machine::{
+    Compensation, Conclusion, Decision, Failure, Forward, Log, OnInterruption, advance, compensate,
+};
+use crate::spec::Reason;
+use crate::spec::upgrade::{RollbackMode, UpgradeBackupMode};
+
+/// Step names, as in the journal.
+pub mod step {
+    pub use crate::plan::backup::step::{HOOKS_AFTER, HOOKS_BEFORE, PREFLIGHT, QUIESCE, RESUME};
+
+    /// Have the new images here.
+    pub const FETCH: &str = "fetch";
+    /// The verified backup of the stopped service.
+    pub const BACKUP: &str = "backup";
+    /// Put the old containers aside.
+    pub const KEEP_OLD: &str = "keep-old";
+    /// Make the new ones.
+    pub const APPLY: &str = "apply";
+    /// Start them.
+    pub const START: &str = "start";
+    /// Wait for health.
+    pub const HEALTH: &str = "health";
+    /// Watch it.
+    pub const SOAK: &str = "soak";
+    /// Remove the old ones.
+    pub const COMMIT: &str = "commit";
+    /// Remove the new ones.
+    pub const REMOVE_NEW: &str = "rollback-remove-new";
+    /// Put the data back.
+    pub const RESTORE_DATA: &str = "rollback-data";
+    /// Bring the old ones back.
+    pub const RESTORE_OLD: &str = "rollback-restore-old";
+    /// Run the old ones.
+    pub const ROLLBACK_RESUME: &str = "rollback-resume";
+    /// Hooks after the rollback.
+    pub const ROLLBACK_HOOKS_AFTER: &str = "rollback-hooks-after";
+}
+use step::{
+    APPLY, BACKUP, COMMIT, FETCH, HEALTH, HOOKS_AFTER, HOOKS_BEFORE, KEEP_OLD, PREFLIGHT, QUIESCE,
+    REMOVE_NEW, RESTORE_DATA, RESTORE_OLD, RESUME, ROLLBACK_HOOKS_AFTER, ROLLBACK_RESUME, SOAK,
+    START,
+};
+
+/// The next step of an upgrade.
+pub fn next(job: &UpgradeJob, log: &Log<'_>, now: Timestamp) -> Decision {
+    if let Some(at) = &job.spec.scheduled_at
+        && log.entries().is_empty()
+        && at.0 > now
+    {
+        return Decision::Wait { until: at.0, message: format!("scheduled at {}", at.0) };
+    }
+    match forward(job, log) {
+        Ok(Some(decision)) => decision,
+        Ok(None) => Decision::Finish(Conclusion::succeeded(success_message(job, log))),
+        Err(failure) => backward(job, log, failure, now),
+    }
+}
+
+fn steps(job: &UpgradeJob) -> Vec<Forward> {
+    use OnInterruption::{Redo, Undo};
+    let spec = &job.spec;
+    let mut steps = vec![
+        Forward { step: PREFLIGHT, action: Action::Preflight, on_interruption: Redo },
+        Forward { step: FETCH, action: Action::Fetch, on_interruption: Redo },
+    ];
+    let hooks = |phase| Action::RunHooks(phase);
+    if !spec.hooks.before.is_empty() {
+        let action = hooks(HookPhase::Before);
+        steps.push(Forward { step: HOOKS_BEFORE, action, on_interruption: Undo });
+    }
+    let action = Action::Quiesce {
+        mode: crate::spec::ConsistencyMode::Stop,
+        timeout: spec.consistency.timeout.clone(),
+    };
+    steps.push(Forward { step: QUIESCE, action, on_interruption: Undo });
+    if spec.backup.mode == UpgradeBackupMode::Required {
+        let action = Action::RunChild(Child::UpgradeBackup);
+        steps.push(Forward { step: BACKUP, action, on_interruption: Redo });
+    }
+    steps.push(Forward { step: KEEP_OLD, action: Action::KeepOld, on_interruption: Undo });
+    steps.push(Forward { step: APPLY, action: Action::Apply, on_interruption: Undo });
+    steps.push(Forward { step: START, action: Action::Start, on_interruption: Undo });
+    if !spec.hooks.after.is_empty() {
+        let action = hooks(HookPhase::After);
+        steps.push(Forward { step: HOOKS_AFTER, action, on_interruption: Redo });
+    }
+    steps.push(Forward { step: HEALTH, action: Action::AwaitHealthy, on_interruption: Redo });
+    steps.push(Forward { step: SOAK, action: Action::Soak, on_interruption: Redo });
+    steps.push(Forward { step: COMMIT, action: Action::Commit, on_interruption: Redo });
+    steps
+}
+
+/// The steps as `--dry-run` prints them.
+pub fn outline(job: &UpgradeJob) -> Vec<(&'static str, Action)> {
+    steps(job).into_iter().map(|forward| (forward.step, forward.action)).collect()
+}
+
+fn forward(job: &UpgradeJob, log: &Log<'_>) -> Result<Option<Decision>, Failure> {
+    let next = advance(log, steps(job))?;
+    if let Some(Decision::Perform { step: KEEP_OLD, .. }) = next
+        && job.spec.backup.mode == UpgradeBackupMode::Required
+    {
+        let backup: ChildFacts = log.facts(BACKUP).unwrap_or_default();
+        if !backup.verified {
+            return Err(Failure::new(
+                Reason::SafetyBackupFailed,
+                format!("the backup `{}` is not verified; nothing was changed", backup.name),
+            ));
+        }
+    }
+    Ok(next)
+}
+
+fn backward(job: &UpgradeJob, log: &Log<'_>, failure: Failure, now: Timestamp) -> Decision {
+    let hooks_after = !job.spec.hooks.after.is_empty();
+    // A failed commit leaves old containers lying about; the new version runs and stays.
+    if log.touched(COMMIT) {
+        let steps = vec![Compensation { step: COMMIT, action: Action::Commit, attempts: 3 }];
+        let (decision, given_up) = compensate(log, steps, now);
+        return decision.unwrap_or_else(|| {
+            let mut message = success_message(job, log);
+            if let Some((_, failure)) = given_up.first() {
+                message.push_str("; the old containers could not be removed: ");
+                message.push_str(&failure.message);
+            }
+            Decision::Finish(Conclusion::succeeded(message))
+        });
+    }
+    if !log.touched(KEEP_OLD) {
+        let mut steps = Vec::new();
+        if log.touched(QUIESCE) {
+            let attempts = RESUME_ATTEMPTS;
+            steps.push(Compensation { step: RESUME, action: Action::Resume, attempts });
+        }
+        if hooks_after && (log.touched(HOOKS_BEFORE) || log.touched(QUIESCE)) {
+            let action = Action::RunHooks(HookPhase::After);
+            steps.push(Compensation { step: HOOKS_AFTER, action, attempts: HOOKS_AFTER_ATTEMPTS });
+        }
+        let (decision, given_up) = compensate(log, steps, now);
+        return decision.unwrap_or_else(|| Decision::Finish(conclude(failure, &given_up)));
+    }
+    if job.spec.rollback.mode != RollbackMode::Auto {
+        let failure = failure.hint(match job.spec.rollback.mode {
+            RollbackMode::Manual => "everything for a rollback is kept: `eider upgrade rollback`",
+            _ => "rollback.mode is Never: the service is left as it is",
+        });
+        return Decision::Finish(Conclusion::failed(failure));
+    }
+    roll_back(job, log, &failure, now)
+}
+
+fn roll_back(job: &UpgradeJob, log: &Log<'_>, failure: &Failure, now: Timestamp) -> Decision {
+    let mut steps = vec![Compensation { step: REMOVE_NEW, action: Action::RemoveNew, attempts: 5 }];
+    // A version that never ran has changed no data.
+    if job.spec.rollback.data && log.touched(START) && log.done(BACKUP) {
+        let action = Action::RunChild(Child::UpgradeRollback);
+        steps.push(Compensation { step: RESTORE_DATA, action, attempts: 3 });
+    }
+    steps.push(Compensation { step: RESTORE_OLD, action: Action::RestoreOld, attempts: 5 });
+    let action = Action::Resume;
+    steps.push(Compensation { step: ROLLBACK_RESUME, action, attempts: RESUME_ATTEMPTS });
+    if !job.spec.hooks.after.is_empty() {
+        let action = Action::RunHooks(HookPhase::After);
+        steps.push(Compensation {
+            step: ROLLBACK_HOOKS_AFTER,
+            action,
+            attempts: HOOKS_AFTER_ATTEMPTS,
+        });
+    }
+    let (decision, given_up) = compensate(log, steps, now);
+    if let Some(decision) = decision {
+        return decision;
+    }
+    let given_up: Vec<_> =
+        given_up.into_iter().filter(|(step, _)| *step != ROLLBACK_HOOKS_AFTER).collect();
+    let mut conclusion = conclude(failure.clone(), &given_up);
+    if let Some(inner) = &mut conclusion.failure {
+        let cause = inner.message.clone();
+        let (reason, message) = if given_up.is_empty() {
+            (Reason::RolledBack, format!("rolled back, because {}: {cause}", failure.reason))
+        } else {
+            (Reason::RollbackFailed, format!("the rollback is not complete: {cause}"))
+        };
+        inner.reason = reason;
+        inner.message.clone_from(&message);
+        conclusion.message = message;
+    }
+    Decision::Finish(conclusion)
+}
+
+fn success_message(job: &UpgradeJob, log: &Log<'_>) -> String {
+    let facts: PreflightFacts = log.facts(PREFLIGHT).unwrap_or_default();
+    match facts.from_version {
+        Some(from) => format!("upgraded from {from} to {}", job.spec.to_version),
+        None => format!("upgraded to {}", job.spec.to_version),
+    }
+}

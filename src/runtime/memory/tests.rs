@@ -1,0 +1,193 @@
+//! Every planner with a failure and with a crash at every action, alone and in pairs.
+
+use super::*;
+use crate::plan::{BackupJob, RestoreJob, StoreBinding, UpgradeJob};
+use crate::spec::{BackupSpec, BackupStoreSpec, RestoreSpec, UpgradeSpec};
+
+fn store() -> StoreBinding {
+    let spec: BackupStoreSpec =
+        serde_json::from_value(json!({"local": {"path": "/store"}})).unwrap();
+    StoreBinding { name: "main".to_owned(), spec }
+}
+
+fn hooks() -> Value {
+    json!({"before": [{"exec": {"command": ["true"]}}], "after": [{"exec": {"command": ["true"]}}]})
+}
+
+fn backup(target: Value) -> Job {
+    let spec: BackupSpec = serde_json::from_value(
+        json!({"target": target, "storeRef": {"name": "main"}, "hooks": hooks()}),
+    )
+    .unwrap();
+    Job::Backup(BackupJob {
+        operation: "Backup/default/b/1".parse().unwrap(),
+        spec,
+        store: store(),
+        schedule: None,
+        previous: None,
+    })
+}
+
+fn restore(target: Value) -> Job {
+    let spec: RestoreSpec = serde_json::from_value(
+        json!({"from": {"backupRef": {"name": "b"}}, "preserve": ["keep/"], "hooks": hooks()}),
+    )
+    .unwrap();
+    Job::Restore(RestoreJob {
+        operation: "Restore/default/r/1".parse().unwrap(),
+        spec,
+        store: store(),
+        archive: "a".to_owned(),
+        target: serde_json::from_value(target).unwrap(),
+    })
+}
+
+fn upgrade() -> Job {
+    let spec: UpgradeSpec = serde_json::from_value(json!({
+        "target": {"docker": {"project": "shop"}}, "toVersion": "2", "images": {"web": "web:2"},
+        "backup": {"storeRef": {"name": "main"}}, "hooks": hooks()
+    }))
+    .unwrap();
+    Job::Upgrade(UpgradeJob {
+        operation: "Upgrade/default/u/1".parse().unwrap(),
+        spec,
+        store: Some(store()),
+    })
+}
+
+fn host() -> Value {
+    json!({"host": {"paths": ["/srv/a"]}})
+}
+
+fn docker() -> Value {
+    json!({"docker": {"project": "shop"}})
+}
+
+/// What has to hold at the end of any run, whatever went wrong once.
+fn judge(job: &Job, trace: &Trace, story: &str) {
+    let world = &trace.world;
+    assert_eq!(world.violations, Vec::<String>::new(), "{story}: {:?}", trace.actions);
+    assert!(world.running, "{story}: the service is down after {:?}", trace.actions);
+    assert!(!world.hooks_open, "{story}: hooks after did not run: {:?}", trace.actions);
+    let success = trace.conclusion.is_success();
+    match job {
+        Job::Backup(_) => {
+            let expected = if success { ArchivePresence::Sealed } else { ArchivePresence::Absent };
+            assert_eq!(world.archive, expected, "{story}: {:?}", trace.actions);
+        }
+        Job::Restore(_) => {
+            let expected = if success { ReplacementState::New } else { ReplacementState::Old };
+            assert_eq!(world.live, expected, "{story}: {:?}", trace.actions);
+            assert!(success || !world.staged, "{story}: staging left: {:?}", trace.actions);
+        }
+        Job::Upgrade(_) => {
+            assert_eq!(world.new_exists, success, "{story}: {:?}", trace.actions);
+            assert!(!world.old_aside, "{story}: {:?}", trace.actions);
+            assert!(success || !world.data_touched, "{story}: {:?}", trace.actions);
+        }
+    }
+}
+
+const FAULTS: [Fault; 3] = [Fault::Fails, Fault::CrashesAfter, Fault::CrashesBefore];
+
+fn jobs() -> Vec<(&'static str, Job)> {
+    vec![
+        ("backup of a host", backup(host())),
+        ("backup of a project", backup(docker())),
+        ("restore to a host", restore(host())),
+        ("restore to a project", restore(docker())),
+        ("upgrade", upgrade()),
+    ]
+}
+
+#[test]
+fn undisturbed_runs_succeed_in_the_written_order() {
+    let mut orders = String::new();
+    for (name, job) in jobs() {
+        let trace = simulate(&job, World::default(), &[]).unwrap();
+        assert!(trace.conclusion.is_success(), "{name}: {:?}", trace.conclusion);
+        judge(&job, &trace, name);
+        orders.push_str(&format!("{name}: {}\n", trace.actions.join(" → ")));
+    }
+    insta::assert_snapshot!(orders);
+}
+
+#[test]
+fn any_single_fault_at_any_action_is_finished_or_undone() {
+    let mut runs = 0;
+    for (name, job) in jobs() {
+        for fault in FAULTS {
+            for at in 0.. {
+                let trace = simulate(&job, World::default(), &[(at, fault)]).unwrap();
+                judge(&job, &trace, &format!("{name}, {fault:?} at {at}"));
+                runs += 1;
+                if at >= trace.actions.len() {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(runs > 100, "{runs}");
+}
+
+#[test]
+fn any_crash_followed_by_any_crash_is_finished_or_undone() {
+    let crashes = [Fault::CrashesAfter, Fault::CrashesBefore];
+    for (name, job) in jobs() {
+        for first in 0..30 {
+            for second in first + 1..30 {
+                for one in crashes {
+                    for two in crashes {
+                        let faults = [(first, one), (second, two)];
+                        let trace = simulate(&job, World::default(), &faults).unwrap();
+                        judge(&job, &trace, &format!("{name}, {faults:?}"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_upgrade_that_does_not_become_healthy_rolls_back_with_its_data() {
+    let world = World { becomes_healthy: false, ..World::default() };
+    let trace = simulate(&upgrade(), world, &[]).unwrap();
+    assert_eq!(
+        trace.conclusion.failure.as_ref().map(|failure| failure.reason),
+        Some(Reason::RolledBack)
+    );
+    assert!(trace.conclusion.message.contains("not healthy"), "{}", trace.conclusion.message);
+    assert!(trace.actions.iter().any(|step| step == "rollback-data"));
+    judge(&upgrade(), &trace, "unhealthy");
+}
+
+#[test]
+fn an_upgrade_that_never_started_leaves_the_data_alone() {
+    let undisturbed = simulate(&upgrade(), World::default(), &[]).unwrap();
+    let apply = undisturbed.actions.iter().position(|step| step == "apply").unwrap();
+    let trace = simulate(&upgrade(), World::default(), &[(apply, Fault::Fails)]).unwrap();
+    assert!(!trace.actions.iter().any(|step| step == "rollback-data"), "{:?}", trace.actions);
+    assert_eq!(trace.conclusion.failure.map(|failure| failure.reason), Some(Reason::RolledBack));
+}
+
+#[test]
+fn a_service_that_needs_several_tries_to_start_is_tried_again() {
+    let job = backup(docker());
+    let undisturbed = simulate(&job, World::default(), &[]).unwrap();
+    let resume = undisturbed.actions.iter().position(|step| step == "resume").unwrap();
+    let faults: Vec<_> = (resume..resume + 3).map(|at| (at, Fault::Fails)).collect();
+    let trace = simulate(&job, World::default(), &faults).unwrap();
+    assert!(trace.conclusion.is_success(), "{:?}", trace.conclusion);
+    assert!(trace.world.running);
+}
+
+#[test]
+fn a_service_that_never_starts_is_said_first() {
+    let job = backup(docker());
+    let undisturbed = simulate(&job, World::default(), &[]).unwrap();
+    let resume = undisturbed.actions.iter().position(|step| step == "resume").unwrap();
+    let faults: Vec<_> = (resume..resume + 6).map(|at| (at, Fault::Fails)).collect();
+    let trace = simulate(&job, World::default(), &faults).unwrap();
+    assert!(!trace.conclusion.is_success());
+    assert_eq!(trace.world.archive, ArchivePresence::Absent);
+}

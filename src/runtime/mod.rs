@@ -1,0 +1,50 @@
+//! Where it happens: the one trait behind which the world lies.
+//!
+//! A runtime observes and performs; it decides nothing and records nothing. `host` acts on the
+//! directories of this machine, `memory` on a simulated world with faults.
+
+pub mod memory;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use serde_json::Value;
+
+use crate::plan::{Action, Failure, Job, Log, Observed};
+
+/// A boxed future, so that runtimes can be chosen at run time.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The world behind the planner.
+pub trait Runtime: Send + Sync {
+    /// `host`, `docker`, `kubernetes` or `memory`.
+    fn name(&self) -> &'static str;
+
+    /// Whether this runtime can act on the job's target and store at all.
+    fn accepts(&self, job: &Job) -> Result<(), Failure>;
+
+    /// Looks; changes nothing.
+    fn observe<'a>(
+        &'a self,
+        job: &'a Job,
+        log: Log<'a>,
+    ) -> BoxFuture<'a, Result<Observed, Failure>>;
+
+    /// What has to be in the journal before the action touches the world: the set of services that
+    /// will be stopped, the name of the archive that will be written.
+    fn intend<'a>(
+        &'a self,
+        job: &'a Job,
+        action: &'a Action,
+        log: Log<'a>,
+    ) -> BoxFuture<'a, Result<Value, Failure>>;
+
+    /// Carries out one action and returns the facts for the journal. Performing an action again
+    /// after an interruption either repeats it harmlessly or finds it done.
+    fn perform<'a>(
+        &'a self,
+        job: &'a Job,
+        action: &'a Action,
+        log: Log<'a>,
+    ) -> BoxFuture<'a, Result<Value, Failure>>;
+}
