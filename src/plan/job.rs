@@ -27,7 +27,8 @@ pub struct SourceSize {
 }
 
 /// One backup to take.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct BackupJob {
     /// Its identity.
     pub operation: OperationId,
@@ -42,7 +43,8 @@ pub struct BackupJob {
 }
 
 /// One archive to put back.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RestoreJob {
     /// Its identity.
     pub operation: OperationId,
@@ -57,7 +59,8 @@ pub struct RestoreJob {
 }
 
 /// One service to move to another version.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct UpgradeJob {
     /// Its identity.
     pub operation: OperationId,
@@ -67,8 +70,10 @@ pub struct UpgradeJob {
     pub store: Option<StoreBinding>,
 }
 
-/// Any of them.
-#[derive(Debug, Clone, PartialEq)]
+/// Any of them. It is written to the journal when the operation begins, so that what was begun is
+/// finished or undone as it was meant then, whatever its document says by now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
 pub enum Job {
     /// A backup.
     Backup(BackupJob),
@@ -187,6 +192,8 @@ pub struct PreflightFacts {
     pub estimated_entries: u64,
     /// Whether there is anything live to lose.
     pub live_data: bool,
+    /// The live paths of a host target, for the safety backup.
+    pub live_paths: Vec<String>,
     /// The running version, for upgrades.
     pub from_version: Option<String>,
     /// What was noticed.

@@ -196,7 +196,13 @@ impl<'a> Log<'a> {
 
     /// The step that was announced last, for the status.
     pub fn latest_step(&self) -> Option<&'a str> {
-        self.entries.last().map(|entry| entry.step.as_str())
+        let step = self.entries.iter().rev().find(|entry| entry.step != OPERATION)?;
+        Some(step.step.as_str())
+    }
+
+    /// What was written when the operation began.
+    pub fn job(&self) -> Option<super::job::Job> {
+        self.intent(OPERATION)
     }
 
     /// Every entry, oldest first.

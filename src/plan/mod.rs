@@ -11,6 +11,7 @@ pub mod job;
 pub mod journal;
 pub mod machine;
 pub mod restore;
+pub mod status;
 pub mod upgrade;
 
 use jiff::Timestamp;

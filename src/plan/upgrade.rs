@@ -56,7 +56,7 @@ use step::{
 /// The next step of an upgrade.
 pub fn next(job: &UpgradeJob, log: &Log<'_>, now: Timestamp) -> Decision {
     if let Some(at) = &job.spec.scheduled_at
-        && log.entries().is_empty()
+        && !log.touched(PREFLIGHT)
         && at.0 > now
     {
         return Decision::Wait { until: at.0, message: format!("scheduled at {}", at.0) };

@@ -3,17 +3,29 @@
 //! A runtime observes and performs; it decides nothing and records nothing. `host` acts on the
 //! directories of this machine, `memory` on a simulated world with faults.
 
+pub mod host;
 pub mod memory;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::engine::{Cancel, Progress};
 use crate::plan::{Action, Failure, Job, Log, Observed};
 
 /// A boxed future, so that runtimes can be chosen at run time.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What an action reports to and listens to while it works.
+#[derive(Clone)]
+pub struct Handles {
+    /// Told how far the work has come.
+    pub progress: Arc<dyn Progress>,
+    /// Asked whether to stop.
+    pub cancel: Cancel,
+}
 
 /// The world behind the planner.
 pub trait Runtime: Send + Sync {
@@ -46,5 +58,6 @@ pub trait Runtime: Send + Sync {
         job: &'a Job,
         action: &'a Action,
         log: Log<'a>,
+        handles: &'a Handles,
     ) -> BoxFuture<'a, Result<Value, Failure>>;
 }

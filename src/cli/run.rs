@@ -1,0 +1,231 @@
+//! `eider run`, `eider validate`: documents from files.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::arguments::{FileArguments, GlobalArguments, RunArguments};
+use super::output::{CliError, ExitCode, Output};
+use super::session::{Done, Session, judge};
+use crate::operator::{Loaded, load};
+use crate::plan;
+use crate::spec::{Document, Reason};
+
+/// Reads the files; problems are printed, all of them, and end the verb.
+fn read(files: &[PathBuf], output: &Output) -> Result<Loaded, CliError> {
+    let loaded = load(files).map_err(|failure| {
+        let mut error = CliError::from(failure);
+        error.exit_code = ExitCode::Usage;
+        error
+    })?;
+    if loaded.problems.is_empty() {
+        return Ok(loaded);
+    }
+    output.problems(&loaded.problems)?;
+    let count = loaded.problems.len();
+    let plural = if count == 1 { "" } else { "s" };
+    Err(CliError::new(
+        ExitCode::Usage,
+        Reason::InvalidSpec,
+        format!("{count} problem{plural} in the documents; nothing was done"),
+    ))
+}
+
+/// `eider validate`.
+pub fn validate(arguments: &FileArguments, output: &Output) -> Result<(), CliError> {
+    let loaded = read(&arguments.files, output)?;
+    let count = loaded.documents.len();
+    if count == 0 {
+        output.note("no documents in there");
+    }
+    let rows: Vec<Vec<String>> = loaded
+        .documents
+        .iter()
+        .map(|(document, file)| {
+            let name = document.name().map(str::to_owned);
+            let name = name.unwrap_or_else(|| {
+                format!("{}…", document.generate_name().unwrap_or_default())
+            });
+            vec![
+                document.kind().to_string(),
+                document.namespace().to_owned(),
+                name,
+                file.clone(),
+                "valid".to_owned(),
+            ]
+        })
+        .collect();
+    let items: Vec<serde_json::Value> = loaded
+        .documents
+        .iter()
+        .map(|(document, file)| {
+            serde_json::json!({
+                "kind": document.kind(), "namespace": document.namespace(),
+                "name": document.name(), "file": file, "valid": true,
+            })
+        })
+        .collect();
+    output.table(&["KIND", "NAMESPACE", "NAME", "FILE", "RESULT"], rows, &items)
+}
+
+/// `eider run`.
+pub async fn run(
+    global: &GlobalArguments,
+    arguments: &RunArguments,
+    output: Output,
+) -> Result<(), CliError> {
+    let loaded = read(&arguments.files.files, &output)?;
+    if loaded.documents.is_empty() {
+        return Err(CliError::new(
+            ExitCode::Usage,
+            Reason::InvalidSpec,
+            "there is no document in the files",
+        ));
+    }
+    let session = Session::open_to_act(global, output).await?;
+    session.listen_for_interrupts();
+    if arguments.dry_run {
+        dry_run(&session, loaded).await?;
+        return session.close().await;
+    }
+    let schedules =
+        loaded.documents.iter().any(|(document, _)| matches!(document, Document::BackupSchedule(_)));
+    let done = session.carry_out(loaded.documents).await?;
+    report(&session.output, &done)?;
+    if arguments.watch {
+        watch(&session, &arguments.files.files).await?;
+    } else if schedules && session.daemon.is_none() {
+        session.output.note("schedules are kept by `eider daemon`, or run by `eider schedule run`");
+    }
+    let verdict = judge(&done);
+    session.close().await?;
+    verdict
+}
+
+/// One line an operation.
+fn report(output: &Output, done: &[Done]) -> Result<(), CliError> {
+    if done.is_empty() {
+        return Ok(());
+    }
+    let rows = done
+        .iter()
+        .map(|done| {
+            let operation = &done.operation;
+            vec![
+                operation.kind.clone(),
+                operation.namespace.clone(),
+                operation.name.clone(),
+                if done.conclusion.is_success() { "Succeeded" } else { "Failed" }.to_owned(),
+                done.conclusion.message.clone(),
+            ]
+        })
+        .collect();
+    let items: Vec<serde_json::Value> = done
+        .iter()
+        .map(|done| {
+            serde_json::json!({
+                "kind": done.operation.kind,
+                "namespace": done.operation.namespace,
+                "name": done.operation.name,
+                "generation": done.operation.generation,
+                "succeeded": done.conclusion.is_success(),
+                "reason": done.conclusion.failure.as_ref().map_or(Reason::Succeeded, |failure| failure.reason),
+                "message": done.conclusion.message,
+            })
+        })
+        .collect();
+    output.table(&["KIND", "NAMESPACE", "NAME", "RESULT", "MESSAGE"], rows, &items)
+}
+
+async fn dry_run(session: &Session, loaded: Loaded) -> Result<(), CliError> {
+    let mut rows = Vec::new();
+    let mut items = Vec::new();
+    let stores: Vec<Document> =
+        loaded.documents.iter().map(|(document, _)| document.clone()).collect();
+    for (document, _) in &loaded.documents {
+        let Some(job) = session.operator.preview(document, &stores).await? else {
+            continue;
+        };
+        match job {
+            Ok(job) => {
+                for (number, (step, action)) in plan::outline(&job).into_iter().enumerate() {
+                    rows.push(vec![
+                        document.key().to_string(),
+                        (number + 1).to_string(),
+                        step.to_owned(),
+                        action.describe(),
+                    ]);
+                    items.push(serde_json::json!({
+                        "object": document.key().to_string(), "number": number + 1,
+                        "step": step, "does": action.describe(),
+                    }));
+                }
+            }
+            Err(failure) => {
+                let error: CliError = failure.into();
+                return Err(error.object(document.key().to_string()));
+            }
+        }
+    }
+    session.output.note("nothing was done; this is the plan:");
+    session.output.table(&["OBJECT", "NO", "STEP", "DOES"], rows, &items)
+}
+
+/// Goes on with the files: what changes is carried out, until interrupted.
+async fn watch(session: &Session, files: &[PathBuf]) -> Result<(), CliError> {
+    session.output.note("watching the files; stop with Ctrl-C");
+    let mut last = fingerprint(files);
+    while !session.interrupted().is_cancelled() {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = fingerprint(files);
+        if now == last {
+            continue;
+        }
+        last = now;
+        match read(files, &session.output) {
+            Ok(loaded) => {
+                let done = match session.carry_out(changed(session, loaded).await?).await {
+                    Ok(done) => done,
+                    Err(error) if error.exit_code == ExitCode::Interrupted => break,
+                    Err(error) => return Err(error),
+                };
+                report(&session.output, &done)?;
+            }
+            Err(error) => session.output.note(&error.message),
+        }
+    }
+    Ok(())
+}
+
+/// The documents that say something new. One whose name is generated is new only at the start.
+async fn changed(
+    session: &Session,
+    loaded: Loaded,
+) -> Result<Vec<(Document, String)>, CliError> {
+    let mut changed = Vec::new();
+    for (document, file) in loaded.documents {
+        if document.name().is_some() && session.operator.differs(&document).await? {
+            changed.push((document, file));
+        }
+    }
+    Ok(changed)
+}
+
+/// Names, times and sizes of the files: enough to see that somebody wrote.
+fn fingerprint(files: &[PathBuf]) -> Vec<(PathBuf, Option<std::time::SystemTime>, u64)> {
+    let mut seen = Vec::new();
+    let mut note = |path: PathBuf| {
+        let metadata = std::fs::metadata(&path).ok();
+        let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
+        seen.push((path, modified, metadata.map_or(0, |metadata| metadata.len())));
+    };
+    for file in files {
+        note(file.clone());
+        if let Ok(entries) = std::fs::read_dir(file) {
+            for entry in entries.flatten() {
+                note(entry.path());
+            }
+        }
+    }
+    seen.sort();
+    seen
+}

@@ -1,0 +1,311 @@
+//! How a verb reaches the catalog: through a running daemon, or by opening the file itself.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::arguments::GlobalArguments;
+use super::output::{CliError, ExitCode, Output};
+use super::progress_adapter::Bar;
+use crate::catalog::{Catalog, CatalogError, OpenOptions};
+use crate::engine::{Cancel, Progress};
+use crate::operator::{Applied, Operator};
+use crate::plan::{Conclusion, Failure, OperationId};
+use crate::spec::{Document, Reason};
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::BuildInformation;
+use crate::web::ControlClient;
+
+/// An open catalog, and who carries things out.
+pub struct Session {
+    /// The operator; with a daemon running its catalog is the daemon's.
+    pub operator: Operator,
+    /// The running daemon, if there is one.
+    pub daemon: Option<ControlClient>,
+    /// Where results go.
+    pub output: Output,
+    bar: Arc<Bar>,
+    interrupted: Cancel,
+}
+
+/// What became of one operation.
+pub struct Done {
+    /// Its identity.
+    pub operation: OperationId,
+    /// How it ended.
+    pub conclusion: Conclusion,
+}
+
+/// New metrics for this process.
+pub fn metrics() -> Result<Arc<Metrics>, CliError> {
+    let build = BuildInformation {
+        version: crate::VERSION,
+        commit: crate::COMMIT,
+        duckdb: crate::catalog::DUCKDB_VERSION,
+    };
+    Metrics::new(&build, jiff::Timestamp::now())
+        .map(Arc::new)
+        .map_err(|error| CliError::internal(error.to_string()))
+}
+
+/// Opens the catalog file, makes it again from the manifests where it was damaged, and says so.
+pub async fn open_catalog(path: &Path, output: &Output) -> Result<(Catalog, bool), CliError> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        std::fs::create_dir_all(directory).map_err(|error| {
+            CliError::new(
+                ExitCode::Failed,
+                Reason::CatalogFailed,
+                format!("the catalog's directory {} cannot be made: {error}", directory.display()),
+            )
+            .object(path.display().to_string())
+            .hint("name another file with --catalog or EIDER_CATALOG")
+        })?;
+    }
+    let mut options = OpenOptions::default();
+    options.probe = std::env::current_exe().ok();
+    let opened = Catalog::open(path, options).map_err(CliError::from)?;
+    for file in &opened.report.set_aside {
+        output.note(&format!("the catalog was damaged; kept as {}", file.display()));
+    }
+    if let Some(version) = opened.report.migrated_from {
+        output.note(&format!("the catalog was migrated from schema version {version}"));
+    }
+    Ok((opened.catalog, opened.report.needs_rebuild))
+}
+
+impl Session {
+    /// A session for verbs that read or change records.
+    pub async fn open(global: &GlobalArguments, output: Output) -> Result<Self, CliError> {
+        let bar = Arc::new(Bar::new(&output));
+        let listener = Some(Arc::clone(&bar) as Arc<dyn Progress>);
+        // The default socket belongs to the default catalog: with another file it is another daemon's.
+        let (catalog, daemon) = match reach(&global.socket, &global.catalog).await {
+            Some(catalog) => (catalog, Some(ControlClient::new(&global.socket))),
+            None => {
+                let (catalog, needs_rebuild) = open_catalog(&global.catalog, &output).await?;
+                if needs_rebuild {
+                    output.note("run `eider db rebuild --store DIR` to make its records again");
+                }
+                (catalog, None)
+            }
+        };
+        let operator = Operator::new(catalog, metrics()?, listener, 1);
+        Ok(Self { operator, daemon, output, bar, interrupted: Cancel::new() })
+    }
+
+    /// A session for verbs that carry operations out: what an earlier process left is put right first.
+    pub async fn open_to_act(global: &GlobalArguments, output: Output) -> Result<Self, CliError> {
+        let session = Self::open(global, output).await?;
+        if session.daemon.is_none() {
+            let recovered = session.operator.recover().await.map_err(CliError::from)?;
+            session.bar.finish();
+            for (operation, conclusion) in recovered {
+                session.output.note(&format!(
+                    "{} {}/{} had been interrupted: {}",
+                    operation.kind, operation.namespace, operation.name, conclusion.message
+                ));
+            }
+        }
+        Ok(session)
+    }
+
+    /// A flag that is raised by the first Ctrl-C or SIGTERM.
+    pub fn interrupted(&self) -> &Cancel {
+        &self.interrupted
+    }
+
+    /// The progress of work that is no operation.
+    pub fn progress(&self) -> Arc<dyn Progress> {
+        Arc::clone(&self.bar) as Arc<dyn Progress>
+    }
+
+    /// Takes the progress bar away.
+    pub fn finish_progress(&self) {
+        self.bar.finish();
+    }
+
+    /// Raises the flag on Ctrl-C or SIGTERM, for as long as the process lives.
+    pub fn listen_for_interrupts(&self) {
+        let (operator, cancel, output) =
+            (self.operator.clone(), self.interrupted.clone(), self.output.clone());
+        tokio::spawn(async move {
+            stop_signal().await;
+            output.note("stopping; everything is put back first");
+            cancel.cancel();
+            operator.stop();
+        });
+    }
+
+    /// Applies documents and carries them out, here or in the daemon, one after the other.
+    pub async fn carry_out(&self, documents: Vec<(Document, String)>) -> Result<Vec<Done>, CliError> {
+        let mut done = Vec::new();
+        for (document, source) in documents {
+            let operation = match &self.daemon {
+                Some(daemon) => {
+                    let text = document.to_value().to_string();
+                    let answer = daemon.apply(text).await.map_err(CliError::from)?;
+                    for line in &answer.lines {
+                        self.output.note(line);
+                    }
+                    answer.operations.into_iter().next()
+                }
+                None => {
+                    let applied = self.operator.apply(document, &source).await?;
+                    self.output.note(&format!("{} {}", applied.key, applied.verb()));
+                    self.announce_repeat(&applied).await?;
+                    applied.operation()
+                }
+            };
+            let Some(operation) = operation else { continue };
+            let conclusion = match &self.daemon {
+                Some(daemon) => self.follow(daemon, &operation).await?,
+                None => self.operator.drive(&operation).await?,
+            };
+            self.bar.finish();
+            done.push(Done { operation, conclusion });
+            if self.interrupted.is_cancelled() {
+                return Err(CliError::interrupted());
+            }
+        }
+        Ok(done)
+    }
+
+    async fn announce_repeat(&self, applied: &Applied) -> Result<(), CliError> {
+        if let Some(operation) = applied.operation()
+            && self.operator.has_ended(&operation).await?
+        {
+            self.output.note(&format!(
+                "{} has been carried out before and is unchanged; it does not run again",
+                applied.key
+            ));
+        }
+        Ok(())
+    }
+
+    /// Watches an operation that the daemon carries out.
+    async fn follow(
+        &self,
+        daemon: &ControlClient,
+        operation: &OperationId,
+    ) -> Result<Conclusion, CliError> {
+        let mut drawn = 0;
+        let mut phase = String::new();
+        let mut cancelled = false;
+        loop {
+            let state = daemon.state(operation).await.map_err(CliError::from)?;
+            if let Some(conclusion) = state.conclusion {
+                return Ok(conclusion);
+            }
+            if state.phase != phase {
+                self.bar.phase(&state.phase);
+                phase = state.phase;
+                drawn = 0;
+            }
+            if let Some(progress) = state.progress {
+                let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+                self.bar.total(0, unsigned(progress.total_bytes));
+                let bytes = unsigned(progress.bytes);
+                self.bar.advance(0, bytes.saturating_sub(drawn));
+                drawn = bytes;
+            }
+            if self.interrupted.is_cancelled() && !cancelled {
+                daemon.cancel(operation).await.map_err(CliError::from)?;
+                cancelled = true;
+            }
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+    }
+
+    /// Closes the catalog cleanly.
+    pub async fn close(self) -> Result<(), CliError> {
+        self.bar.finish();
+        if self.daemon.is_none() {
+            self.operator.catalog().close().await?;
+        }
+        Ok(())
+    }
+}
+
+/// The catalog of the daemon on this socket, if one answers and it is the one that is meant.
+async fn reach(socket: &Path, catalog: &Path) -> Option<Catalog> {
+    if !socket.exists() {
+        return None;
+    }
+    let remote = Catalog::remote(socket).ok()?;
+    let state = remote.state().await.ok()?;
+    let holds = state
+        .and_then(|state| state.state_data["catalog"].as_str().map(str::to_owned))
+        .unwrap_or_default();
+    let same = match (catalog.canonicalize(), Path::new(&holds).canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        // In another mount namespace paths say nothing; the socket was named on purpose.
+        _ => true,
+    };
+    same.then_some(remote)
+}
+
+/// Resolves at the first SIGINT or SIGTERM.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let interrupt = tokio::signal::ctrl_c();
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let _ = interrupt.await;
+        return;
+    };
+    tokio::select! {
+        _ = interrupt => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// The first failure among operations, as the end of the process.
+pub fn judge(done: &[Done]) -> Result<(), CliError> {
+    let Some(failed) = done.iter().find(|done| !done.conclusion.is_success()) else {
+        return Ok(());
+    };
+    let operation = &failed.operation;
+    let failure = failed.conclusion.failure.clone().unwrap_or_else(|| {
+        Failure::new(Reason::InternalError, failed.conclusion.message.clone())
+    });
+    Err(CliError::from(failure)
+        .object(format!("{} {}/{}", operation.kind, operation.namespace, operation.name)))
+}
+
+impl From<Failure> for CliError {
+    fn from(failure: Failure) -> Self {
+        let error = Self::for_reason(failure.reason, failure.message);
+        match failure.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+impl From<CatalogError> for CliError {
+    fn from(failure: CatalogError) -> Self {
+        let code = match &failure {
+            CatalogError::Held { .. } | CatalogError::Unreachable { .. } => ExitCode::Unreachable,
+            CatalogError::Newer { .. } => ExitCode::Refused,
+            CatalogError::Invalid { .. } => ExitCode::Usage,
+            _ => ExitCode::Failed,
+        };
+        Self::new(code, failure.reason(), failure.to_string())
+            .object(failure.object())
+            .hint(failure.hint())
+    }
+}
+
+impl From<crate::operator::OperatorError> for CliError {
+    fn from(failure: crate::operator::OperatorError) -> Self {
+        match failure {
+            crate::operator::OperatorError::Catalog(error) => error.into(),
+            crate::operator::OperatorError::Refused(failure) => failure.into(),
+        }
+    }
+}
+
+impl From<crate::engine::EngineError> for CliError {
+    fn from(failure: crate::engine::EngineError) -> Self {
+        Self::for_reason(failure.reason(), failure.to_string()).hint(failure.hint())
+    }
+}

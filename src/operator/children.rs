@@ -1,0 +1,233 @@
+//! The operations that other operations need: made once, with a name derived from the parent.
+
+use serde_json::{Value, json};
+
+use super::resolve::Resolved;
+use super::{Operator, OperatorError};
+use crate::catalog::{BackupKey, ResourceRecord};
+use crate::plan::{
+    BackupJob, Child, ChildFacts, Failure, Job, Log, OperationId, PreflightFacts, RestoreJob,
+    StoreBinding, upgrade,
+};
+use crate::spec::{
+    ArchiveOptions, BackupSpec, BackupTrigger, BackupType, Consistency, ConsistencyMode,
+    DeletionPolicy, Guards, Hooks, NameReference, Reason, RestoreMode, RestoreSource, RestoreSpec,
+    Target, VerifyMode,
+};
+
+impl Operator {
+    /// The child's operation; its document and its journal's first line are written when missing.
+    pub(super) async fn ensure_child(
+        &self,
+        parent: &Job,
+        child: Child,
+    ) -> Result<Result<OperationId, Failure>, OperatorError> {
+        let operation = child_operation(parent.operation(), child);
+        let journal = self.catalog.journal(&operation).await?;
+        if Log::new(&journal).job().is_some() {
+            return Ok(Ok(operation));
+        }
+        let parent_journal = self.catalog.journal(parent.operation()).await?;
+        let job = match self.child_job(parent, child, &operation, &Log::new(&parent_journal)).await? {
+            Ok(job) => job,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let spec = match &job {
+            Job::Backup(job) => json!(job.spec),
+            Job::Restore(job) => json!(job.spec),
+            Job::Upgrade(job) => json!(job.spec),
+        };
+        let document = json!({
+            "apiVersion": "eider.dev/v1alpha1",
+            "kind": operation.kind,
+            "metadata": {
+                "name": operation.name,
+                "namespace": operation.namespace,
+                "labels": {"eider.dev/owner": parent.operation().name},
+            },
+            "spec": spec,
+        });
+        self.put_child(&operation, parent.operation(), document).await?;
+        self.begin_journal(&operation, &job).await?;
+        Ok(Ok(operation))
+    }
+
+    async fn put_child(
+        &self,
+        operation: &OperationId,
+        parent: &OperationId,
+        document: Value,
+    ) -> Result<(), OperatorError> {
+        let record = ResourceRecord {
+            kind: operation.kind.clone(),
+            namespace: operation.namespace.clone(),
+            name: operation.name.clone(),
+            generation: operation.generation,
+            spec_digest: super::apply::digest(&document["spec"]),
+            document,
+            status: Value::Null,
+            source: format!("{} {}", parent.kind, parent.name),
+            observed_at: jiff::Timestamp::now(),
+            removed_at: None,
+        };
+        self.catalog.put_resource(record).await?;
+        Ok(())
+    }
+
+    async fn child_job(
+        &self,
+        parent: &Job,
+        child: Child,
+        operation: &OperationId,
+        log: &Log<'_>,
+    ) -> Result<Result<Job, Failure>, OperatorError> {
+        Ok(match (parent, child) {
+            (Job::Restore(parent), Child::SafetyBackup) => {
+                let mut target = parent.target.clone();
+                let facts: PreflightFacts =
+                    log.facts(crate::plan::restore::step::PREFLIGHT).unwrap_or_default();
+                if let Some(host) = &mut target.host {
+                    host.paths = facts.live_paths;
+                }
+                Ok(Job::Backup(backup(operation, target, &parent.store, BackupTrigger::PreRestore)))
+            }
+            (Job::Upgrade(parent), Child::UpgradeBackup) => match &parent.store {
+                Some(store) => Ok(Job::Backup(backup(
+                    operation,
+                    parent.spec.target.clone(),
+                    store,
+                    BackupTrigger::PreUpgrade,
+                ))),
+                None => Err(Failure::new(Reason::StoreNotFound, "the upgrade names no store")),
+            },
+            (Job::Upgrade(parent), Child::UpgradeRollback) => {
+                let backup: ChildFacts =
+                    log.facts(upgrade::step::BACKUP).unwrap_or_default();
+                let key = BackupKey::Object {
+                    namespace: operation.namespace.clone(),
+                    name: backup.name.clone(),
+                };
+                match (self.catalog.backup(key).await?, &parent.store) {
+                    (Some(record), Some(store)) => Ok(Job::Restore(restore(
+                        operation,
+                        &parent.spec.target,
+                        store,
+                        &record.backup_name,
+                        &backup.name,
+                    ))),
+                    _ => Err(Failure::new(
+                        Reason::BackupNotFound,
+                        format!("the backup `{}` of the upgrade is not recorded", backup.name),
+                    )),
+                }
+            }
+            _ => Err(Failure::new(Reason::InternalError, "this operation has no such child")),
+        })
+    }
+
+    /// Whether a Backup has left a verified archive on record.
+    pub(super) async fn is_verified(&self, operation: &OperationId) -> Result<bool, OperatorError> {
+        let key = BackupKey::Object {
+            namespace: operation.namespace.clone(),
+            name: operation.name.clone(),
+        };
+        let record = self.catalog.backup(key).await?;
+        Ok(record.is_some_and(|record| {
+            record.verified_at.is_some() && record.generation == Some(operation.generation)
+        }))
+    }
+
+    /// Ends an operation that cannot even be resolved.
+    pub(super) async fn conclude_unresolved(
+        &self,
+        operation: &OperationId,
+        journal: &[crate::plan::JournalEntry],
+        failure: Failure,
+    ) -> Result<crate::plan::Conclusion, OperatorError> {
+        let job = Log::new(journal).job();
+        self.refuse(operation, job.map(|job| Resolved { job }), failure).await
+    }
+}
+
+/// The name of a child: the parent's with a suffix, shortened to what a name may be.
+fn child_operation(parent: &OperationId, child: Child) -> OperationId {
+    let (kind, suffix) = match child {
+        Child::SafetyBackup => ("Backup", "-before"),
+        Child::UpgradeBackup => ("Backup", "-before-upgrade"),
+        Child::UpgradeRollback => ("Restore", "-rollback"),
+    };
+    let room = 253 - suffix.len();
+    let stem: String = parent.name.chars().take(room).collect();
+    OperationId {
+        kind: kind.to_owned(),
+        namespace: parent.namespace.clone(),
+        name: format!("{}{suffix}", stem.trim_end_matches(['-', '.'])),
+        generation: parent.generation,
+    }
+}
+
+/// A backup of a target that its parent already holds still.
+fn backup(
+    operation: &OperationId,
+    target: Target,
+    store: &StoreBinding,
+    trigger: BackupTrigger,
+) -> BackupJob {
+    BackupJob {
+        operation: operation.clone(),
+        spec: BackupSpec {
+            target,
+            store_ref: NameReference::new(&store.name),
+            backup_type: BackupType::Full,
+            parent_ref: None,
+            service_version: None,
+            description: None,
+            exclude: Vec::new(),
+            consistency: Consistency { mode: ConsistencyMode::Live, ..Consistency::default() },
+            hooks: Hooks::default(),
+            archive: ArchiveOptions::default(),
+            verify: VerifyMode::Full,
+            allow_unreadable: false,
+            cross_file_systems: false,
+            // What is there may well be the damage that the restore is for.
+            guards: Guards { max_shrink: 100, allow_empty: true },
+            expires_after: None,
+            deletion_policy: DeletionPolicy::Retain,
+            trigger,
+        },
+        store: store.clone(),
+        schedule: None,
+        previous: None,
+    }
+}
+
+/// The restore that undoes an upgrade's changes to data. It takes no safety backup of its own: the
+/// data of a version that failed its health gate is not worth a longer outage (ADR 0007).
+fn restore(
+    operation: &OperationId,
+    target: &Target,
+    store: &StoreBinding,
+    archive: &str,
+    backup: &str,
+) -> RestoreJob {
+    RestoreJob {
+        operation: operation.clone(),
+        spec: RestoreSpec {
+            from: RestoreSource {
+                backup_ref: Some(NameReference::new(backup)),
+                ..RestoreSource::default()
+            },
+            target: Some(target.clone()),
+            include: Vec::new(),
+            preserve: Vec::new(),
+            mode: RestoreMode::Replace,
+            safety_backup: false,
+            consistency: Consistency { mode: ConsistencyMode::Live, ..Consistency::default() },
+            hooks: Hooks::default(),
+            start: false,
+        },
+        store: store.clone(),
+        archive: archive.to_owned(),
+        target: target.clone(),
+    }
+}

@@ -1,0 +1,215 @@
+//! The daemon: files in, schedules kept, operations carried out, until it is told to stop.
+//!
+//! One task owns the loop. It wakes when a file changes, when a run is due, when an operation ends,
+//! when somebody asks, and otherwise hardly ever: an idle daemon sleeps.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use notify::{RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use super::{Operator, OperatorError};
+use crate::plan::{Conclusion, Failure, OperationId};
+use crate::spec::{Problem, Reason};
+use crate::telemetry::Health;
+
+/// The directory is read again at least this often: events get lost, mounts do not send any.
+const RESYNC: Duration = Duration::from_secs(60);
+/// Stores are looked into this often.
+const STORE_REFRESH: Duration = Duration::from_secs(300);
+/// Editors write in several steps: a change is looked at when it has settled.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// What ends with an operation.
+type Ended = (OperationId, Result<Option<Conclusion>, OperatorError>);
+
+/// A daemon in its loop.
+pub struct Daemon {
+    operator: Operator,
+    directory: PathBuf,
+    health: Arc<Health>,
+    work: JoinSet<Ended>,
+    problems: BTreeMap<String, Vec<Problem>>,
+}
+
+impl Daemon {
+    /// A daemon for the documents of `directory`.
+    pub fn new(operator: Operator, directory: PathBuf, health: Arc<Health>) -> Self {
+        Self { operator, directory, health, work: JoinSet::new(), problems: BTreeMap::new() }
+    }
+
+    /// Runs until `stop` resolves; then cancels what is under way, waits until everything has been
+    /// put back, and returns.
+    pub async fn run(
+        mut self,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), OperatorError> {
+        let now = jiff::Timestamp::now();
+        let operator = self.operator.clone();
+        operator.catalog().start_session(operator.session(), now).await?;
+        // The services of an interrupted operation may be down: they come before anything else.
+        self.health.waiting("recovery", "interrupted operations are finished or undone");
+        operator.recover().await?;
+        self.health.ready("recovery");
+        operator.refill_metrics().await?;
+        operator.refresh_stores().await?;
+        let (changes, mut changed) = mpsc::channel(1);
+        let _watcher = watch(&self.directory, changes)?;
+        tokio::pin!(stop);
+        let mut last_sync: Option<Instant> = None;
+        let mut last_refresh = Instant::now();
+        loop {
+            if last_sync.is_none_or(|at| at.elapsed() >= RESYNC) {
+                self.sync().await?;
+                last_sync = Some(Instant::now());
+            }
+            if last_refresh.elapsed() >= STORE_REFRESH {
+                operator.refresh_stores().await?;
+                last_refresh = Instant::now();
+            }
+            let pause = self.keep_schedules().await?.min(RESYNC);
+            tokio::select! {
+                () = &mut stop => break,
+                () = tokio::time::sleep(pause) => {}
+                () = operator.waker.notified() => last_sync = None,
+                Some(()) = changed.recv() => {
+                    tokio::time::sleep(SETTLE).await;
+                    while changed.try_recv().is_ok() {}
+                    last_sync = None;
+                }
+                Some(ended) = self.work.join_next(), if !self.work.is_empty() => {
+                    self.ended(ended).await?;
+                }
+            }
+        }
+        self.shut_down().await
+    }
+
+    async fn shut_down(mut self) -> Result<(), OperatorError> {
+        info!("stopping: what is under way is put back");
+        self.health.stopping();
+        self.operator.stop();
+        while let Some(ended) = self.work.join_next().await {
+            self.ended(ended).await?;
+        }
+        // Operations that the socket has begun are not in the set.
+        while !self.operator.running().is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.operator.catalog().stop_session(None, jiff::Timestamp::now()).await?;
+        Ok(())
+    }
+
+    async fn ended(
+        &mut self,
+        ended: Result<Ended, tokio::task::JoinError>,
+    ) -> Result<(), OperatorError> {
+        match ended {
+            Ok((operation, Ok(Some(_)))) => self.operator.after_operation(&operation).await,
+            Ok((_, Ok(None))) => Ok(()),
+            Ok((operation, Err(failure))) => {
+                error!(%operation, "{failure}");
+                self.health.waiting("catalog", failure.to_string());
+                Ok(())
+            }
+            Err(failure) => {
+                error!("an operation's task ended unexpectedly: {failure}");
+                Ok(())
+            }
+        }
+    }
+
+    fn start(&mut self, operation: OperationId) {
+        let operator = self.operator.clone();
+        self.work.spawn(async move {
+            let result = operator.drive_queued(&operation).await;
+            (operation, result)
+        });
+    }
+
+    /// Reads the directory and starts what has not been carried out.
+    async fn sync(&mut self) -> Result<(), OperatorError> {
+        let (applied, problems) = match self.operator.sync_directory(&self.directory).await {
+            Ok(result) => result,
+            Err(OperatorError::Refused(failure)) => {
+                self.health.waiting("specs", failure.message.clone());
+                warn!(directory = %self.directory.display(), "{}", failure.message);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if problems != self.problems {
+            for problem in problems.values().flatten() {
+                error!("{problem}");
+            }
+            self.problems = problems;
+        }
+        if self.problems.is_empty() {
+            self.health.ready("specs");
+        } else {
+            let files: Vec<&str> = self.problems.keys().map(String::as_str).collect();
+            // A broken document must not take the others' readiness with it; it is said, loudly.
+            self.health.ready("specs");
+            warn!("documents with problems are left as they were: {}", files.join(", "));
+        }
+        for applied in applied {
+            if applied.created || applied.changed {
+                info!(object = %applied.key, generation = applied.generation, "{}", applied.verb());
+            }
+            if let Some(operation) = applied.operation()
+                && !self.operator.has_ended(&operation).await?
+            {
+                self.start(operation);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts what is due; returns how long nothing will be.
+    async fn keep_schedules(&mut self) -> Result<Duration, OperatorError> {
+        let turn = self.operator.turn_schedules(jiff::Timestamp::now()).await?;
+        for operation in turn.start {
+            self.start(operation);
+        }
+        Ok(turn.pause)
+    }
+}
+
+/// Watches a directory. Only that something changed is passed on, at most once until it is taken.
+fn watch(
+    directory: &Path,
+    changes: mpsc::Sender<()>,
+) -> Result<notify::RecommendedWatcher, OperatorError> {
+    let refuse = |error: notify::Error| {
+        OperatorError::Refused(
+            Failure::new(
+                Reason::InvalidSpec,
+                format!("{} cannot be watched: {error}", directory.display()),
+            )
+            .hint("check that the directory exists and is readable"),
+        )
+    };
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading a directory is an event too; following it up would never end.
+        let reading = matches!(&event, Ok(event) if event.kind.is_access());
+        if !reading {
+            let _ = changes.try_send(());
+        }
+    })
+    .map_err(refuse)?;
+    watcher.watch(directory, RecursiveMode::NonRecursive).map_err(refuse)?;
+    Ok(watcher)
+}
+
+impl Operator {
+    /// Whether an operation has come to its end.
+    pub async fn has_ended(&self, operation: &OperationId) -> Result<bool, OperatorError> {
+        let journal = self.catalog.journal(operation).await?;
+        Ok(crate::plan::Log::new(&journal).conclusion().is_some())
+    }
+}

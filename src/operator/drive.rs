@@ -1,0 +1,271 @@
+//! The loop: observe → plan → execute → record → publish, for every kind alike.
+//!
+//! It is level-triggered and keeps no state of its own: each turn reads the journal, looks at the
+//! world, asks the planner, and writes an intent before and an outcome after what it does. Killing
+//! the process between any two lines changes nothing about the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tracing::{debug, error, info, warn};
+
+use super::resolve::Resolved;
+use super::{Operator, OperatorError};
+use crate::engine::{Cancel, Progress};
+use crate::failpoint;
+use crate::plan::{
+    self, Action, Child, ChildFacts, Conclusion, Decision, Failure, JournalEntry, Log, Mark, OPERATION,
+    OperationId, status,
+};
+use crate::runtime::{BoxFuture, Handles, Runtime};
+use crate::spec::Reason;
+
+/// One operation under way: what may be asked of it from outside.
+#[derive(Clone)]
+pub struct Running {
+    /// Its identity.
+    pub operation: OperationId,
+    /// The target in one line.
+    pub target: String,
+    /// Stops it, and puts everything back.
+    pub cancel: Cancel,
+    /// How far it has come.
+    pub meter: Arc<super::progress::Meter>,
+}
+
+impl Operator {
+    /// Carries out one operation to its end, from wherever its journal stands. Returns at once with
+    /// the recorded conclusion when it has ended before.
+    ///
+    /// # Errors
+    /// Only when the catalog fails: everything else is a conclusion.
+    pub async fn drive(&self, operation: &OperationId) -> Result<Conclusion, OperatorError> {
+        let journal = self.catalog.journal(operation).await?;
+        if let Some((conclusion, _)) = Log::new(&journal).conclusion() {
+            return Ok(conclusion);
+        }
+        let resolved = match self.resolve(operation).await? {
+            Ok(resolved) => resolved,
+            Err(failure) => {
+                return self.conclude_unresolved(operation, &journal, failure).await;
+            }
+        };
+        let _target = self.locks.lock(resolved.job.target()).await;
+        let running = self.begin(operation, &resolved);
+        let result = self.turn(&resolved, &running).await;
+        self.end(operation);
+        result
+    }
+
+    /// Drives a child on behalf of a parent that already holds the target.
+    fn drive_child<'a>(
+        &'a self,
+        operation: &'a OperationId,
+        cancel: Cancel,
+    ) -> BoxFuture<'a, Result<Conclusion, OperatorError>> {
+        Box::pin(async move {
+            let journal = self.catalog.journal(operation).await?;
+            if let Some((conclusion, _)) = Log::new(&journal).conclusion() {
+                return Ok(conclusion);
+            }
+            match self.resolve(operation).await? {
+                Ok(resolved) => {
+                    let mut running = self.begin(operation, &resolved);
+                    running.cancel = cancel;
+                    let result = self.turn(&resolved, &running).await;
+                    self.end(operation);
+                    result
+                }
+                Err(failure) => self.conclude_unresolved(operation, &journal, failure).await,
+            }
+        })
+    }
+
+    async fn turn(&self, resolved: &Resolved, running: &Running) -> Result<Conclusion, OperatorError> {
+        let job = &resolved.job;
+        let operation = job.operation();
+        let runtime = match self.runtime_for(job) {
+            Ok(runtime) => runtime,
+            Err(failure) => {
+                let journal = self.catalog.journal(operation).await?;
+                return self.conclude_unresolved(operation, &journal, failure).await;
+            }
+        };
+        self.record_start(resolved).await?;
+        let handles = Handles {
+            progress: Arc::clone(&running.meter) as Arc<dyn Progress>,
+            cancel: running.cancel.clone(),
+        };
+        loop {
+            let journal = self.catalog.journal(operation).await?;
+            let log = Log::new(&journal);
+            self.publish(job, &log, running).await?;
+            let observed = match runtime.observe(job, log).await {
+                Ok(observed) => observed,
+                Err(failure) => {
+                    // Not seeing is no ground for deciding: look again, as long as it takes.
+                    warn!(%operation, %failure, "cannot observe; looking again in 5 s");
+                    if running.cancel.is_cancelled() && journal.is_empty() {
+                        return self.conclude(resolved, &journal, Conclusion::failed(failure)).await;
+                    }
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                    continue;
+                }
+            };
+            match plan::next(job, &log, &observed, Timestamp::now()) {
+                Decision::Finish(conclusion) => {
+                    return self.conclude(resolved, &journal, conclusion).await;
+                }
+                Decision::Wait { until, message } => {
+                    debug!(%operation, %until, message, "waiting");
+                    let wait = until.duration_since(Timestamp::now());
+                    let wait = Duration::try_from(wait).unwrap_or_default();
+                    tokio::time::sleep(wait.min(Duration::from_secs(30))).await;
+                }
+                Decision::Perform { step, action } => {
+                    self.execute(resolved, runtime.as_ref(), step, &action, log, &handles).await?;
+                }
+            }
+        }
+    }
+
+    /// Intent, effect, outcome.
+    async fn execute(
+        &self,
+        resolved: &Resolved,
+        runtime: &dyn Runtime,
+        step: &'static str,
+        action: &Action,
+        log: Log<'_>,
+        handles: &Handles,
+    ) -> Result<(), OperatorError> {
+        let job = &resolved.job;
+        let operation = job.operation();
+        let point = |moment: &str| {
+            failpoint::hit(&format!("{}.{step}.{moment}", operation.kind.to_lowercase()));
+        };
+        point("before");
+        let intent = match runtime.intend(job, action, log).await {
+            Ok(detail) => detail,
+            Err(failure) => {
+                self.write(operation, step, Mark::Intent, Value::Null).await?;
+                self.write(operation, step, Mark::Failed, json!(failure)).await?;
+                return Ok(());
+            }
+        };
+        self.write(operation, step, Mark::Intent, intent.clone()).await?;
+        point("intended");
+        self.watch_service(job, action, false).await?;
+        // The runtime reads facts from the journal, its own intent included.
+        let mut entries = log.entries().to_vec();
+        entries.push(self.entry(operation, step, Mark::Intent, intent));
+        let started = std::time::Instant::now();
+        let forward = !is_compensation(action);
+        let outcome = if forward && handles.cancel.is_cancelled() {
+            Err(cancelled())
+        } else {
+            match action {
+                Action::RunChild(child) => self.run_child(resolved, *child, handles).await?,
+                _ => runtime.perform(job, action, Log::new(&entries), handles).await,
+            }
+        };
+        point("performed");
+        match outcome {
+            Ok(facts) => {
+                info!(%operation, step, seconds = started.elapsed().as_secs_f64(), "done");
+                self.write(operation, step, Mark::Done, facts).await?;
+                self.watch_service(job, action, true).await?;
+            }
+            Err(failure) => {
+                let failure = if handles.cancel.is_cancelled() && forward { cancelled() } else { failure };
+                warn!(%operation, step, reason = %failure.reason, "failed: {}", failure.message);
+                self.write(operation, step, Mark::Failed, json!(failure)).await?;
+            }
+        }
+        point("recorded");
+        Ok(())
+    }
+
+    /// Makes sure the child exists, and drives it to its end.
+    async fn run_child(
+        &self,
+        parent: &Resolved,
+        child: Child,
+        handles: &Handles,
+    ) -> Result<Result<Value, Failure>, OperatorError> {
+        let operation = match self.ensure_child(&parent.job, child).await? {
+            Ok(operation) => operation,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let conclusion = self.drive_child(&operation, handles.cancel.clone()).await?;
+        if let Some(failure) = conclusion.failure {
+            let reason = match child {
+                _ if failure.reason == Reason::Cancelled => Reason::Cancelled,
+                Child::SafetyBackup | Child::UpgradeBackup => Reason::SafetyBackupFailed,
+                Child::UpgradeRollback => Reason::RollbackFailed,
+            };
+            let message = format!("{} {}: {}", operation.kind, operation.name, failure.message);
+            return Ok(Err(Failure { reason, message, hint: failure.hint }));
+        }
+        let verified = match child {
+            Child::UpgradeRollback => false,
+            _ => self.is_verified(&operation).await?,
+        };
+        Ok(Ok(json!(ChildFacts { name: operation.name, verified })))
+    }
+
+    /// Writes the end of an operation: the records first, the journal's closing line last, so that a
+    /// crash between them repeats the records instead of losing them.
+    async fn conclude(
+        &self,
+        resolved: &Resolved,
+        journal: &[JournalEntry],
+        conclusion: Conclusion,
+    ) -> Result<Conclusion, OperatorError> {
+        let operation = resolved.job.operation();
+        let point = |moment: &str| {
+            failpoint::hit(&format!("{}.conclude.{moment}", operation.kind.to_lowercase()));
+        };
+        point("before");
+        let at = Timestamp::now();
+        self.record_end(resolved, &Log::new(journal), &conclusion, at).await?;
+        point("recorded");
+        let mark = if conclusion.is_success() { Mark::Done } else { Mark::Failed };
+        self.write(operation, OPERATION, mark, json!(conclusion)).await?;
+        point("closed");
+        let journal = self.catalog.journal(operation).await?;
+        let status = status::of(&resolved.job, &Log::new(&journal), None);
+        self.put_status(operation, status).await?;
+        self.catalog.checkpoint().await?;
+        point("published");
+        match &conclusion.failure {
+            None => info!(%operation, "{}", conclusion.message),
+            Some(failure) => error!(%operation, reason = %failure.reason, "{}", failure.message),
+        }
+        Ok(conclusion)
+    }
+}
+
+fn cancelled() -> Failure {
+    Failure::new(Reason::Cancelled, "cancelled; everything was put back as it was")
+}
+
+/// What puts things back is done even when the operation was cancelled: that is when it is needed.
+fn is_compensation(action: &Action) -> bool {
+    use crate::plan::HookPhase;
+    matches!(
+        action,
+        Action::Resume
+            | Action::RunHooks(HookPhase::After)
+            | Action::DiscardArchive
+            | Action::SwapBack
+            | Action::DiscardStaging
+            | Action::DropOld
+            | Action::Commit
+            | Action::RemoveNew
+            | Action::RestoreOld
+            | Action::RunChild(Child::UpgradeRollback)
+    )
+}

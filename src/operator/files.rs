@@ -1,0 +1,201 @@
+//! Documents from files: a directory that is watched, or files named once.
+//!
+//! The directory is read whole each time. What changed is found by comparing with the records, not
+//! by believing events: an event that never came, or came twice, changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use tracing::{info, warn};
+
+use super::{Applied, Operator, OperatorError};
+use crate::catalog::BackupKey;
+use crate::plan::Failure;
+use crate::spec::{self, DeletionPolicy, Document, Kind, Problem, Reason};
+
+/// Documents read from files, with what is wrong in the others.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Document and file, stores and schedules first.
+    pub documents: Vec<(Document, String)>,
+    /// What is wrong, in the order of files and positions.
+    pub problems: Vec<Problem>,
+    /// Files that could be read and are valid.
+    pub valid_files: BTreeSet<String>,
+    /// Files that could be read, valid or not.
+    pub seen_files: BTreeSet<String>,
+}
+
+/// The YAML files that a path stands for: itself, or those directly in it. Hidden files are left
+/// out: a mounted ConfigMap keeps its generations in hidden directories.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let refuse = |error: std::io::Error| {
+        Failure::new(Reason::InvalidSpec, format!("{}: {error}", path.display()))
+            .hint("check the path, and that it is readable")
+    };
+    if !std::fs::metadata(path).map_err(refuse)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(refuse)? {
+        let path = entry.map_err(refuse)?.path();
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if !hidden && matches!(extension, Some("yaml" | "yml" | "json")) && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Reads every document of these paths; `-` is standard input.
+pub fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
+    let mut loaded = Loaded::default();
+    for path in paths {
+        let files = if path == Path::new("-") { vec![path.clone()] } else { files_of(path)? };
+        for file in files {
+            let name = file.to_string_lossy().into_owned();
+            let text = read(&file)?;
+            loaded.seen_files.insert(name.clone());
+            match spec::load(&text, &name) {
+                Ok(documents) => {
+                    loaded.valid_files.insert(name.clone());
+                    loaded
+                        .documents
+                        .extend(documents.into_iter().map(|located| (located.document, name.clone())));
+                }
+                Err(problems) => loaded.problems.extend(problems),
+            }
+        }
+    }
+    // References are looked up when an operation begins: what is referred to comes first.
+    loaded.documents.sort_by_key(|(document, _)| match document.kind() {
+        Kind::BackupStore => 0,
+        Kind::BackupSchedule => 1,
+        Kind::Backup | Kind::Restore | Kind::Upgrade => 2,
+    });
+    Ok(loaded)
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    let refuse = |what: String| {
+        Failure::new(Reason::InvalidSpec, format!("{}: {what}", file.display()))
+            .hint("documents are UTF-8 text of at most 4 MiB")
+    };
+    const LIMIT: u64 = 4 << 20;
+    let bytes = if file == Path::new("-") {
+        use std::io::Read;
+        let mut bytes = Vec::new();
+        std::io::stdin()
+            .take(LIMIT + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| refuse(error.to_string()))?;
+        bytes
+    } else {
+        let size = std::fs::metadata(file).map_err(|error| refuse(error.to_string()))?.len();
+        if size > LIMIT {
+            return Err(refuse(format!("{size} bytes are more than a document may have")));
+        }
+        std::fs::read(file).map_err(|error| refuse(error.to_string()))?
+    };
+    if bytes.len() as u64 > LIMIT {
+        return Err(refuse("it is larger than a document may be".to_owned()));
+    }
+    String::from_utf8(bytes).map_err(|error| refuse(format!("it is no UTF-8 text: {error}")))
+}
+
+impl Operator {
+    /// Applies everything that was loaded.
+    pub async fn apply_all(&self, loaded: Loaded) -> Result<Vec<Applied>, OperatorError> {
+        let mut applied = Vec::new();
+        for (document, file) in loaded.documents {
+            applied.push(self.apply(document, &file).await?);
+        }
+        Ok(applied)
+    }
+
+    /// Applies only the stores of a directory: what a rebuild of the records needs to know first.
+    pub async fn sync_stores_only(&self, directory: &Path) -> Result<(), OperatorError> {
+        let path = directory.to_owned();
+        let mut loaded = super::stores::blocking(move || load(&[path])).await?;
+        loaded.documents.retain(|(document, _)| document.kind() == Kind::BackupStore);
+        self.apply_all(loaded).await?;
+        Ok(())
+    }
+
+    /// Brings the records in line with a directory: applies what is there, marks what is gone.
+    /// Returns what was applied, and the problems by file.
+    pub(super) async fn sync_directory(
+        &self,
+        directory: &Path,
+    ) -> Result<(Vec<Applied>, BTreeMap<String, Vec<Problem>>), OperatorError> {
+        let path = directory.to_owned();
+        let loaded = super::stores::blocking(move || load(&[path])).await?;
+        let mut problems: BTreeMap<String, Vec<Problem>> = BTreeMap::new();
+        for problem in &loaded.problems {
+            problems.entry(problem.file.clone()).or_default().push(problem.clone());
+        }
+        let mut present = BTreeSet::new();
+        for (document, _) in &loaded.documents {
+            present.insert(document.key());
+        }
+        let seen = loaded.seen_files.clone();
+        let valid = loaded.valid_files.clone();
+        let applied = self.apply_all(loaded).await?;
+        let prefix = format!("{}/", directory.to_string_lossy().trim_end_matches('/'));
+        for resource in self.catalog.resources(None).await? {
+            let from_here = resource.source.starts_with(&prefix);
+            // A file that is broken now says nothing about what was in it before.
+            let known_gone = !seen.contains(&resource.source) || valid.contains(&resource.source);
+            if !from_here || !known_gone || resource.removed_at.is_some() {
+                continue;
+            }
+            let Ok(kind) = resource.kind.parse::<Kind>() else {
+                continue;
+            };
+            let key = spec::ObjectKey::new(kind, &resource.namespace, &resource.name);
+            // Objects whose names were generated are not found under their file's name again.
+            let generated = resource.document["metadata"]["generateName"].is_string();
+            if present.contains(&key) || generated {
+                continue;
+            }
+            info!(object = %key, file = resource.source, "its document is gone");
+            self.remove(&key, &resource.document).await?;
+        }
+        Ok((applied, problems))
+    }
+
+    /// Takes note that an object's document is gone. A Backup's archive goes with it only where its
+    /// `deletionPolicy` says so.
+    async fn remove(
+        &self,
+        key: &spec::ObjectKey,
+        document: &serde_json::Value,
+    ) -> Result<(), OperatorError> {
+        let now = jiff::Timestamp::now();
+        self.catalog.remove_resource(key.kind.as_str(), &key.namespace, &key.name, now).await?;
+        match key.kind {
+            Kind::BackupSchedule => {
+                self.metrics.forget_schedule(&key.namespace, &key.name);
+                self.catalog.remove_scheduled_task(&key.namespace, &key.name).await?;
+            }
+            Kind::BackupStore => self.metrics.forget_store(&key.namespace, &key.name),
+            Kind::Backup => {
+                let policy: DeletionPolicy =
+                    serde_json::from_value(document["spec"]["deletionPolicy"].clone())
+                        .unwrap_or_default();
+                let backup =
+                    BackupKey::Object { namespace: key.namespace.clone(), name: key.name.clone() };
+                if policy == DeletionPolicy::Delete
+                    && let Some(record) = self.catalog.backup(backup).await?
+                {
+                    warn!(backup = record.backup_name, "removed with its document");
+                    self.delete_backup(&record).await?;
+                }
+            }
+            Kind::Restore | Kind::Upgrade => {}
+        }
+        Ok(())
+    }
+}

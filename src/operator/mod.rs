@@ -1,0 +1,225 @@
+//! The loop that carries documents out: apply, resolve, drive, record, publish.
+//!
+//! ```text
+//! files, command line → apply → resources → resolve → Job → drive ⇄ plan, runtime, journal
+//!                                                          └→ record → backup_records, metrics
+//! schedules (daemon)  → Backup documents ─┘                └→ publish → status
+//! ```
+
+mod apply;
+mod children;
+pub mod daemon;
+mod drive;
+mod files;
+mod locks;
+mod maintenance;
+pub mod progress;
+mod preview;
+mod prune;
+mod publish;
+mod record;
+mod recover;
+mod resolve;
+mod schedules;
+pub mod stores;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, Semaphore};
+
+use crate::catalog::{Catalog, CatalogError};
+use crate::engine::{Cancel, Progress};
+use crate::plan::{Conclusion, Failure, Job, OperationId, StoreBinding};
+use crate::runtime::Runtime;
+use crate::runtime::host::HostRuntime;
+use crate::spec::Reason;
+use crate::telemetry::Metrics;
+
+pub use apply::Applied;
+pub use drive::Running;
+pub use files::{Loaded, load};
+pub use prune::{PruneReport, PrunedBackup};
+pub use resolve::Resolved;
+
+/// Why the loop could not go on. What goes wrong with an operation is a conclusion, not this.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// The catalog failed; without it nothing is safe to do.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// Something that was asked for directly is not possible.
+    #[error("{}", .0.message)]
+    Refused(Failure),
+}
+
+impl OperatorError {
+    /// The reason for machines.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Catalog(error) => error.reason(),
+            Self::Refused(failure) => failure.reason,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Catalog(error) => Some(error.hint()),
+            Self::Refused(failure) => failure.hint.clone(),
+        }
+    }
+}
+
+impl From<Failure> for OperatorError {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
+    }
+}
+
+/// Carries out operations. Clones share everything.
+#[derive(Clone)]
+pub struct Operator {
+    catalog: Catalog,
+    host: HostRuntime,
+    session: Arc<str>,
+    locks: locks::TargetLocks,
+    running: Arc<Mutex<HashMap<OperationId, Running>>>,
+    metrics: Arc<Metrics>,
+    listener: Option<Arc<dyn Progress>>,
+    permits: Arc<Semaphore>,
+    queued: Arc<Mutex<HashSet<OperationId>>>,
+    waker: Arc<Notify>,
+    /// Stores of documents that have not been applied, for previews.
+    overlay: Arc<Vec<(String, StoreBinding)>>,
+}
+
+impl Operator {
+    /// An operator on this catalog that carries out at most `concurrency` queued operations at a
+    /// time; `listener` hears the progress of every operation.
+    pub fn new(
+        catalog: Catalog,
+        metrics: Arc<Metrics>,
+        listener: Option<Arc<dyn Progress>>,
+        concurrency: usize,
+    ) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(concurrency.max(1))),
+            queued: Arc::default(),
+            waker: Arc::default(),
+            overlay: Arc::default(),
+            catalog,
+            host: HostRuntime::default(),
+            session: uuid::Uuid::now_v7().to_string().into(),
+            locks: locks::TargetLocks::default(),
+            running: Arc::default(),
+            metrics,
+            listener,
+        }
+    }
+
+    /// The catalog.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Identifies this process in journal and audit.
+    pub fn session(&self) -> &str {
+        &self.session
+    }
+
+    /// What is under way.
+    pub fn running(&self) -> Vec<Running> {
+        let map = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        map.values().cloned().collect()
+    }
+
+    /// Stops one operation; it puts everything back and fails with reason Cancelled.
+    pub fn cancel(&self, operation: &OperationId) -> bool {
+        let map = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        map.get(operation).is_some_and(|running| {
+            running.cancel.cancel();
+            true
+        })
+    }
+
+    /// Stops everything that is under way.
+    pub fn cancel_all(&self) {
+        for running in self.running() {
+            running.cancel.cancel();
+        }
+    }
+
+    /// Carries out an operation when its turn comes. Returns nothing when it is already waiting or
+    /// running, or when the process is stopping and it has not begun.
+    pub async fn drive_queued(
+        &self,
+        operation: &OperationId,
+    ) -> Result<Option<Conclusion>, OperatorError> {
+        let enter = || {
+            self.queued.lock().unwrap_or_else(PoisonError::into_inner).insert(operation.clone())
+        };
+        if !enter() {
+            return Ok(None);
+        }
+        let result = match self.permits.acquire().await {
+            Ok(_permit) => self.drive(operation).await.map(Some),
+            Err(_) => Ok(None),
+        };
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner).remove(operation);
+        self.waker.notify_one();
+        result
+    }
+
+    /// What waits or works.
+    fn queued(&self) -> Vec<OperationId> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    fn with_stores(&self, overlay: Vec<(String, StoreBinding)>) -> Self {
+        Self { overlay: Arc::new(overlay), ..self.clone() }
+    }
+
+    /// Lets nothing begin any more and stops what is under way.
+    pub fn stop(&self) {
+        self.permits.close();
+        self.cancel_all();
+    }
+
+    /// Asks the daemon's loop for an immediate turn.
+    pub fn wake(&self) {
+        self.waker.notify_one();
+    }
+
+    /// Puts the progress of a running operation into the metrics.
+    pub fn report_progress(&self, operation: &OperationId, done: u64, total: u64) {
+        let kind = record::metric_kind(operation);
+        self.metrics.operation_progress(kind, &operation.namespace, &operation.name, done, total);
+    }
+
+    fn begin(&self, operation: &OperationId, resolved: &Resolved) -> Running {
+        let running = Running {
+            operation: operation.clone(),
+            target: resolved.job.target().summary(),
+            cancel: Cancel::new(),
+            meter: Arc::new(progress::Meter::new(self.listener.clone())),
+        };
+        let mut map = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        map.insert(operation.clone(), running.clone());
+        running
+    }
+
+    fn end(&self, operation: &OperationId) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(operation);
+    }
+
+    fn runtime_for(&self, job: &Job) -> Result<Arc<dyn Runtime>, Failure> {
+        self.host.accepts(job)?;
+        Ok(Arc::new(self.host.clone()))
+    }
+}

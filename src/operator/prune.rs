@@ -1,0 +1,155 @@
+//! Removing backups: by retention, by age, by hand. The manifest goes first, then the archive, then
+//! the record is marked; stopping in between leaves nothing that looks like a good backup.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tracing::info;
+
+use super::stores::blocking;
+use super::{Operator, OperatorError};
+use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
+use crate::plan::retention::{self, BackupFacts, BackupState};
+use crate::plan::{Failure, Job};
+use crate::runtime::host;
+use crate::spec::{BackupScheduleSpec, Reason};
+
+/// What retention makes of one backup.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PrunedBackup {
+    /// Number of the record.
+    pub id: i64,
+    /// File name of the archive.
+    pub name: String,
+    /// Whether it stays.
+    pub keep: bool,
+    /// The rules that say so.
+    pub rules: Vec<String>,
+}
+
+/// What retention makes of a schedule's backups.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PruneReport {
+    /// Each backup, newest first.
+    pub backups: Vec<PrunedBackup>,
+}
+
+impl Operator {
+    /// Applies a schedule's retention; with `dry_run` only says what it would do.
+    pub async fn prune(
+        &self,
+        namespace: &str,
+        schedule: &str,
+        spec: &BackupScheduleSpec,
+        now: Timestamp,
+        dry_run: bool,
+    ) -> Result<PruneReport, OperatorError> {
+        let filter = BackupFilter {
+            namespace: Some(namespace.to_owned()),
+            schedule: Some(schedule.to_owned()),
+            ..BackupFilter::default()
+        };
+        let records: Vec<BackupRecord> = self
+            .catalog
+            .backups(filter)
+            .await?
+            .into_iter()
+            .filter(|record| record.deleted_at.is_none() && record.status != RecordStatus::Deleted)
+            .collect();
+        let in_use = self.archives_in_use().await?;
+        let facts: Vec<BackupFacts> =
+            records.iter().map(|record| facts_of(record, &in_use)).collect();
+        let verdicts = retention::decide(&facts, &spec.retention, &spec.time_zone, now)
+            .map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
+        let mut report = PruneReport::default();
+        for record in records {
+            let Some(verdict) = verdicts.iter().find(|verdict| verdict.name == record.backup_name)
+            else {
+                continue;
+            };
+            report.backups.push(PrunedBackup {
+                id: record.id,
+                name: record.backup_name.clone(),
+                keep: verdict.keep,
+                rules: verdict.rules.iter().map(ToString::to_string).collect(),
+            });
+            if !verdict.keep && !dry_run {
+                info!(backup = record.backup_name, "retention removes it");
+                self.delete_backup(&record).await?;
+            }
+        }
+        Ok(report)
+    }
+
+    /// Removes a backup's archive and marks its record. A missing file is no obstacle.
+    pub async fn delete_backup(&self, record: &BackupRecord) -> Result<(), OperatorError> {
+        if !record.backup_path.is_empty() {
+            let store = self.store_of(record).await?;
+            let name = record.backup_name.clone();
+            blocking(move || {
+                let path = host::local_path(&store)?;
+                if path.is_dir() {
+                    crate::engine::LocalStore::open(&path, &store.name, false)?.delete(&name)?;
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        crate::failpoint::hit("delete.archive-removed");
+        self.catalog.mark_backup_deleted(record.id, Timestamp::now()).await?;
+        Ok(())
+    }
+
+    /// Why a backup should not be deleted by hand, if there is a reason.
+    pub async fn protection(&self, record: &BackupRecord) -> Result<Option<String>, OperatorError> {
+        if self.archives_in_use().await?.contains(&record.backup_name) {
+            return Ok(Some("a restore is reading it".to_owned()));
+        }
+        let filter = BackupFilter {
+            target: Some(record.target.clone()),
+            namespace: Some(record.namespace.clone()),
+            status: Some(RecordStatus::Succeeded),
+            ..BackupFilter::default()
+        };
+        let others = self.catalog.backups(filter).await?;
+        let child = others.iter().find(|other| {
+            other.deleted_at.is_none() && other.parent.as_deref() == Some(&record.backup_name)
+        });
+        if let Some(child) = child {
+            return Ok(Some(format!("{} builds on it", child.backup_name)));
+        }
+        let last = record.verified_at.is_some()
+            && !others.iter().any(|other| {
+                other.id != record.id && other.verified_at.is_some() && other.deleted_at.is_none()
+            });
+        Ok(last.then(|| format!("it is the last verified backup of {}", record.target)))
+    }
+
+    async fn archives_in_use(&self) -> Result<Vec<String>, OperatorError> {
+        let mut names = Vec::new();
+        for operation in self.catalog.open_operations().await? {
+            let journal = self.catalog.journal(&operation).await?;
+            if let Some(Job::Restore(job)) = crate::plan::Log::new(&journal).job() {
+                names.push(job.archive);
+            }
+        }
+        Ok(names)
+    }
+}
+
+fn facts_of(record: &BackupRecord, in_use: &[String]) -> BackupFacts {
+    BackupFacts {
+        name: record.backup_name.clone(),
+        created_at: record.created_at,
+        state: match record.status {
+            RecordStatus::Succeeded => BackupState::Succeeded,
+            RecordStatus::Running => BackupState::Running,
+            RecordStatus::Failed | RecordStatus::Deleted => BackupState::Failed,
+        },
+        verified: record.verified_at.is_some(),
+        parent: record.parent.clone(),
+        expires_at: record.expires_at,
+        in_use: in_use.contains(&record.backup_name),
+    }
+}

@@ -1,0 +1,27 @@
+//! After a crash: every operation that has begun and not ended is finished or undone.
+
+use tracing::{info, warn};
+
+use super::{Operator, OperatorError};
+use crate::plan::{Conclusion, OperationId};
+
+impl Operator {
+    /// Drives every open operation to its end, children before their parents: a parent asks for the
+    /// outcome of its child, and finds it.
+    pub async fn recover(&self) -> Result<Vec<(OperationId, Conclusion)>, OperatorError> {
+        let mut open = self.catalog.open_operations().await?;
+        open.sort_by_key(|operation| match operation.kind.as_str() {
+            "Backup" => 0,
+            "Restore" => 1,
+            _ => 2,
+        });
+        let mut recovered = Vec::new();
+        for operation in open {
+            warn!(%operation, "was interrupted; finishing or undoing it");
+            let conclusion = self.drive(&operation).await?;
+            info!(%operation, "{}", conclusion.message);
+            recovered.push((operation, conclusion));
+        }
+        Ok(recovered)
+    }
+}

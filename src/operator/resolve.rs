@@ -1,0 +1,335 @@
+//! From an object's name to a job: references looked up, defaults filled in.
+//!
+//! An operation that has begun is resolved from its own journal. A document may have changed since,
+//! a store may have been renamed: what was begun is finished or undone as it was meant then.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Operator, OperatorError};
+use crate::catalog::{BackupFilter, BackupKey, BackupRecord, RecordStatus};
+use crate::engine::{LocalStore, Manifest};
+use crate::plan::{
+    BackupJob, Failure, Job, Log, OPERATION, OperationId, RestoreJob, SourceSize, StoreBinding,
+    UpgradeJob,
+};
+use crate::runtime::host;
+use crate::spec::{
+    BackupSpec, BackupStoreSpec, HostTarget, Kind, LocalStore as LocalStoreSpec, Reason,
+    RestoreSpec, Target, UpgradeSpec,
+};
+
+/// Label that names the schedule which made a Backup.
+pub(super) const SCHEDULE_LABEL: &str = "eider.dev/schedule";
+
+/// A job with what recording needs besides.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The job.
+    pub job: Job,
+}
+
+impl Operator {
+    /// The job of an operation; writes it to the journal when the operation has not begun.
+    pub(super) async fn resolve(
+        &self,
+        operation: &OperationId,
+    ) -> Result<Result<Resolved, Failure>, OperatorError> {
+        let journal = self.catalog.journal(operation).await?;
+        if let Some(job) = Log::new(&journal).job() {
+            return Ok(Ok(Resolved { job }));
+        }
+        let job = match self.look_up(operation).await? {
+            Ok(job) => job,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        self.begin_journal(operation, &job).await?;
+        Ok(Ok(Resolved { job }))
+    }
+
+    /// Writes the operation's first line.
+    pub(super) async fn begin_journal(
+        &self,
+        operation: &OperationId,
+        job: &Job,
+    ) -> Result<(), OperatorError> {
+        self.write(operation, OPERATION, crate::plan::Mark::Intent, json!(job)).await
+    }
+
+    /// The job of a document that has not begun, for `--dry-run` too.
+    pub async fn look_up(
+        &self,
+        operation: &OperationId,
+    ) -> Result<Result<Job, Failure>, OperatorError> {
+        let kind: Kind = match operation.kind.parse() {
+            Ok(kind) => kind,
+            Err(error) => {
+                return Ok(Err(Failure::new(Reason::InvalidSpec, format!("{error}"))));
+            }
+        };
+        let resource =
+            self.catalog.resource(kind.as_str(), &operation.namespace, &operation.name).await?;
+        let Some(resource) = resource.filter(|found| found.generation == operation.generation)
+        else {
+            return Ok(Err(Failure::new(
+                Reason::InvalidSpec,
+                format!("{} {} is gone", operation.kind, operation.name),
+            )));
+        };
+        self.job_of(operation, kind, &resource.document).await
+    }
+
+    pub(super) async fn job_of(
+        &self,
+        operation: &OperationId,
+        kind: Kind,
+        document: &Value,
+    ) -> Result<Result<Job, Failure>, OperatorError> {
+        let spec = document["spec"].clone();
+        let undecodable = |error: serde_json::Error| {
+            Failure::new(Reason::InvalidSpec, format!("the recorded document does not decode: {error}"))
+        };
+        match kind {
+            Kind::Backup => match serde_json::from_value::<BackupSpec>(spec) {
+                Ok(spec) => self.backup_job(operation, spec, document).await,
+                Err(error) => Ok(Err(undecodable(error))),
+            },
+            Kind::Restore => match serde_json::from_value::<RestoreSpec>(spec) {
+                Ok(spec) => self.restore_job(operation, spec).await,
+                Err(error) => Ok(Err(undecodable(error))),
+            },
+            Kind::Upgrade => match serde_json::from_value::<UpgradeSpec>(spec) {
+                Ok(spec) => self.upgrade_job(operation, spec).await,
+                Err(error) => Ok(Err(undecodable(error))),
+            },
+            Kind::BackupSchedule | Kind::BackupStore => Ok(Err(Failure::new(
+                Reason::InvalidSpec,
+                format!("{kind} is not carried out once"),
+            ))),
+        }
+    }
+
+    async fn backup_job(
+        &self,
+        operation: &OperationId,
+        spec: BackupSpec,
+        document: &Value,
+    ) -> Result<Result<Job, Failure>, OperatorError> {
+        let store = match self.store(&operation.namespace, &spec.store_ref.name).await? {
+            Ok(store) => store,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let filter = BackupFilter {
+            target: Some(spec.target.summary()),
+            namespace: Some(operation.namespace.clone()),
+            verified: true,
+            status: Some(RecordStatus::Succeeded),
+            limit: Some(1),
+            ..BackupFilter::default()
+        };
+        let previous = self.catalog.backups(filter).await?.into_iter().next().map(|record| {
+            let unsigned = |number: Option<i64>| u64::try_from(number.unwrap_or(0)).unwrap_or(0);
+            SourceSize { files: unsigned(record.file_count), bytes: unsigned(record.source_bytes) }
+        });
+        let schedule =
+            document["metadata"]["labels"][SCHEDULE_LABEL].as_str().map(str::to_owned);
+        Ok(Ok(Job::Backup(BackupJob {
+            operation: operation.clone(),
+            spec,
+            store,
+            schedule,
+            previous,
+        })))
+    }
+
+    async fn upgrade_job(
+        &self,
+        operation: &OperationId,
+        spec: UpgradeSpec,
+    ) -> Result<Result<Job, Failure>, OperatorError> {
+        let store = match &spec.backup.store_ref {
+            Some(reference) => match self.store(&operation.namespace, &reference.name).await? {
+                Ok(store) => Some(store),
+                Err(failure) => return Ok(Err(failure)),
+            },
+            None => None,
+        };
+        Ok(Ok(Job::Upgrade(UpgradeJob { operation: operation.clone(), spec, store })))
+    }
+
+    async fn restore_job(
+        &self,
+        operation: &OperationId,
+        spec: RestoreSpec,
+    ) -> Result<Result<Job, Failure>, OperatorError> {
+        let namespace = &operation.namespace;
+        let (store, archive, record) = if let Some(reference) = &spec.from.archive {
+            let store = match self.store(namespace, &reference.store_ref.name).await? {
+                Ok(store) => store,
+                Err(failure) => return Ok(Err(failure)),
+            };
+            let record = self.catalog.backup(BackupKey::Name(reference.name.clone())).await?;
+            (store, reference.name.clone(), record)
+        } else {
+            let record = match self.source_record(namespace, &spec).await? {
+                Ok(record) => record,
+                Err(failure) => return Ok(Err(failure)),
+            };
+            (self.store_of(&record).await?, record.backup_name.clone(), Some(record))
+        };
+        let target = match &spec.target {
+            Some(target) => target.clone(),
+            None => match default_target(record.as_ref(), &store, &archive) {
+                Ok(target) => target,
+                Err(failure) => return Ok(Err(failure)),
+            },
+        };
+        Ok(Ok(Job::Restore(RestoreJob {
+            operation: operation.clone(),
+            spec,
+            store,
+            archive,
+            target,
+        })))
+    }
+
+    /// The record that `backupRef` or `latest` means.
+    async fn source_record(
+        &self,
+        namespace: &str,
+        spec: &RestoreSpec,
+    ) -> Result<Result<BackupRecord, Failure>, OperatorError> {
+        if let Some(reference) = &spec.from.backup_ref {
+            let key = BackupKey::Object {
+                namespace: namespace.to_owned(),
+                name: reference.name.clone(),
+            };
+            let Some(record) = self.catalog.backup(key).await? else {
+                return Ok(Err(Failure::new(
+                    Reason::BackupNotFound,
+                    format!("there is no Backup {namespace}/{}", reference.name),
+                )
+                .hint("`eider backup list` shows what there is")));
+            };
+            return Ok(match record.status {
+                RecordStatus::Succeeded => Ok(record),
+                RecordStatus::Running => Err(Failure::new(
+                    Reason::BackupNotReady,
+                    format!("Backup {namespace}/{} has not finished", reference.name),
+                )
+                .hint("apply the Restore again when it has")),
+                RecordStatus::Failed | RecordStatus::Deleted => Err(Failure::new(
+                    Reason::BackupNotFound,
+                    format!("Backup {namespace}/{} has no archive: {}", reference.name, record.error_message.as_deref().unwrap_or("it was deleted")),
+                )
+                .hint("`eider backup list` shows what there is")),
+            });
+        }
+        let Some(latest) = &spec.from.latest else {
+            return Ok(Err(Failure::new(Reason::InvalidSpec, "spec.from names no archive")));
+        };
+        let filter = BackupFilter {
+            namespace: Some(namespace.to_owned()),
+            schedule: Some(latest.schedule_ref.name.clone()),
+            status: Some(RecordStatus::Succeeded),
+            verified: true,
+            ..BackupFilter::default()
+        };
+        let before = latest.before.as_ref().map(|time| time.0);
+        let found = self
+            .catalog
+            .backups(filter)
+            .await?
+            .into_iter()
+            .find(|record| before.is_none_or(|before| record.created_at < before));
+        Ok(found.ok_or_else(|| {
+            Failure::new(
+                Reason::BackupNotFound,
+                format!("schedule {namespace}/{} has no verified backup{}", latest.schedule_ref.name, if before.is_some() { " before that time" } else { "" }),
+            )
+            .hint("`eider backup list --schedule NAME` shows what there is")
+        }))
+    }
+
+    /// A BackupStore by name.
+    pub(super) async fn store(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Result<StoreBinding, Failure>, OperatorError> {
+        let overlay = self.overlay.iter().find(|(found, store)| found == namespace && store.name == name);
+        if let Some((_, store)) = overlay {
+            return Ok(Ok(store.clone()));
+        }
+        let resource = self.catalog.resource(Kind::BackupStore.as_str(), namespace, name).await?;
+        let Some(resource) = resource else {
+            return Ok(Err(Failure::new(
+                Reason::StoreNotFound,
+                format!("there is no BackupStore {namespace}/{name}"),
+            )
+            .hint("apply a document of kind BackupStore with that name, in the same namespace")));
+        };
+        match serde_json::from_value::<BackupStoreSpec>(resource.document["spec"].clone()) {
+            Ok(spec) => Ok(Ok(StoreBinding { name: name.to_owned(), spec })),
+            Err(error) => Ok(Err(Failure::new(
+                Reason::InvalidSpec,
+                format!("the recorded BackupStore {namespace}/{name} does not decode: {error}"),
+            ))),
+        }
+    }
+
+    /// Where a recorded archive is now: the directory it was recorded in. That follows a
+    /// migration, which re-points records, and survives a store document that has been removed.
+    pub(super) async fn store_of(&self, record: &BackupRecord) -> Result<StoreBinding, OperatorError> {
+        let directory = Path::new(&record.backup_path).parent().unwrap_or(Path::new("/"));
+        if let Ok(binding) = self.store(&record.namespace, &record.store).await?
+            && binding.spec.local.as_ref().is_some_and(|local| Path::new(&local.path) == directory)
+        {
+            return Ok(binding);
+        }
+        Ok(directory_store(&record.store, directory))
+    }
+}
+
+/// A store that is just a directory.
+pub(super) fn directory_store(name: &str, directory: &Path) -> StoreBinding {
+    let local = LocalStoreSpec { path: directory.to_string_lossy().into_owned() };
+    StoreBinding {
+        name: name.to_owned(),
+        spec: BackupStoreSpec {
+            local: Some(local),
+            volume_claim: None,
+            s3: None,
+            encryption: None,
+            min_free: None,
+        },
+    }
+}
+
+/// Where the backup was taken: from its record, or from the archive's manifest.
+fn default_target(
+    record: Option<&BackupRecord>,
+    store: &StoreBinding,
+    archive: &str,
+) -> Result<Target, Failure> {
+    if let Some(value) = record.and_then(|record| record.target_spec.clone())
+        && let Ok(target) = serde_json::from_value(value)
+    {
+        return Ok(target);
+    }
+    let opened = LocalStore::open(&host::local_path(store)?, &store.name, false)?;
+    let manifest: Manifest = opened.read_manifest(archive)?;
+    if let Some(target) = manifest.target {
+        return Ok(target);
+    }
+    if manifest.roots.is_empty() {
+        return Err(Failure::new(
+            Reason::InvalidSpec,
+            format!("{archive} does not say where it was taken"),
+        )
+        .hint("set `spec.target`"));
+    }
+    let paths = manifest.roots.into_iter().map(|root| root.path).collect();
+    Ok(Target { host: Some(HostTarget { paths }), ..Target::default() })
+}

@@ -1,0 +1,309 @@
+//! Schedules: what the planner decides is made into Backup documents and written down.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::resolve::SCHEDULE_LABEL;
+use super::{Operator, OperatorError};
+use crate::catalog::{BackupFilter, BackupRecord, RecordStatus, ResourceRecord, ScheduledTask};
+use crate::plan::schedule::{self, Cron, ScheduleDecision, ScheduleInput};
+use crate::plan::{Failure, OperationId, conditions};
+use crate::spec::{
+    Backup, BackupScheduleSpec, BackupScheduleStatus, BackupTrigger, Document, Kind, Reason,
+};
+use crate::telemetry::metrics::ScheduleFacts;
+
+/// What a turn over the schedules asks of the loop.
+pub(super) struct Turn {
+    /// To be carried out now.
+    pub(super) start: Vec<OperationId>,
+    /// How long nothing will be due.
+    pub(super) pause: Duration,
+}
+
+/// A schedule as its document has it.
+pub struct KnownSchedule {
+    /// Its record.
+    pub resource: ResourceRecord,
+    /// Its specification.
+    pub spec: BackupScheduleSpec,
+}
+
+impl Operator {
+    /// Every schedule that is known.
+    pub async fn schedules(&self) -> Result<Vec<KnownSchedule>, OperatorError> {
+        let kind = Kind::BackupSchedule.as_str().to_owned();
+        let resources = self.catalog.resources(Some(kind)).await?;
+        Ok(resources
+            .into_iter()
+            .filter(|resource| resource.removed_at.is_none())
+            .filter_map(|resource| {
+                let spec = serde_json::from_value(resource.document["spec"].clone()).ok()?;
+                Some(KnownSchedule { resource, spec })
+            })
+            .collect())
+    }
+
+    /// A schedule by name.
+    pub async fn schedule(&self, namespace: &str, name: &str) -> Result<KnownSchedule, OperatorError> {
+        let found = self.schedules().await?.into_iter().find(|known| {
+            known.resource.namespace == namespace && known.resource.name == name
+        });
+        found.ok_or_else(|| {
+            Failure::new(
+                Reason::TargetNotFound,
+                format!("there is no BackupSchedule {namespace}/{name}"),
+            )
+            .hint("`eider schedule list` shows what there is; a document of kind BackupSchedule makes one")
+            .into()
+        })
+    }
+
+    /// The Backup that a run of a schedule is.
+    pub fn scheduled_backup(known: &KnownSchedule, name: String, trigger: BackupTrigger) -> Document {
+        let mut spec = known.spec.template.spec.clone();
+        spec.trigger = trigger;
+        let labels = BTreeMap::from([(SCHEDULE_LABEL.to_owned(), known.resource.name.clone())]);
+        Document::Backup(Box::new(Backup {
+            metadata: ObjectMeta {
+                name: Some(name),
+                namespace: Some(known.resource.namespace.clone()),
+                labels: Some(labels),
+                ..ObjectMeta::default()
+            },
+            spec,
+            status: None,
+        }))
+    }
+
+    /// The kept state of a schedule; made when it is first seen.
+    pub async fn schedule_task(
+        &self,
+        known: &KnownSchedule,
+        now: Timestamp,
+    ) -> Result<ScheduledTask, OperatorError> {
+        let (namespace, name) = (&known.resource.namespace, &known.resource.name);
+        let tasks = self.catalog.scheduled_tasks().await?;
+        let mut task = tasks
+            .into_iter()
+            .find(|task| task.namespace == *namespace && task.task_name == *name)
+            .unwrap_or_else(|| ScheduledTask {
+                task_name: name.clone(),
+                namespace: namespace.clone(),
+                task_type: "BACKUP".to_owned(),
+                created_at: now,
+                ..ScheduledTask::default()
+            });
+        task.schedule.clone_from(&known.spec.schedule);
+        task.time_zone = Some(known.spec.time_zone.clone());
+        Ok(task)
+    }
+
+    /// Decides every schedule once and writes down what was decided.
+    pub(super) async fn turn_schedules(&self, now: Timestamp) -> Result<Turn, OperatorError> {
+        let mut turn = Turn { start: Vec::new(), pause: Duration::from_secs(3600) };
+        for known in self.schedules().await? {
+            match self.turn_schedule(&known, now).await {
+                Ok((start, pause)) => {
+                    turn.start.extend(start);
+                    turn.pause = turn.pause.min(pause);
+                }
+                Err(OperatorError::Refused(failure)) => {
+                    warn!(schedule = known.resource.name, "{}", failure.message);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(turn)
+    }
+
+    async fn turn_schedule(
+        &self,
+        known: &KnownSchedule,
+        now: Timestamp,
+    ) -> Result<(Option<OperationId>, Duration), OperatorError> {
+        let spec = &known.spec;
+        let (namespace, name) = (&known.resource.namespace, &known.resource.name);
+        let cron = Cron::parse(&spec.schedule, &spec.time_zone)
+            .map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
+        let mut task = self.schedule_task(known, now).await?;
+        let before = task.clone();
+        let history = self.schedule_history(namespace, name).await?;
+        task.last_success_at = last_success(&history).or(task.last_success_at);
+        let limit = spec.jitter.as_ref().map_or(SignedDuration::ZERO, |jitter| jitter.to_signed());
+        let running = self.running_of(namespace, name).await?;
+        let decision = schedule::decide(
+            &ScheduleInput {
+                name: name.clone(),
+                cron,
+                jitter: schedule::jitter(namespace, name, limit),
+                suspend: spec.suspend || task.suspended,
+                concurrency_policy: spec.concurrency_policy,
+                starting_deadline: spec.starting_deadline.to_signed(),
+                overdue_after: spec.overdue_after.as_ref().map(|after| after.to_signed()),
+                created_at: task.created_at,
+                last_run_at: task.last_run_at,
+                decided_until: task.decided_until,
+                last_success_at: task.last_success_at,
+                running: running.iter().map(|operation| operation.name.clone()).collect(),
+            },
+            now,
+        );
+        for skipped in &decision.skip {
+            warn!(schedule = name, at = %skipped.scheduled_for, reason = %skipped.reason, "run skipped");
+        }
+        for operation in running.iter().filter(|operation| decision.cancel.contains(&operation.name)) {
+            info!(%operation, "replaced by a newer run");
+            self.cancel(operation);
+        }
+        let mut start = None;
+        if let Some(run) = &decision.start {
+            // The document is written before the schedule is moved on, under a name that is derived
+            // from the time: a crash in between makes the same document again, not a second one.
+            let document = Self::scheduled_backup(known, run.name.clone(), BackupTrigger::Scheduled);
+            let applied = self.apply(document, &format!("schedule {name}")).await?;
+            task.last_run_at = Some(run.scheduled_for);
+            start = applied.operation();
+        }
+        let missed = i64::try_from(decision.missed).unwrap_or(i64::MAX);
+        task.missed_runs = task.missed_runs.saturating_add(missed);
+        task.decided_until = decision.decided_until;
+        task.next_run_at = decision.next_run_at;
+        if let Some(newest) = history.first() {
+            task.status = format!("{:?}", newest.status);
+            task.error_message.clone_from(&newest.error_message);
+        }
+        if task != before {
+            task.updated_at = now;
+            self.catalog.put_scheduled_task(task.clone()).await?;
+        }
+        self.publish_schedule(known, &task, &history, &decision, now).await?;
+        let pause = Duration::try_from(decision.requeue_after).unwrap_or_default();
+        // At the very instant a run is due the clock may still show the moment before.
+        Ok((start, pause.max(Duration::from_millis(50))))
+    }
+
+    async fn schedule_history(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Vec<BackupRecord>, OperatorError> {
+        let filter = BackupFilter {
+            namespace: Some(namespace.to_owned()),
+            schedule: Some(name.to_owned()),
+            limit: Some(100),
+            ..BackupFilter::default()
+        };
+        Ok(self.catalog.backups(filter).await?)
+    }
+
+    /// The runs of a schedule that wait or work.
+    async fn running_of(&self, namespace: &str, name: &str) -> Result<Vec<OperationId>, OperatorError> {
+        let mut running = Vec::new();
+        for operation in self.queued() {
+            if operation.kind != Kind::Backup.as_str() || operation.namespace != namespace {
+                continue;
+            }
+            let resource = self
+                .catalog
+                .resource(&operation.kind, &operation.namespace, &operation.name)
+                .await?;
+            let label = resource.as_ref().and_then(|resource| {
+                resource.document["metadata"]["labels"][SCHEDULE_LABEL].as_str()
+            });
+            if label == Some(name) {
+                running.push(operation);
+            }
+        }
+        Ok(running)
+    }
+
+    async fn publish_schedule(
+        &self,
+        known: &KnownSchedule,
+        task: &ScheduledTask,
+        history: &[BackupRecord],
+        decision: &ScheduleDecision,
+        now: Timestamp,
+    ) -> Result<(), OperatorError> {
+        let resource = &known.resource;
+        let status: Option<BackupScheduleStatus> =
+            serde_json::from_value(resource.status.clone()).ok();
+        let mut conditions = status.map(|status| status.conditions).unwrap_or_default();
+        let suspended = known.spec.suspend || task.suspended;
+        let (reason, message) = if suspended {
+            (Reason::Suspended, "suspended".to_owned())
+        } else {
+            let next = task.next_run_at.map_or_else(|| "never".to_owned(), |next| next.to_string());
+            (Reason::Ready, format!("next run {next}"))
+        };
+        let generation = resource.generation;
+        conditions::ready(&mut conditions, true, reason, &message, generation, now);
+        conditions::overdue(&mut conditions, decision.overdue_since, generation, now);
+        let failures =
+            history.iter().take_while(|record| record.status == RecordStatus::Failed).count();
+        let message = match decision.overdue_since {
+            Some(since) => format!("overdue since {since}"),
+            None => message,
+        };
+        let status = json!(BackupScheduleStatus {
+            observed_generation: generation,
+            last_run_at: task.last_run_at.map(Time),
+            last_success_at: task.last_success_at.map(Time),
+            next_run_at: task.next_run_at.map(Time),
+            last_backup: history.first().map(|record| record.object.clone()),
+            consecutive_failures: i64::try_from(failures).unwrap_or(i64::MAX),
+            missed_runs: task.missed_runs,
+            message: Some(message),
+            conditions,
+        });
+        self.metrics.schedule(&ScheduleFacts {
+            namespace: resource.namespace.clone(),
+            name: resource.name.clone(),
+            next_run: task.next_run_at,
+            overdue: decision.overdue_since.is_some(),
+            missed_runs: u64::try_from(task.missed_runs).unwrap_or(0),
+        });
+        if resource.status != status {
+            let mut resource = resource.clone();
+            resource.status = status;
+            self.catalog.put_resource(resource).await?;
+        }
+        Ok(())
+    }
+
+    /// What follows a finished operation: retention of its schedule, and a look at its store.
+    pub(super) async fn after_operation(&self, operation: &OperationId) -> Result<(), OperatorError> {
+        let journal = self.catalog.journal(operation).await?;
+        let Some(crate::plan::Job::Backup(job)) = crate::plan::Log::new(&journal).job() else {
+            return Ok(());
+        };
+        if let Some(name) = &job.schedule
+            && let Ok(known) = self.schedule(&operation.namespace, name).await
+        {
+            let now = Timestamp::now();
+            match self.prune(&operation.namespace, name, &known.spec, now, false).await {
+                Ok(_) => {}
+                Err(OperatorError::Refused(failure)) => {
+                    warn!(schedule = name, "retention: {}", failure.message);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.refresh_store(&operation.namespace, &job.store.name).await
+    }
+}
+
+/// When the newest success was complete.
+fn last_success(history: &[BackupRecord]) -> Option<Timestamp> {
+    let record = history
+        .iter()
+        .find(|record| matches!(record.status, RecordStatus::Succeeded | RecordStatus::Deleted))?;
+    let took = SignedDuration::try_from_secs_f64(record.duration_seconds.unwrap_or(0.0)).ok()?;
+    record.created_at.checked_add(took).ok()
+}

@@ -1,0 +1,435 @@
+//! Stores as objects: their status, what they hold against what is recorded, moving one to another.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
+
+use super::resolve::directory_store;
+use super::{Operator, OperatorError};
+use crate::catalog::{BackupFilter, BackupRecord, RecordStatus, RebuildReport, ResourceRecord};
+use crate::engine::{self, Cancel, LocalStore, Manifest, Progress};
+use crate::plan::{Failure, StoreBinding, conditions};
+use crate::runtime::host;
+use crate::spec::{BackupStoreSpec, BackupStoreStatus, ByteSize, Kind, Reason, VerifyMode};
+use crate::telemetry::metrics::StoreFacts;
+
+/// What a look into a store found.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreReport {
+    /// Name of the store.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Where it lies.
+    pub location: String,
+    /// Archives with a manifest.
+    pub backups: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes free where they lie.
+    pub free_bytes: u64,
+    /// Whether it can be written to.
+    pub ready: bool,
+    /// What is wrong.
+    pub problems: Vec<StoreProblem>,
+}
+
+/// Something that is wrong in a store.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreProblem {
+    /// The archive, or the store itself.
+    pub object: String,
+    /// What is wrong with it.
+    pub reason: Reason,
+    /// One sentence.
+    pub message: String,
+}
+
+/// What a migration did.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MigrationReport {
+    /// Archives copied, verified, re-pointed and removed from the old store.
+    pub moved: Vec<String>,
+    /// Archives that stay in the old store, each with the reason.
+    pub failed: Vec<StoreProblem>,
+}
+
+impl Operator {
+    /// Every store that is known, by namespace and name.
+    pub async fn stores(&self) -> Result<Vec<(String, StoreBinding)>, OperatorError> {
+        let resources = self.catalog.resources(Some(Kind::BackupStore.as_str().to_owned())).await?;
+        Ok(resources.iter().filter_map(binding_of).collect())
+    }
+
+    /// A store by name, or the only one there is.
+    pub async fn store_or_only(
+        &self,
+        namespace: &str,
+        name: Option<&str>,
+    ) -> Result<StoreBinding, OperatorError> {
+        if let Some(name) = name {
+            return Ok(self.store(namespace, name).await??);
+        }
+        let mut stores: Vec<StoreBinding> = self
+            .stores()
+            .await?
+            .into_iter()
+            .filter(|(found, _)| found == namespace)
+            .map(|(_, store)| store)
+            .collect();
+        let failure = match stores.len() {
+            1 => return Ok(stores.remove(0)),
+            0 => Failure::new(Reason::StoreNotFound, format!("no store is known in namespace {namespace}"))
+                .hint("name a directory with `--store DIR`, or apply a BackupStore"),
+            _ => Failure::new(Reason::StoreNotFound, format!("several stores are known in namespace {namespace}"))
+                .hint("name one with `--store NAME`; `eider store list` shows them"),
+        };
+        Err(failure.into())
+    }
+
+    /// Looks into a store and publishes what it finds as its status.
+    pub(super) async fn refresh_store(&self, namespace: &str, name: &str) -> Result<(), OperatorError> {
+        let found = self.catalog.resource(Kind::BackupStore.as_str(), namespace, name).await?;
+        let Some(mut resource) = found else {
+            return Ok(());
+        };
+        let Some((_, binding)) = binding_of(&resource) else {
+            return Ok(());
+        };
+        let minimum_free_bytes = binding.spec.min_free.as_ref().map_or(0, ByteSize::bytes);
+        let report = look(namespace.to_owned(), binding).await;
+        self.metrics.store(&StoreFacts {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            backups: report.backups,
+            bytes: report.bytes,
+            free_bytes: report.ready.then_some(report.free_bytes),
+            capacity_bytes: None,
+            minimum_free_bytes,
+        });
+        let status = store_status(&resource, &report);
+        if resource.status != status {
+            resource.status = status;
+            self.catalog.put_resource(resource).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks into every store.
+    pub async fn refresh_stores(&self) -> Result<(), OperatorError> {
+        for (namespace, store) in self.stores().await? {
+            self.refresh_store(&namespace, &store.name).await?;
+        }
+        Ok(())
+    }
+
+    /// Compares a store with its manifests and with the catalog; `full` reads back every byte.
+    pub async fn check_store(
+        &self,
+        namespace: &str,
+        store: &StoreBinding,
+        full: bool,
+        progress: std::sync::Arc<dyn Progress>,
+        cancel: Cancel,
+    ) -> Result<StoreReport, OperatorError> {
+        let mut report = look(namespace.to_owned(), store.clone()).await;
+        if !report.ready {
+            return Ok(report);
+        }
+        let path = host::local_path(store)?;
+        let names: Vec<String> = {
+            let store = store.clone();
+            blocking(move || Ok(manifests(&store)?.into_iter().map(|manifest| manifest.name).collect()))
+                .await?
+        };
+        for name in &names {
+            let (name, store, progress, cancel) =
+                (name.clone(), store.clone(), progress.clone(), cancel.clone());
+            let mode = if full { VerifyMode::Full } else { VerifyMode::Quick };
+            let result = {
+                let name = name.clone();
+                blocking(move || {
+                    let opened = host::open_store(&store)?;
+                    engine::verify(&opened, &name, mode, progress.as_ref(), &cancel)?;
+                    Ok(())
+                })
+                .await
+            };
+            if let Err(failure) = result {
+                if failure.reason == Reason::Cancelled {
+                    return Err(failure.into());
+                }
+                let problem =
+                    StoreProblem { object: name, reason: failure.reason, message: failure.message };
+                if !report.problems.iter().any(|known| known.object == problem.object) {
+                    report.problems.push(problem);
+                }
+            }
+        }
+        let present: HashSet<&String> = names.iter().collect();
+        for record in self.records_in(&path).await? {
+            if !present.contains(&record.backup_name) {
+                report.problems.push(StoreProblem {
+                    object: record.backup_name,
+                    reason: Reason::ArchiveMissing,
+                    message: format!("recorded as backup {} and not there", record.id),
+                });
+            }
+        }
+        Ok(report)
+    }
+
+    /// Removes what uploads have left that nobody is working on any more.
+    pub async fn clean_store(&self, store: &StoreBinding) -> Result<Vec<String>, OperatorError> {
+        let grace = self.catalog.unfinished_grace().await?;
+        self.clean_store_after(store, grace).await
+    }
+
+    async fn clean_store_after(
+        &self,
+        store: &StoreBinding,
+        grace: Duration,
+    ) -> Result<Vec<String>, OperatorError> {
+        let store = store.clone();
+        let cleaned = blocking(move || {
+            Ok(host::open_store(&store)?.clean_unfinished(grace, Timestamp::now())?)
+        })
+        .await?;
+        Ok(cleaned.into_iter().map(|cleaned| cleaned.name).collect())
+    }
+
+    /// Undeleted records whose archive lies directly in this directory.
+    async fn records_in(&self, directory: &Path) -> Result<Vec<BackupRecord>, OperatorError> {
+        let filter = BackupFilter::default();
+        let records = self.catalog.backups(filter).await?;
+        Ok(records
+            .into_iter()
+            .filter(|record| record.status != RecordStatus::Deleted && record.deleted_at.is_none())
+            .filter(|record| Path::new(&record.backup_path).parent() == Some(directory))
+            .collect())
+    }
+
+    /// Moves every archive: copy, verify the copy, re-point the record, remove the original. Each
+    /// archive on its own, so that an interrupted migration is continued by running it again.
+    pub async fn migrate_store(
+        &self,
+        old: &StoreBinding,
+        new: &StoreBinding,
+        progress: std::sync::Arc<dyn Progress>,
+        cancel: Cancel,
+    ) -> Result<MigrationReport, OperatorError> {
+        let (old_path, new_path) = (host::local_path(old)?, host::local_path(new)?);
+        let same = old_path == new_path
+            || matches!((old_path.canonicalize(), new_path.canonicalize()), (Ok(one), Ok(other)) if one == other);
+        if same {
+            return Err(Failure::new(
+                Reason::InvalidSpec,
+                format!("{} and {} are the same directory", old.name, new.name),
+            )
+            .into());
+        }
+        let mut records: HashMap<String, BackupRecord> = HashMap::new();
+        for record in self.records_in(&old_path).await? {
+            records.insert(record.backup_name.clone(), record);
+        }
+        let all = {
+            let old = old.clone();
+            blocking(move || manifests(&old)).await?
+        };
+        let mut report = MigrationReport::default();
+        progress.phase("migrating");
+        progress.total(all.len() as u64, all.iter().map(|manifest| manifest.size_bytes).sum());
+        for manifest in all {
+            if cancel.is_cancelled() {
+                return Err(Failure::new(
+                    Reason::Cancelled,
+                    format!("cancelled after {} archives; run it again to go on", report.moved.len()),
+                )
+                .into());
+            }
+            let name = manifest.name.clone();
+            let copied = {
+                let (old, new, name, cancel) = (old.clone(), new.clone(), name.clone(), cancel.clone());
+                blocking(move || {
+                    let from = host::open_store(&old)?;
+                    let to = host::open_store(&new)?;
+                    from.copy_archive(&name, &to, &engine::Silent, &cancel)?;
+                    engine::verify(&to, &name, VerifyMode::Full, &engine::Silent, &cancel)?;
+                    Ok(to.path(&name))
+                })
+                .await
+            };
+            match copied {
+                Ok(location) => {
+                    if let Some(mut record) = records.remove(&name) {
+                        record.backup_path = location.to_string_lossy().into_owned();
+                        record.store.clone_from(&new.name);
+                        self.catalog.update_backup(record).await?;
+                    }
+                    crate::failpoint::hit("migrate.recorded");
+                    let (old, name) = (old.clone(), name.clone());
+                    blocking(move || Ok(host::open_store(&old)?.delete(&name)?)).await?;
+                    progress.advance(1, manifest.size_bytes);
+                    report.moved.push(manifest.name);
+                }
+                Err(failure) => report.failed.push(StoreProblem {
+                    object: name,
+                    reason: failure.reason,
+                    message: failure.message,
+                }),
+            }
+        }
+        self.catalog.checkpoint().await?;
+        Ok(report)
+    }
+
+    /// Makes the records again from the manifests in these directories.
+    pub async fn rebuild(&self, directories: Vec<PathBuf>) -> Result<RebuildReport, OperatorError> {
+        let mut directories = directories;
+        if directories.is_empty() {
+            for (_, store) in self.stores().await? {
+                if let Ok(path) = host::local_path(&store) {
+                    directories.push(path);
+                }
+            }
+        }
+        let mut rows = Vec::new();
+        for directory in directories {
+            let store = directory_store("store", &directory);
+            let found = blocking(move || manifests(&store)).await?;
+            rows.extend(found.iter().map(|manifest| record_of(manifest, &directory)));
+        }
+        Ok(self.catalog.rebuild(rows).await?)
+    }
+}
+
+fn binding_of(resource: &ResourceRecord) -> Option<(String, StoreBinding)> {
+    if resource.removed_at.is_some() {
+        return None;
+    }
+    let spec: BackupStoreSpec = serde_json::from_value(resource.document["spec"].clone()).ok()?;
+    Some((resource.namespace.clone(), StoreBinding { name: resource.name.clone(), spec }))
+}
+
+/// Every readable manifest of a store.
+fn manifests(store: &StoreBinding) -> Result<Vec<Manifest>, Failure> {
+    let path = host::local_path(store)?;
+    let opened = LocalStore::open(&path, &store.name, false)?;
+    Ok(opened.list()?.archives.into_iter().filter_map(|archive| archive.manifest.ok()).collect())
+}
+
+/// The record that a manifest stands for: everything restore, verification and retention need.
+pub(super) fn record_of(manifest: &Manifest, directory: &Path) -> BackupRecord {
+    let signed = |number: u64| Some(i64::try_from(number).unwrap_or(i64::MAX));
+    BackupRecord {
+        backup_name: manifest.name.clone(),
+        backup_type: format!("{:?}", manifest.backup_type),
+        source_version: manifest.service_version.clone(),
+        backup_path: directory.join(&manifest.name).to_string_lossy().into_owned(),
+        backup_size: signed(manifest.size_bytes),
+        file_count: signed(manifest.counts.files),
+        compression_type: manifest.format.extension().to_owned(),
+        backup_hash: Some(manifest.sha256.clone()),
+        description: manifest.description.clone(),
+        created_at: manifest.created_at,
+        expires_at: manifest.expires_at,
+        status: RecordStatus::Succeeded,
+        duration_seconds: manifest.duration_seconds,
+        target: manifest.target_summary.clone(),
+        verified_at: manifest.verified_at,
+        namespace: manifest.namespace.clone(),
+        object: manifest.backup.clone(),
+        store: manifest.store.clone().unwrap_or_default(),
+        schedule: manifest.schedule.clone(),
+        trigger: Some(manifest.trigger.as_str().to_owned()),
+        parent: manifest.parent.as_ref().map(|parent| parent.name.clone()),
+        source_bytes: signed(manifest.source_bytes),
+        downtime_seconds: manifest.downtime_seconds,
+        content_digest: Some(manifest.content_digest.clone()),
+        host: Some(manifest.host.clone()),
+        target_spec: manifest.target.as_ref().map(|target| json!(target)),
+        ..BackupRecord::default()
+    }
+}
+
+/// A quick look: what is there, how much room is left, what is plainly wrong.
+async fn look(namespace: String, store: StoreBinding) -> StoreReport {
+    let mut report =
+        StoreReport { name: store.name.clone(), namespace, ..StoreReport::default() };
+    let name = store.name.clone();
+    let result = blocking(move || {
+        let path = host::local_path(&store)?;
+        let opened = host::open_store(&store)?;
+        opened.check_writable()?;
+        let listing = opened.list()?;
+        Ok((path, opened.free_bytes()?, listing))
+    })
+    .await;
+    match result {
+        Ok((path, free, listing)) => {
+            report.location = path.to_string_lossy().into_owned();
+            report.ready = true;
+            report.free_bytes = free;
+            for archive in listing.archives {
+                match archive.manifest {
+                    Ok(manifest) => {
+                        report.backups += 1;
+                        report.bytes += manifest.size_bytes;
+                    }
+                    Err(error) => report.problems.push(StoreProblem {
+                        object: archive.name,
+                        reason: error.reason(),
+                        message: error.to_string(),
+                    }),
+                }
+            }
+            report.problems.extend(listing.unfinished.into_iter().map(|name| StoreProblem {
+                message: "an unfinished upload; `eider store check --clean` removes it".to_owned(),
+                object: name,
+                reason: Reason::NotVerified,
+            }));
+        }
+        Err(failure) => report.problems.push(StoreProblem {
+            object: name,
+            reason: failure.reason,
+            message: failure.message,
+        }),
+    }
+    report
+}
+
+fn store_status(resource: &ResourceRecord, report: &StoreReport) -> serde_json::Value {
+    let known: Option<BackupStoreStatus> = serde_json::from_value(resource.status.clone()).ok();
+    let mut conditions = known.map(|status| status.conditions).unwrap_or_default();
+    let now = Timestamp::now();
+    let (reason, message) = match report.problems.first() {
+        _ if report.ready => (Reason::Ready, format!("{} backups", report.backups)),
+        Some(problem) => (problem.reason, problem.message.clone()),
+        None => (Reason::StoreUnavailable, "the store cannot be used".to_owned()),
+    };
+    conditions::ready(&mut conditions, report.ready, reason, &message, resource.generation, now);
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    json!(BackupStoreStatus {
+        observed_generation: resource.generation,
+        backups: signed(report.backups),
+        bytes: signed(report.bytes),
+        free_bytes: signed(report.free_bytes),
+        message: Some(message),
+        conditions,
+    })
+}
+
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(Failure::new(Reason::InternalError, format!("a worker thread ended unexpectedly: {error}")))
+    })
+}

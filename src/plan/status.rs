@@ -1,0 +1,277 @@
+//! What the journal says, as a status: a pure function, so that a status can always be made again.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use serde_json::{Value, json};
+
+use super::conditions;
+use super::job::{
+    ArchiveFacts, BackupJob, ChildFacts, ExtractFacts, HookFacts, Job, PreflightFacts, RestoreJob,
+    SealFacts, UpgradeJob, VerifyFacts,
+};
+use super::journal::Mark;
+use super::machine::{Conclusion, Log};
+use super::{backup, restore, upgrade};
+use crate::spec::upgrade::StepStatus;
+use crate::spec::{
+    ArchiveStatus, BackupPhase, BackupStatus, ProgressStatus, Reason, RestorePhase, RestoreStatus,
+    UpgradePhase, UpgradeStatus,
+};
+
+/// The status of any job, as JSON for the object's `status`.
+pub fn of(job: &Job, log: &Log<'_>, progress: Option<ProgressStatus>) -> Value {
+    match job {
+        Job::Backup(job) => json!(of_backup(job, log, progress)),
+        Job::Restore(job) => json!(of_restore(job, log, progress)),
+        Job::Upgrade(job) => json!(of_upgrade(job, log)),
+    }
+}
+
+/// The status of an operation that could not even be begun.
+pub fn refused(generation: i64, conclusion: &Conclusion, at: Timestamp) -> Value {
+    let mut conditions = Vec::new();
+    if let Some(failure) = &conclusion.failure {
+        conditions::failed(&mut conditions, failure.reason, &failure.message, generation, at);
+    }
+    json!({
+        "phase": "Failed",
+        "observedGeneration": generation,
+        "startedAt": Time(at),
+        "completedAt": Time(at),
+        "message": conclusion.message,
+        "conditions": conditions,
+    })
+}
+
+fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn time(at: Option<Timestamp>) -> Option<Time> {
+    at.map(Time)
+}
+
+/// Seconds with one decimal, as `2.4s`.
+fn seconds(span: Option<jiff::SignedDuration>) -> Option<String> {
+    span.map(|span| format!("{:.1}s", span.as_secs_f64()))
+}
+
+/// How long the service was held still: by Eider, or on a plain host by the hooks.
+pub fn downtime(log: &Log<'_>) -> Option<jiff::SignedDuration> {
+    use backup::step::{HOOKS_AFTER, HOOKS_BEFORE, QUIESCE, RESUME};
+    log.between(QUIESCE, RESUME).or_else(|| log.between(HOOKS_BEFORE, HOOKS_AFTER))
+}
+
+/// The conditions of a run-once kind.
+fn run_once_conditions(
+    conclusion: Option<&(Conclusion, Timestamp)>,
+    log: &Log<'_>,
+    generation: i64,
+    message: &str,
+) -> Vec<Condition> {
+    let mut conditions = Vec::new();
+    let began = log.began_at().unwrap_or(Timestamp::UNIX_EPOCH);
+    conditions::running(&mut conditions, Reason::Running, message, generation, began);
+    if let Some((conclusion, at)) = conclusion {
+        match &conclusion.failure {
+            None => conditions::succeeded(&mut conditions, &conclusion.message, generation, *at),
+            Some(failure) => conditions::failed(
+                &mut conditions,
+                failure.reason,
+                &failure.message,
+                generation,
+                *at,
+            ),
+        }
+    }
+    conditions
+}
+
+fn of_backup(job: &BackupJob, log: &Log<'_>, progress: Option<ProgressStatus>) -> BackupStatus {
+    use backup::step::{ARCHIVE, HOOKS_AFTER, HOOKS_BEFORE, SEAL, VERIFY};
+    let generation = job.operation.generation;
+    let conclusion = log.conclusion();
+    let phase = match &conclusion {
+        Some((conclusion, _)) if conclusion.is_success() => BackupPhase::Succeeded,
+        Some(_) => BackupPhase::Failed,
+        None if log.touched(VERIFY) => BackupPhase::Verifying,
+        None if log.began_at().is_some() => BackupPhase::Running,
+        None => BackupPhase::Pending,
+    };
+    let message = match &conclusion {
+        Some((conclusion, _)) => conclusion.message.clone(),
+        None => log.latest_step().map_or_else(|| "waiting".to_owned(), |step| format!("step {step}")),
+    };
+    let facts: Option<ArchiveFacts> = log.facts(ARCHIVE);
+    let verified: Option<VerifyFacts> = log.facts(VERIFY);
+    let verified_at = verified.and_then(|facts| facts.verified_at);
+    let mut conditions = run_once_conditions(conclusion.as_ref(), log, generation, &message);
+    if let Some(at) = verified_at {
+        conditions::verified(&mut conditions, true, "every byte was read back", generation, at);
+    } else if let Some((_, at)) = &conclusion {
+        conditions::verified(&mut conditions, false, "the archive was not read back", generation, *at);
+    }
+    let kept = match &conclusion {
+        Some((conclusion, _)) => match &conclusion.failure {
+            None => true,
+            Some(failure) => log.done(SEAL) && backup::keeps_archive(failure.reason),
+        },
+        None => log.done(SEAL),
+    };
+    let completed = conclusion.as_ref().map(|(_, at)| *at);
+    let mut warnings = Vec::new();
+    for step in [HOOKS_BEFORE, HOOKS_AFTER] {
+        warnings.extend(log.facts::<HookFacts>(step).unwrap_or_default().warnings);
+    }
+    warnings.extend(facts.iter().flat_map(|facts| facts.warnings.clone()));
+    warnings.truncate(20);
+    BackupStatus {
+        phase: Some(phase),
+        observed_generation: generation,
+        started_at: time(log.began_at()),
+        completed_at: time(completed),
+        message: Some(message),
+        target: Some(job.spec.target.summary()),
+        downtime: seconds(downtime(log)),
+        archive: facts.filter(|_| kept).map(|facts| ArchiveStatus {
+            location: log.facts::<SealFacts>(SEAL).unwrap_or_default().location,
+            format: job.spec.archive.format,
+            size_bytes: count(facts.size_bytes),
+            source_bytes: count(facts.source_bytes),
+            files: count(facts.files),
+            sha256: facts.sha256,
+            service_version: facts.service_version,
+            parent: None,
+            expires_at: time(expires_at(job, log)),
+            name: facts.name,
+        }),
+        progress: progress.filter(|_| completed.is_none()),
+        warnings,
+        conditions,
+    }
+}
+
+/// When age alone allows retention to remove the archive: counted from the seal.
+pub fn expires_at(job: &BackupJob, log: &Log<'_>) -> Option<Timestamp> {
+    let after = job.spec.expires_after.as_ref()?;
+    log.done_at(backup::step::SEAL)?.checked_add(after.to_signed()).ok()
+}
+
+fn of_restore(job: &RestoreJob, log: &Log<'_>, progress: Option<ProgressStatus>) -> RestoreStatus {
+    use restore::step::{
+        DISCARD_STAGING, EXTRACT, SAFETY_BACKUP, SWAP, SWAP_BACK, VERIFY_SOURCE,
+    };
+    let generation = job.operation.generation;
+    let conclusion = log.conclusion();
+    let phase = match &conclusion {
+        Some((conclusion, _)) if conclusion.is_success() => RestorePhase::Succeeded,
+        Some(_) => RestorePhase::Failed,
+        None if log.touched(SWAP_BACK) || log.touched(DISCARD_STAGING) => RestorePhase::RollingBack,
+        None if log.touched(SWAP) => RestorePhase::Swapping,
+        None if log.touched(SAFETY_BACKUP) => RestorePhase::BackingUp,
+        None if log.touched(EXTRACT) => RestorePhase::Extracting,
+        None if log.touched(VERIFY_SOURCE) => RestorePhase::Verifying,
+        None => RestorePhase::Pending,
+    };
+    let message = match &conclusion {
+        Some((conclusion, _)) => conclusion.message.clone(),
+        None => log.latest_step().map_or_else(|| "waiting".to_owned(), |step| format!("step {step}")),
+    };
+    let extract: Option<ExtractFacts> = log.facts(EXTRACT);
+    let safety: Option<ChildFacts> = log.facts(SAFETY_BACKUP);
+    let completed = conclusion.as_ref().map(|(_, at)| *at);
+    let conditions = run_once_conditions(conclusion.as_ref(), log, generation, &message);
+    RestoreStatus {
+        phase: Some(phase),
+        observed_generation: generation,
+        started_at: time(log.began_at()),
+        completed_at: time(completed),
+        message: Some(message),
+        target: Some(job.target.summary()),
+        archive_name: Some(job.archive.clone()),
+        safety_backup_name: safety.map(|facts| facts.name),
+        files: extract.as_ref().map(|facts| count(facts.files)),
+        bytes: extract.as_ref().map(|facts| count(facts.bytes)),
+        downtime: seconds(downtime(log)),
+        progress: progress.filter(|_| completed.is_none()),
+        warnings: extract.map(|facts| facts.warnings.into_iter().take(20).collect()).unwrap_or_default(),
+        conditions,
+    }
+}
+
+fn of_upgrade(job: &UpgradeJob, log: &Log<'_>) -> UpgradeStatus {
+    use upgrade::step::{APPLY, BACKUP, FETCH, HEALTH, PREFLIGHT, QUIESCE, REMOVE_NEW};
+    let generation = job.operation.generation;
+    let conclusion = log.conclusion();
+    let failure = conclusion.as_ref().and_then(|(conclusion, _)| conclusion.failure.clone());
+    let phase = match (&conclusion, &failure) {
+        (Some(_), None) => UpgradePhase::Succeeded,
+        (Some(_), Some(failure)) if failure.reason == Reason::RolledBack => UpgradePhase::RolledBack,
+        (Some(_), Some(_)) => UpgradePhase::Failed,
+        _ if log.touched(REMOVE_NEW) => UpgradePhase::RollingBack,
+        _ if log.touched(HEALTH) => UpgradePhase::Verifying,
+        _ if log.touched(APPLY) => UpgradePhase::Applying,
+        _ if log.touched(QUIESCE) => UpgradePhase::BackingUp,
+        _ if log.touched(FETCH) => UpgradePhase::Downloading,
+        _ if log.touched(PREFLIGHT) => UpgradePhase::Preflight,
+        _ => UpgradePhase::Pending,
+    };
+    let message = match &conclusion {
+        Some((conclusion, _)) => conclusion.message.clone(),
+        None => log.latest_step().map_or_else(|| "waiting".to_owned(), |step| format!("step {step}")),
+    };
+    let conditions = run_once_conditions(conclusion.as_ref(), log, generation, &message);
+    UpgradeStatus {
+        phase: Some(phase),
+        observed_generation: generation,
+        started_at: time(log.began_at()),
+        completed_at: time(conclusion.as_ref().map(|(_, at)| *at)),
+        message: Some(message),
+        target: Some(job.spec.target.summary()),
+        from_version: log.facts::<PreflightFacts>(PREFLIGHT).unwrap_or_default().from_version,
+        to_version: Some(job.spec.to_version.clone()),
+        backup_name: log.facts::<ChildFacts>(BACKUP).map(|facts| facts.name),
+        rollback_reason: failure
+            .filter(|failure| matches!(failure.reason, Reason::RolledBack | Reason::RollbackFailed))
+            .map(|failure| failure.message),
+        downtime: seconds(downtime(log)),
+        steps: steps(log),
+        conditions,
+    }
+}
+
+/// Every step with its latest outcome, in the order they were first announced.
+pub fn steps(log: &Log<'_>) -> Vec<StepStatus> {
+    let mut steps: Vec<StepStatus> = Vec::new();
+    for entry in log.entries().iter().filter(|entry| entry.step != super::OPERATION) {
+        let index = steps.iter().position(|step| step.name == entry.step).unwrap_or_else(|| {
+            steps.push(StepStatus {
+                name: entry.step.clone(),
+                started_at: None,
+                completed_at: None,
+                outcome: String::new(),
+                message: None,
+            });
+            steps.len() - 1
+        });
+        let step = &mut steps[index];
+        match entry.mark {
+            Mark::Intent => {
+                step.started_at.get_or_insert(Time(entry.at));
+                step.completed_at = None;
+                "Running".clone_into(&mut step.outcome);
+                step.message = None;
+            }
+            Mark::Done => {
+                step.completed_at = Some(Time(entry.at));
+                "Done".clone_into(&mut step.outcome);
+            }
+            Mark::Failed => {
+                step.completed_at = Some(Time(entry.at));
+                "Failed".clone_into(&mut step.outcome);
+                step.message = entry.detail["message"].as_str().map(str::to_owned);
+            }
+        }
+    }
+    steps
+}

@@ -1,0 +1,320 @@
+//! The actions of a Backup on a host.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::store::{local_path, open_store};
+use super::{Handles, HostRuntime, blocking, unsupported};
+use crate::engine::{
+    self, Cancel, LocalStore, Manifest, ManifestRoot, PackOptions, PackSummary, PendingArchive,
+};
+use crate::failpoint;
+use crate::plan::backup::step;
+use crate::plan::{
+    Action, ArchiveFacts, ArchivePresence, BackupJob, Failure, Log, PreflightFacts, SealFacts,
+    StoreBinding, VerifyFacts, guard, names,
+};
+use crate::spec::{Reason, VerifyMode};
+
+/// Written with the intent of the archive step: what a later start has to look for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Reservation {
+    archive: String,
+}
+
+/// The archive of this operation, as the journal names it.
+pub(super) fn archive_name(log: &Log<'_>) -> Option<String> {
+    log.intent::<Reservation>(step::ARCHIVE).map(|reservation| reservation.archive)
+}
+
+pub(super) fn presence(store: &StoreBinding, name: &str) -> Result<ArchivePresence, Failure> {
+    let path = local_path(store)?;
+    if !path.is_dir() {
+        return Ok(ArchivePresence::Absent);
+    }
+    let store = LocalStore::open(&path, &store.name, false)?;
+    Ok(if store.has_manifest(name) {
+        ArchivePresence::Sealed
+    } else if store.has_archive(name) || store.has_partial(name) {
+        ArchivePresence::Unfinished
+    } else {
+        ArchivePresence::Absent
+    })
+}
+
+/// Picks the archive's name and makes its temporary file.
+pub(super) fn reserve(job: &BackupJob) -> Result<(PendingArchive, Value), Failure> {
+    let store = open_store(&job.store)?;
+    let name = names::archive_name(
+        job.spec.trigger,
+        job.spec.service_version.as_deref(),
+        Timestamp::now(),
+        job.spec.archive.format,
+    );
+    let pending = store.begin(&name)?;
+    let reservation = Reservation { archive: pending.name().to_owned() };
+    Ok((pending, json!(reservation)))
+}
+
+pub(super) async fn perform(
+    runtime: &HostRuntime,
+    job: &BackupJob,
+    action: &Action,
+    log: Log<'_>,
+    handles: Handles,
+) -> Result<Value, Failure> {
+    let work = job.clone();
+    match action {
+        Action::Preflight => blocking(move || preflight(&work, &handles)).await,
+        Action::Archive => {
+            let pending = runtime.take(&job.operation).ok_or_else(|| {
+                Failure::new(Reason::InternalError, "the archive has no temporary file")
+            })?;
+            let (pending, facts) = blocking(move || archive(&work, pending, &handles)).await?;
+            runtime.keep(&job.operation, pending);
+            Ok(json!(facts))
+        }
+        Action::Seal => {
+            let pending = runtime.take(&job.operation);
+            let facts: ArchiveFacts = log.facts(step::ARCHIVE).ok_or_else(|| {
+                Failure::new(Reason::InternalError, "the journal has no facts of the archive")
+            })?;
+            let downtime = downtime_seconds(&log);
+            blocking(move || seal(&work, pending, &facts, downtime, &handles)).await
+        }
+        Action::Verify { mode } => {
+            let mode = *mode;
+            let name = archive_name(&log).unwrap_or_default();
+            blocking(move || verify(&work, &name, mode, &handles)).await
+        }
+        Action::DiscardArchive => {
+            drop(runtime.take(&job.operation));
+            let name = archive_name(&log);
+            blocking(move || discard(&work, name.as_deref())).await
+        }
+        other => Err(unsupported(other)),
+    }
+}
+
+/// How long the service was held still, in seconds: by hooks, since this is a host.
+fn downtime_seconds(log: &Log<'_>) -> Option<f64> {
+    log.between(step::HOOKS_BEFORE, step::HOOKS_AFTER).map(|span| span.as_secs_f64())
+}
+
+fn options(job: &BackupJob) -> Result<PackOptions, Failure> {
+    let host = job.spec.target.host.as_ref().ok_or_else(|| {
+        Failure::new(Reason::UnsupportedTarget, "the target names no paths on this host")
+    })?;
+    Ok(PackOptions {
+        roots: engine::name_roots(&host.paths)?,
+        exclude: job.spec.exclude.clone(),
+        format: job.spec.archive.format,
+        level: job.spec.archive.level,
+        allow_unreadable: job.spec.allow_unreadable,
+        cross_file_systems: job.spec.cross_file_systems,
+    })
+}
+
+/// Whether `inner` is `outer` or lies in it, symlinks resolved as far as the paths exist.
+fn lies_in(inner: &Path, outer: &Path) -> bool {
+    let resolve = |path: &Path| -> PathBuf {
+        path.ancestors()
+            .find_map(|ancestor| {
+                let real = ancestor.canonicalize().ok()?;
+                let rest = path.strip_prefix(ancestor).ok()?;
+                Some(real.join(rest))
+            })
+            .unwrap_or_else(|| path.to_owned())
+    };
+    resolve(inner).starts_with(resolve(outer))
+}
+
+fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
+    let options = options(job)?;
+    let store_path = local_path(&job.store)?;
+    if let Some(root) = options.roots.iter().find(|root| lies_in(&store_path, &root.path)) {
+        return Err(Failure::new(
+            Reason::InvalidSpec,
+            format!(
+                "store {} ({}) lies inside {}, which is to be backed up",
+                job.store.name,
+                store_path.display(),
+                root.path.display()
+            ),
+        )
+        .hint("keep the store outside what it backs up"));
+    }
+    let mut checks = Vec::new();
+    let mut check = |name: &str, found: String| {
+        checks.push((name.to_owned(), "PASS".to_owned(), found));
+    };
+    handles.progress.phase("looking");
+    let estimate = engine::estimate(&options, &handles.cancel)?;
+    if !estimate.unreadable.is_empty() && !job.spec.allow_unreadable {
+        return Err(engine::EngineError::Unreadable {
+            total: usize::try_from(estimate.unreadable_count).unwrap_or(usize::MAX),
+            paths: estimate.unreadable.iter().map(|found| format!("{} ({})", found.path, found.message)).collect(),
+        }
+        .into());
+    }
+    check("SOURCE", format!("{} entries, {} bytes", estimate.entries, estimate.bytes));
+    let store = open_store(&job.store)?;
+    store.check_writable()?;
+    check("PERMISSIONS", format!("{} is writable", store_path.display()));
+    let free = store.free_bytes()?;
+    let min_free = job.store.spec.min_free.as_ref().map_or(0, crate::spec::ByteSize::bytes);
+    guard::needed_space(estimate.bytes, job.spec.archive.format, min_free, free).map_err(
+        |found| Failure {
+            reason: found.reason,
+            message: format!("store {} ({}): {}", job.store.name, store_path.display(), found.message),
+            hint: found.hint,
+        },
+    )?;
+    check("STORAGE_SPACE", format!("{free} bytes free"));
+    Ok(json!(PreflightFacts {
+        estimated_bytes: estimate.bytes,
+        estimated_entries: estimate.entries,
+        live_data: estimate.entries > 0,
+        live_paths: Vec::new(),
+        from_version: None,
+        warnings: Vec::new(),
+        checks,
+    }))
+}
+
+fn archive(
+    job: &BackupJob,
+    mut pending: PendingArchive,
+    handles: &Handles,
+) -> Result<(PendingArchive, ArchiveFacts), Failure> {
+    let options = options(job)?;
+    let started_at = Timestamp::now();
+    handles.progress.phase("archiving");
+    let summary = engine::pack(&options, &mut pending, handles.progress.as_ref(), &handles.cancel)?;
+    let facts = ArchiveFacts {
+        name: pending.name().to_owned(),
+        service_version: job.spec.service_version.clone(),
+        entries: summary.counts.entries,
+        files: summary.counts.files,
+        source_bytes: summary.source_bytes,
+        size_bytes: summary.archive_bytes,
+        sha256: summary.sha256.clone(),
+        content_digest: summary.content_digest.clone(),
+        warnings: summary
+            .warnings
+            .iter()
+            .take(100)
+            .map(|warning| format!("{}: {}", warning.path, warning.message))
+            .collect(),
+        warning_count: summary.warning_count,
+        started_at: Some(started_at),
+        runtime: json!(summary),
+    };
+    Ok((pending, facts))
+}
+
+fn manifest(
+    job: &BackupJob,
+    facts: &ArchiveFacts,
+    downtime: Option<f64>,
+) -> Result<Manifest, Failure> {
+    let summary: PackSummary = serde_json::from_value(facts.runtime.clone()).map_err(|error| {
+        Failure::new(Reason::InternalError, format!("the journal's facts do not decode: {error}"))
+    })?;
+    let now = Timestamp::now();
+    let created_at = facts.started_at.unwrap_or(now);
+    let roots = options(job)?
+        .roots
+        .iter()
+        .map(|root| ManifestRoot {
+            name: root.name.clone(),
+            path: root.path.to_string_lossy().into_owned(),
+        })
+        .collect();
+    let mut manifest = Manifest::new(&facts.name, job.spec.archive.format, &summary, created_at);
+    manifest.namespace.clone_from(&job.operation.namespace);
+    manifest.backup.clone_from(&job.operation.name);
+    manifest.trigger = job.spec.trigger;
+    manifest.backup_type = job.spec.backup_type;
+    manifest.target_summary = job.spec.target.summary();
+    manifest.target = Some(job.spec.target.clone());
+    manifest.service_version.clone_from(&facts.service_version);
+    manifest.description.clone_from(&job.spec.description);
+    manifest.schedule.clone_from(&job.schedule);
+    manifest.store = Some(job.store.name.clone());
+    manifest.deletion_policy = job.spec.deletion_policy;
+    manifest.host = host_name();
+    manifest.completed_at = Some(now);
+    manifest.expires_at = job
+        .spec
+        .expires_after
+        .as_ref()
+        .and_then(|after| now.checked_add(after.to_signed()).ok());
+    manifest.duration_seconds = Some(now.duration_since(created_at).as_secs_f64().max(0.0));
+    manifest.downtime_seconds = downtime;
+    manifest.roots = roots;
+    Ok(manifest)
+}
+
+/// The name of this machine.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn seal(
+    job: &BackupJob,
+    pending: Option<PendingArchive>,
+    facts: &ArchiveFacts,
+    downtime: Option<f64>,
+    handles: &Handles,
+) -> Result<Value, Failure> {
+    let store = open_store(&job.store)?;
+    let location = store.path(&facts.name).to_string_lossy().into_owned();
+    if store.has_manifest(&facts.name) {
+        // An earlier process sealed it and died before it could say so.
+        return Ok(json!(SealFacts { location }));
+    }
+    handles.progress.phase("sealing");
+    let manifest = manifest(job, facts, downtime)?;
+    let pending = match pending {
+        Some(pending) => pending,
+        // The process that wrote it is gone: what it left is taken over only if it is, byte for
+        // byte, what the journal says was written.
+        None => store.reopen(&facts.name, &facts.sha256, facts.size_bytes)?,
+    };
+    pending.seal(&manifest)?;
+    Ok(json!(SealFacts { location }))
+}
+
+fn verify(
+    job: &BackupJob,
+    name: &str,
+    mode: VerifyMode,
+    handles: &Handles,
+) -> Result<Value, Failure> {
+    let store = open_store(&job.store)?;
+    handles.progress.phase("verifying");
+    let cancel = Cancel::default();
+    let cancel = if mode == VerifyMode::Full { &handles.cancel } else { &cancel };
+    engine::verify(&store, name, mode, handles.progress.as_ref(), cancel)?;
+    let verified_at = (mode == VerifyMode::Full).then(Timestamp::now);
+    failpoint::hit("verify.proved");
+    if let Some(at) = verified_at {
+        store.mark_verified(name, at)?;
+    }
+    Ok(json!(VerifyFacts { verified_at }))
+}
+
+fn discard(job: &BackupJob, name: Option<&str>) -> Result<Value, Failure> {
+    let path = local_path(&job.store)?;
+    // A store that has vanished holds nothing to discard.
+    if let (Some(name), true) = (name, path.is_dir()) {
+        let store = LocalStore::open(&path, &job.store.name, false)?;
+        store.discard_by_name(name)?;
+        store.delete(name)?;
+    }
+    Ok(Value::Null)
+}
