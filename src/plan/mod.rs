@@ -4,6 +4,7 @@
 //! performs it. Because of that every decision can be tested with plain values, printed by
 //! `--dry-run`, and taken again after a crash with the same result.
 
+pub mod cron;
 pub mod guard;
 pub mod journal;
 pub mod names;
