@@ -8,6 +8,7 @@ pub mod cron;
 pub mod guard;
 pub mod journal;
 pub mod names;
+pub mod schedule;
 pub mod version;
 
 pub use journal::{JournalEntry, Mark, OperationId};
