@@ -4,15 +4,12 @@
 //! performs it. Because of that every decision can be tested with plain values, printed by
 //! `--dry-run`, and taken again after a crash with the same result.
 
-pub mod action;
-pub mod backup;
+pub mod cron;
 pub mod guard;
-pub mod job;
 pub mod journal;
-pub mod machine;
-pub mod restore;
-pub mod status;
-pub mod upgrade;
+pub mod names;
+pub mod schedule;
+pub mod version;
 
 use jiff::Timestamp;
 
