@@ -4,11 +4,20 @@
 //! performs it. Because of that every decision can be tested with plain values, printed by
 //! `--dry-run`, and taken again after a crash with the same result.
 
+pub mod action;
+pub mod backup;
+pub mod conditions;
 pub mod cron;
 pub mod guard;
+pub mod job;
 pub mod journal;
+pub mod machine;
 pub mod names;
+pub mod restore;
+pub mod retention;
 pub mod schedule;
+pub mod status;
+pub mod upgrade;
 pub mod version;
 
 use jiff::Timestamp;
