@@ -193,7 +193,7 @@ macro_rules! text_value {
 
 text_value!(
     DurationText,
-    r"^([0-9]+(ms|s|m|h|d|w))+$",
+    r"^([0-9]{1,9}(ms|s|m|h|d|w)){1,6}$",
     "A duration such as 90s, 30m, 12h, 7d or 1h30m."
 );
 text_value!(
