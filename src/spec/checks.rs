@@ -148,6 +148,10 @@ fn check_schedule(spec: &BackupScheduleSpec, findings: &mut Vec<Finding>) {
 }
 
 fn check_cron(schedule: &str) -> Result<(), String> {
+    let fields = schedule.split_whitespace().count();
+    if fields != 5 && !schedule.starts_with('@') {
+        return Err(format!("`{schedule}` has {fields} fields where cron has five"));
+    }
     let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
     let cron = parser
         .parse(schedule)

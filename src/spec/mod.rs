@@ -12,6 +12,7 @@ mod problem;
 pub mod quantity;
 pub mod reason;
 pub mod reference;
+pub mod reference_page;
 pub mod restore;
 pub mod schedule;
 mod schema;

@@ -137,7 +137,8 @@ pub(super) fn check_rules(kind: Kind, value: &Value, old: Option<&Value>) -> Vec
                 // Fails closed: the rule could not be evaluated on what was written.
                 _ => format!("{UNDECIDED}: {}", error.message),
             };
-            Finding::key(error.field_path, message)
+            // A rule on the whole object has its own field path appended to an empty one.
+            Finding::key(error.field_path.trim_start_matches('.'), message)
         })
         .collect()
 }
