@@ -6,9 +6,10 @@ use std::path::{Component, Path};
 
 use croner::parser::{CronParser, Seconds, Year};
 use ignore::gitignore::GitignoreBuilder;
+use serde_json::Value;
 
 use super::backup::BackupSpec;
-use super::document::{Document, is_namespace_name, is_object_name};
+use super::document::{Document, Kind, is_namespace_name, is_object_name};
 use super::hooks::{Hook, Hooks, HttpHook};
 use super::problem::{Finding, item_path, member_path};
 use super::quantity::DurationText;
@@ -21,7 +22,6 @@ use super::upgrade::UpgradeSpec;
 /// Everything in `document` that its types accept and that cannot work all the same.
 pub(super) fn check(document: &Document) -> Vec<Finding> {
     let mut findings = Vec::new();
-    check_metadata(document, &mut findings);
     match document {
         Document::Backup(backup) => check_backup(&backup.spec, "spec", &mut findings),
         Document::Restore(restore) => check_restore(&restore.spec, &mut findings),
@@ -32,18 +32,20 @@ pub(super) fn check(document: &Document) -> Vec<Finding> {
     findings
 }
 
-fn check_metadata(document: &Document, findings: &mut Vec<Finding>) {
-    let metadata = document.metadata();
-    let kind = document.kind();
-    let prefix = metadata.generate_name.as_deref().filter(|prefix| !prefix.is_empty());
-    if let Some(name) = document.name() {
+/// The names in `metadata`; on JSON, so that they are judged even where another field does not decode.
+pub(super) fn check_metadata(kind: Kind, metadata: &Value) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    // A value of another type is the schema's business.
+    let text = |field: &str| metadata.get(field).and_then(Value::as_str);
+    let filled = |field: &str| text(field).filter(|text| !text.is_empty());
+    if let Some(name) = filled("name") {
         if !is_object_name(name) {
             findings.push(
                 Finding::value("metadata.name", format!("`{name}` is not an object name"))
                     .with_hint("use at most 253 lower-case letters, digits, - and ."),
             );
         }
-    } else if prefix.is_none() {
+    } else if filled("generateName").is_none() {
         let message = if kind.runs_once() {
             "a document needs a name or a generateName"
         } else {
@@ -51,7 +53,7 @@ fn check_metadata(document: &Document, findings: &mut Vec<Finding>) {
         };
         findings.push(Finding::key("metadata.name", message));
     }
-    if let Some(prefix) = prefix {
+    if let Some(prefix) = filled("generateName") {
         // Five characters are put behind the prefix.
         if !kind.runs_once() {
             findings.push(
@@ -71,7 +73,7 @@ fn check_metadata(document: &Document, findings: &mut Vec<Finding>) {
             );
         }
     }
-    if let Some(namespace) = &metadata.namespace
+    if let Some(namespace) = text("namespace")
         && !is_namespace_name(namespace)
     {
         findings.push(
@@ -79,6 +81,7 @@ fn check_metadata(document: &Document, findings: &mut Vec<Finding>) {
                 .with_hint("use at most 63 lower-case letters, digits and -"),
         );
     }
+    findings
 }
 
 fn check_backup(spec: &BackupSpec, path: &str, findings: &mut Vec<Finding>) {
@@ -153,9 +156,12 @@ fn check_cron(schedule: &str) -> Result<(), String> {
         return Err(format!("`{schedule}` has {fields} fields where cron has five"));
     }
     let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-    let cron = parser
-        .parse(schedule)
-        .map_err(|error| format!("`{schedule}` is not a cron expression: {error}"))?;
+    let cron = parser.parse(schedule).map_err(|error| {
+        format!(
+            "`{schedule}` is not a cron expression: {}",
+            error.to_string().trim_end_matches('.')
+        )
+    })?;
     // Any fixed beginning will do: the calendar repeats itself after 400 years at the latest.
     let start = jiff::civil::date(2000, 1, 1).at(0, 0, 0, 0);
     cron.find_next_occurrence(&start, true)
@@ -197,7 +203,7 @@ fn check_target(target: &Target, path: &str, findings: &mut Vec<Finding>) {
         } else if SYSTEM_TREES.iter().any(|tree| as_path.starts_with(tree)) {
             findings.push(Finding::value(&here, format!("`{written}` holds no data to keep")));
         }
-        let earlier = host.paths[..index].iter().find(|other| {
+        let earlier = host.paths[..index].iter().filter(|other| *other != "/").find(|other| {
             as_path.starts_with(other.as_str()) || Path::new(other).starts_with(as_path)
         });
         if let Some(other) = earlier.filter(|_| written != "/") {

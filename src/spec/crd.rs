@@ -95,6 +95,11 @@ fn mend_schema(node: &mut Value) {
     // absent. A nullable one would be present for CEL's `has()`, and its rules would see a null.
     object.remove("nullable");
     object.remove("title");
+    // An API server of Kubernetes 1.20 takes an empty default for a null one and refuses the
+    // definition; an absent text is an empty one for our types all the same.
+    if object.get("default").and_then(Value::as_str) == Some("") {
+        object.remove("default");
+    }
     let unknown_format = object
         .get("format")
         .and_then(Value::as_str)

@@ -228,6 +228,9 @@ fn judge(value: Value, findings: &mut Vec<Finding>) -> Option<Document> {
     let structure = schema::check_structure(kind, &value);
     let typed = Document::from_value(kind, value.clone());
     let mut rules = schema::check_rules(kind, &value, None);
+    if let Some(metadata) = object.get("metadata").filter(|metadata| metadata.is_object()) {
+        rules.extend(checks::check_metadata(kind, metadata));
+    }
     match &typed {
         Ok(document) => {
             // Where a rule speaks already, the finer check would only say it again.
