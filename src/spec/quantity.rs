@@ -80,7 +80,7 @@ impl FromStr for DurationText {
             total = number
                 .checked_mul(factor)
                 .and_then(|part| total.checked_add(part))
-                .filter(|total| *total <= i64::MAX as u64)
+                .filter(|total| i64::try_from(*total).is_ok())
                 .ok_or_else(|| QuantityError::TooLarge(text.to_owned()))?;
         }
         Ok(Self { text: text.to_owned(), milliseconds: total })

@@ -181,7 +181,7 @@ fn reword(schema: &Value, value: &Value, error: &ValidationError<'_>, findings: 
                 .unwrap_or_default();
             for field in unexpected {
                 let free = known.iter().copied().filter(|known| found.get(known).is_none());
-                let hint = did_you_mean(field, free).or_else(|| Some(known_fields(&known)?));
+                let hint = did_you_mean(field, free).or_else(|| known_fields(&known));
                 findings.push(
                     Finding::key(member_path(&path, field), "unknown field")
                         .with_optional_hint(hint),

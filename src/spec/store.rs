@@ -1,5 +1,10 @@
 //! `BackupStore`: where archives are kept.
 
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "printcolumns share arguments; the lint misfires"
+)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

@@ -92,16 +92,11 @@ fn options() -> Options {
 
 /// The parser's words in one line and without the position, which is told apart.
 fn message(error: &serde_saphyr::Error) -> String {
-    if matches!(
-        error.without_snippet(),
-        serde_saphyr::Error::AliasReplayLimitExceeded { .. }
-            | serde_saphyr::Error::AliasExpansionLimitExceeded { .. }
-            | serde_saphyr::Error::AliasReplayStackDepthExceeded { .. }
-    ) {
-        return "the aliases stand for too much text; write it out".to_owned();
-    }
     let text = error.without_snippet().to_string();
     let line = text.lines().next().unwrap_or_default();
+    if line.contains("alias replay") || line.contains("alias expansion") {
+        return "the aliases stand for too much text; write it out".to_owned();
+    }
     let line = line.strip_prefix("error: ").unwrap_or(line);
     let end = line.find(" at line ").unwrap_or(line.len());
     line[..end].trim_end_matches([',', ':']).to_owned()

@@ -38,7 +38,7 @@ use super::target::{Consistency, Target};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     // `package` is a reserved word of CEL and has to be escaped.
-    validation = Rule::new("has(self.images) || has(self.__package__)").message("an upgrade needs images, a package or both"),
+    validation = Rule::new("(has(self.images) && self.images.size() > 0) || has(self.__package__)").message("an upgrade needs images, a package or both"),
     validation = Rule::new("!has(self.target.host)").message("host paths have no version to upgrade").field_path(".target"),
     validation = Rule::new("!has(self.target.volumeClaims)").message("claims have no version to upgrade").field_path(".target"),
     validation = Rule::new("self.backup.mode == 'Skip' || has(self.backup.storeRef)")

@@ -81,7 +81,7 @@ pub fn load(text: &str, file_name: &str) -> Result<Vec<Located<Document>>, Vec<P
         let root = Place { key: node.position, value: node.position };
         places.insert(String::new(), root);
         let value = to_value(&node, "", &mut places, &mut findings);
-        match judge(value, &mut findings) {
+        match judge(&value, &mut findings) {
             Some(document) if findings.is_empty() => documents.push(Located {
                 value: document,
                 file: file_name.to_owned(),
@@ -216,7 +216,7 @@ fn to_value(node: &Node, path: &str, places: &mut Places, findings: &mut Vec<Fin
 }
 
 /// Judges a document as a whole; the document is returned when its types accept it.
-fn judge(value: Value, findings: &mut Vec<Finding>) -> Option<Document> {
+fn judge(value: &Value, findings: &mut Vec<Finding>) -> Option<Document> {
     let Some(object) = value.as_object() else {
         findings.push(
             Finding::value("", "a document is a mapping")
@@ -225,9 +225,9 @@ fn judge(value: Value, findings: &mut Vec<Finding>) -> Option<Document> {
         return None;
     };
     let kind = header(object, findings)?;
-    let structure = schema::check_structure(kind, &value);
+    let structure = schema::check_structure(kind, value);
     let typed = Document::from_value(kind, value.clone());
-    let mut rules = schema::check_rules(kind, &value, None);
+    let mut rules = schema::check_rules(kind, value, None);
     if let Some(metadata) = object.get("metadata").filter(|metadata| metadata.is_object()) {
         rules.extend(checks::check_metadata(kind, metadata));
     }
@@ -239,7 +239,7 @@ fn judge(value: Value, findings: &mut Vec<Finding>) -> Option<Document> {
             rules.extend(finer);
         }
         Err(error) if structure.is_empty() => {
-            rules.push(Finding::value(blamed(&value, &error.to_string()), error.to_string()));
+            rules.push(Finding::value(blamed(value, &error.to_string()), error.to_string()));
         }
         Err(_) => {}
     }
@@ -270,7 +270,7 @@ fn header(object: &Map<String, Value>, findings: &mut Vec<Finding>) -> Option<Ki
                 .with_hint(expected),
         ),
         Some(_) => {
-            findings.push(Finding::value("apiVersion", "expected a string").with_hint(expected))
+            findings.push(Finding::value("apiVersion", "expected a string").with_hint(expected));
         }
         None => findings
             .push(Finding::key("apiVersion", "required field is missing").with_hint(expected)),
