@@ -226,7 +226,10 @@ fn judge(value: &Value, findings: &mut Vec<Finding>) -> Option<Document> {
     };
     let kind = header(object, findings)?;
     let structure = schema::check_structure(kind, value);
-    let typed = Document::from_value(kind, value.clone());
+    // Eider alone writes the status; what a file says about it is neither judged nor kept.
+    let mut wanted = object.clone();
+    wanted.remove("status");
+    let typed = Document::from_value(kind, Value::Object(wanted));
     let mut rules = schema::check_rules(kind, value, None);
     if let Some(metadata) = object.get("metadata").filter(|metadata| metadata.is_object()) {
         rules.extend(checks::check_metadata(kind, metadata));

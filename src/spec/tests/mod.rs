@@ -202,6 +202,14 @@ fn a_file_may_hold_what_it_likes_as_long_as_it_is_small() {
     }
 }
 
+#[test]
+fn byte_order_mark_and_line_ends_do_not_shift_positions() {
+    let text = "\u{feff}apiVersion: eider.dev/v1alpha1\r\nkind: Backupp\r\n";
+    assert_eq!(load(text, "").unwrap_err()[0].line, 2);
+    assert_eq!(load(text, "").unwrap_err()[0].column, 7);
+    assert!(load("", "a.yaml").unwrap().is_empty());
+}
+
 proptest! {
     #[test]
     fn nothing_makes_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
