@@ -23,6 +23,9 @@ use super::target::{Consistency, Target};
     doc = "One archive of one target, taken once.",
     derive = "PartialEq",
     cel,
+    // On the object, not on the spec type: a schedule's template holds the same type and may change.
+    validation = Rule::new("self.spec == oldSelf.spec")
+        .message("a Backup is immutable; create a new one").field_path(".spec"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Target", type_ = "string", json_path = ".status.target"),
     printcolumn(
@@ -47,7 +50,6 @@ use super::target::{Consistency, Target};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self == oldSelf").message("a Backup is immutable; create a new one"),
     validation = Rule::new("!has(self.parentRef) || self.type == 'Incremental'")
         .message("parentRef is for type Incremental").field_path(".parentRef"),
     validation = Rule::new("!has(self.target.workload) || self.target.workload.kind != 'DaemonSet' || self.consistency.mode == 'Live'")

@@ -4,21 +4,33 @@
 //! reference pages. This room imports none of the others; it does no I/O and reads no clock.
 
 pub mod backup;
+mod checks;
+pub mod crd;
+pub mod document;
 pub mod hooks;
+mod problem;
 pub mod quantity;
 pub mod reason;
 pub mod reference;
+pub mod reference_page;
 pub mod restore;
 pub mod schedule;
+mod schema;
 pub mod store;
 pub mod target;
+#[cfg(test)]
+mod tests;
+mod tree;
 pub mod upgrade;
+pub mod yaml;
 
 pub use backup::{
     ArchiveFormat, ArchiveOptions, ArchiveStatus, Backup, BackupPhase, BackupSpec, BackupStatus,
     BackupTrigger, BackupType, DeletionPolicy, Guards, ProgressStatus, VerifyMode,
 };
+pub use document::{API_VERSION, DEFAULT_NAMESPACE, Document, Kind, ObjectKey, RECONCILE_AT};
 pub use hooks::{ExecHook, Hook, Hooks, HttpHook, HttpMethod, OnError};
+pub use problem::Problem;
 pub use quantity::{ByteSize, DurationText, QuantityError};
 pub use reason::Reason;
 pub use reference::{NameReference, SecretReference};
@@ -33,3 +45,4 @@ pub use schedule::{
 pub use store::{BackupStore, BackupStoreSpec, BackupStoreStatus, LocalStore};
 pub use target::{Consistency, ConsistencyMode, HostTarget, Target};
 pub use upgrade::{Upgrade, UpgradePhase, UpgradeSpec, UpgradeStatus};
+pub use yaml::{Located, load, to_json, to_yaml, validate_update};

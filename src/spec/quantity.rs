@@ -80,7 +80,7 @@ impl FromStr for DurationText {
             total = number
                 .checked_mul(factor)
                 .and_then(|part| total.checked_add(part))
-                .filter(|total| *total <= i64::MAX as u64)
+                .filter(|total| i64::try_from(*total).is_ok())
                 .ok_or_else(|| QuantityError::TooLarge(text.to_owned()))?;
         }
         Ok(Self { text: text.to_owned(), milliseconds: total })
@@ -193,7 +193,7 @@ macro_rules! text_value {
 
 text_value!(
     DurationText,
-    r"^([0-9]+(ms|s|m|h|d|w))+$",
+    r"^([0-9]{1,9}(ms|s|m|h|d|w)){1,6}$",
     "A duration such as 90s, 30m, 12h, 7d or 1h30m."
 );
 text_value!(

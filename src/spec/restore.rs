@@ -23,6 +23,9 @@ use super::target::{Consistency, Target};
     doc = "An archive put back, once.",
     derive = "PartialEq",
     cel,
+    // On the object, not on the spec type: a schedule's template holds the same type and may change.
+    validation = Rule::new("self.spec == oldSelf.spec")
+        .message("a Restore is immutable; create a new one").field_path(".spec"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Target", type_ = "string", json_path = ".status.target"),
     printcolumn(name = "Archive", type_ = "string", json_path = ".status.archiveName"),
@@ -33,7 +36,6 @@ use super::target::{Consistency, Target};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self == oldSelf").message("a Restore is immutable; create a new one"),
     validation = Rule::new("!has(self.preserve) || self.mode == 'Replace'")
         .message("preserve is for mode Replace; Merge leaves everything else as it is").field_path(".preserve"),
     validation = Rule::new("!has(self.target) || !has(self.target.workload) || self.target.workload.kind != 'DaemonSet' || self.consistency.mode == 'Live'")

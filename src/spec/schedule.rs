@@ -1,5 +1,10 @@
 //! `BackupSchedule`: backups by cron, with retention.
 
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "printcolumns share arguments; the lint misfires"
+)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

@@ -1,5 +1,10 @@
 //! `BackupStore`: where archives are kept.
 
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "printcolumns share arguments; the lint misfires"
+)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -81,7 +86,7 @@ pub struct LocalStore {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!self.path.startsWith('/') && !self.path.contains('..')")
+    validation = Rule::new("!has(self.path) || (!self.path.startsWith('/') && !self.path.contains('..'))")
         .message("path is relative to the claim and may not leave it").field_path(".path")
 )]
 pub struct VolumeClaimStore {

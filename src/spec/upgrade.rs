@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::hooks::{Hooks, HttpHook};
+use super::hooks::Hooks;
 use super::quantity::DurationText;
 use super::reference::{NameReference, default_true};
 use super::target::{Consistency, Target};
@@ -25,6 +25,9 @@ use super::target::{Consistency, Target};
     doc = "A service moved to a new version, or back, in one transaction.",
     derive = "PartialEq",
     cel,
+    // On the object, not on the spec type: a schedule's template holds the same type and may change.
+    validation = Rule::new("self.spec == oldSelf.spec")
+        .message("an Upgrade is immutable; create a new one").field_path(".spec"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "From", type_ = "string", json_path = ".status.fromVersion"),
     printcolumn(name = "To", type_ = "string", json_path = ".status.toVersion"),
@@ -34,8 +37,8 @@ use super::target::{Consistency, Target};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self == oldSelf").message("an Upgrade is immutable; create a new one"),
-    validation = Rule::new("has(self.images) || has(self.package)").message("an upgrade needs images, a package or both"),
+    // `package` is a reserved word of CEL and has to be escaped.
+    validation = Rule::new("(has(self.images) && self.images.size() > 0) || has(self.__package__)").message("an upgrade needs images, a package or both"),
     validation = Rule::new("!has(self.target.host)").message("host paths have no version to upgrade").field_path(".target"),
     validation = Rule::new("!has(self.target.volumeClaims)").message("claims have no version to upgrade").field_path(".target"),
     validation = Rule::new("self.backup.mode == 'Skip' || has(self.backup.storeRef)")
@@ -154,7 +157,26 @@ impl Default for HealthGate {
 #[serde(rename_all = "camelCase")]
 pub struct Probe {
     /// The request.
-    pub http: HttpHook,
+    pub http: HttpProbe,
+}
+
+/// A `GET` that has to answer with a status from 200 to 399.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.url.startsWith('http://') || self.url.startsWith('https://')")
+        .message("url must start with http:// or https://").field_path(".url")
+)]
+pub struct HttpProbe {
+    /// What to ask for; `http://` or `https://`.
+    #[schemars(length(min = 8, max = 2048))]
+    pub url: String,
+    /// Headers that are no secrets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// File whose content is sent as the `Authorization` header (host, Docker and sidecar).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorization_file: Option<String>,
 }
 
 /// What happens when an upgrade fails after it changed something.
