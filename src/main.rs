@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `eider`: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::from(eider::cli::main())
+}

@@ -11,6 +11,7 @@ mod children;
 pub mod daemon;
 mod drive;
 mod files;
+mod import;
 mod locks;
 mod maintenance;
 pub mod progress;
@@ -38,9 +39,11 @@ use crate::telemetry::Metrics;
 
 pub use apply::Applied;
 pub use drive::Running;
+pub use import::Imported;
 pub use files::{Loaded, load};
 pub use prune::{PruneReport, PrunedBackup};
 pub use resolve::Resolved;
+pub use schedules::KnownSchedule;
 
 /// Why the loop could not go on. What goes wrong with an operation is a conclusion, not this.
 #[derive(Debug, thiserror::Error)]

@@ -17,6 +17,7 @@ use axum::routing::get;
 use crate::operator::Operator;
 use crate::telemetry::Health;
 
+pub(crate) use api::object;
 pub use control::{ApplyAnswer, ControlClient, OperationState};
 
 /// What the handlers share.

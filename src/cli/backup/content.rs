@@ -1,0 +1,183 @@
+//! `eider backup files` and `extract`: what is in an archive, without restoring it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use serde_json::{Value, json};
+
+use crate::catalog::BackupRecord;
+use crate::cli::arguments::{BackupExtractArguments, BackupFilesArguments};
+use crate::cli::output::format::{local_time, size};
+use crate::cli::output::{CliError, ExitCode};
+use crate::cli::session::Session;
+use crate::engine::{self, EntryInfo, EntryKind};
+use crate::spec::{ArchiveFormat, Reason};
+
+/// The archive's file, if it is there.
+fn archive(record: &BackupRecord) -> Result<(PathBuf, ArchiveFormat), CliError> {
+    let path = PathBuf::from(&record.backup_path);
+    if record.backup_path.is_empty() || !path.is_file() {
+        return Err(CliError::new(
+            ExitCode::NotFound,
+            Reason::ArchiveMissing,
+            format!("the archive of backup {} is not there: {}", record.id, path.display()),
+        )
+        .object(record.backup_name.clone())
+        .hint("`eider store check` compares a store with its records"));
+    }
+    let format = engine::detect_format(&path)?;
+    Ok((path, format))
+}
+
+fn patterns(include: &[String]) -> Result<Option<Gitignore>, CliError> {
+    if include.is_empty() {
+        return Ok(None);
+    }
+    let invalid = |error: ignore::Error| {
+        CliError::new(ExitCode::Usage, Reason::InvalidSpec, error.to_string())
+            .hint("patterns follow the rules of .gitignore")
+    };
+    let mut builder = GitignoreBuilder::new("");
+    for pattern in include {
+        builder.add_line(None, pattern).map_err(invalid)?;
+    }
+    Ok(Some(builder.build().map_err(invalid)?))
+}
+
+pub(super) async fn files(session: &Session, arguments: &BackupFilesArguments) -> Result<(), CliError> {
+    let record = super::resolve(session, &arguments.backup).await?;
+    let (path, format) = archive(&record)?;
+    let patterns = patterns(&arguments.include)?;
+    let entries = tokio::task::spawn_blocking(move || {
+        let mut entries: Vec<EntryInfo> = Vec::new();
+        let mut visit = |entry: &EntryInfo| {
+            let name = entry.display_name();
+            let directory = entry.kind == EntryKind::Directory;
+            let wanted = patterns.as_ref().is_none_or(|patterns| {
+                patterns.matched_path_or_any_parents(Path::new(&name), directory).is_ignore()
+            });
+            if wanted {
+                entries.push(entry.clone());
+            }
+            Ok(())
+        };
+        engine::list_entries(&path, format, &mut visit).map(|_| entries)
+    })
+    .await
+    .map_err(|error| CliError::internal(error.to_string()))??;
+    let rows = entries
+        .iter()
+        .map(|entry| {
+            let mut name = entry.display_name();
+            if let Some(target) = &entry.link_target {
+                name.push_str(" -> ");
+                name.push_str(&String::from_utf8_lossy(target));
+            }
+            vec![
+                format!("{}{}", letter(entry.kind), rights(entry.mode)),
+                format!("{}:{}", entry.uid, entry.gid),
+                size(i64::try_from(entry.size).unwrap_or(i64::MAX)),
+                jiff::Timestamp::from_second(entry.modified.seconds)
+                    .map_or_else(|_| "-".to_owned(), local_time),
+                name,
+            ]
+        })
+        .collect();
+    let items: Vec<Value> = entries
+        .iter()
+        .map(|entry| {
+            json!({
+                "name": entry.display_name(), "kind": entry.kind.as_str(), "sizeBytes": entry.size,
+                "mode": format!("{:04o}", entry.mode), "uid": entry.uid, "gid": entry.gid,
+                "modifiedSeconds": entry.modified.seconds,
+                "linkTarget": entry.link_target.as_ref().map(|target| String::from_utf8_lossy(target).into_owned()),
+            })
+        })
+        .collect();
+    session.output.table(&["MODE", "OWNER", "SIZE", "MODIFIED", "NAME"], rows, &items)
+}
+
+fn letter(kind: EntryKind) -> char {
+    match kind {
+        EntryKind::File => '-',
+        EntryKind::Directory => 'd',
+        EntryKind::Symlink => 'l',
+        EntryKind::HardLink => 'h',
+        EntryKind::Fifo => 'p',
+        EntryKind::CharacterDevice => 'c',
+        EntryKind::BlockDevice => 'b',
+    }
+}
+
+/// `rwxr-xr-x`, with setuid, setgid and sticky as `ls` shows them.
+fn rights(mode: u32) -> String {
+    let special = [(0o4000, 's', 'S'), (0o2000, 's', 'S'), (0o1000, 't', 'T')];
+    let mut text = String::with_capacity(9);
+    for (index, (bit, with, without)) in special.into_iter().enumerate() {
+        let shift = 6 - 3 * u32::try_from(index).unwrap_or(0);
+        let bits = mode >> shift;
+        text.push(if bits & 4 == 0 { '-' } else { 'r' });
+        text.push(if bits & 2 == 0 { '-' } else { 'w' });
+        text.push(match (mode & bit != 0, bits & 1 != 0) {
+            (true, true) => with,
+            (true, false) => without,
+            (false, true) => 'x',
+            (false, false) => '-',
+        });
+    }
+    text
+}
+
+pub(super) async fn extract(
+    session: &Session,
+    arguments: &BackupExtractArguments,
+) -> Result<(), CliError> {
+    let record = super::resolve(session, &arguments.backup).await?;
+    let (path, format) = archive(&record)?;
+    let failed = |error: tokio::task::JoinError| CliError::internal(error.to_string());
+    if let Some(name) = arguments.stdout.clone() {
+        let work = tokio::task::spawn_blocking(move || {
+            let mut output = std::io::BufWriter::new(std::io::stdout().lock());
+            let bytes = engine::extract_one(&path, format, &name, &mut output)?;
+            output
+                .flush()
+                .map_err(|source| engine::EngineError::WriteArchive { source })?;
+            Ok::<u64, engine::EngineError>(bytes)
+        });
+        work.await.map_err(failed)??;
+        return Ok(());
+    }
+    let directory = arguments.to.clone().unwrap_or_default();
+    let occupied = std::fs::read_dir(&directory).is_ok_and(|mut entries| entries.next().is_some());
+    if occupied {
+        return Err(CliError::new(
+            ExitCode::Refused,
+            Reason::TargetBusy,
+            format!("{} is not empty", directory.display()),
+        )
+        .hint("name an empty or a new directory; nothing is overwritten by extract"));
+    }
+    std::fs::create_dir_all(&directory).map_err(|error| {
+        CliError::new(
+            ExitCode::Failed,
+            Reason::ExtractFailed,
+            format!("{}: {error}", directory.display()),
+        )
+    })?;
+    session.listen_for_interrupts();
+    let (include, progress, cancel) =
+        (arguments.include.clone(), session.progress(), session.interrupted().clone());
+    let to = directory.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        progress.phase("extracting");
+        engine::extract_tree(&path, format, &include, &to, progress.as_ref(), &cancel)
+    });
+    let summary = work.await.map_err(failed)?;
+    session.finish_progress();
+    let summary = summary?;
+    session.output.done(
+        &format!("{} files, {} bytes in {}", summary.files, summary.bytes, directory.display()),
+        &json!({"files": summary.files, "bytes": summary.bytes, "directory": directory}),
+    )
+}

@@ -1,0 +1,202 @@
+//! `eider backup create`: a Backup document made from flags.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::cli::arguments::{BackupCreateArguments, BackupTypeArgument, GlobalArguments};
+use crate::cli::output::{CliError, ExitCode, Output};
+use crate::cli::session::{Session, judge};
+use crate::operator::Operator;
+use crate::plan;
+use crate::spec::{self, BackupTrigger, Document, Reason};
+
+pub(super) async fn create(
+    global: &GlobalArguments,
+    arguments: &BackupCreateArguments,
+    output: Output,
+) -> Result<(), CliError> {
+    let session = if arguments.dry_run {
+        Session::open(global, output).await?
+    } else {
+        Session::open_to_act(global, output).await?
+    };
+    session.listen_for_interrupts();
+    let documents = documents(&session, arguments).await?;
+    if arguments.dry_run {
+        let all: Vec<Document> = documents.clone();
+        for document in &documents {
+            if let Some(job) = session.operator.preview(document, &all).await? {
+                let job = job.map_err(CliError::from)?;
+                let rows = plan::outline(&job)
+                    .into_iter()
+                    .enumerate()
+                    .map(|(number, (step, action))| {
+                        vec![(number + 1).to_string(), step.to_owned(), action.describe()]
+                    })
+                    .collect();
+                let items: Vec<Value> = plan::outline(&job)
+                    .into_iter()
+                    .map(|(step, action)| json!({"step": step, "does": action.describe()}))
+                    .collect();
+                session.output.note("nothing was done; this is the plan:");
+                session.output.table(&["NO", "STEP", "DOES"], rows, &items)?;
+            }
+        }
+        return session.close().await;
+    }
+    let documents = documents.into_iter().map(|document| (document, "cli".to_owned())).collect();
+    let done = session.carry_out(documents).await?;
+    if let Some(last) = done.last() {
+        let word = format!("{}/{}", last.operation.namespace, last.operation.name);
+        if let Ok(record) = super::find(&session, &word).await {
+            session.output.object(&record, &super::backup_fields(&record))?;
+        }
+    }
+    let verdict = judge(&done);
+    session.close().await?;
+    verdict
+}
+
+async fn documents(
+    session: &Session,
+    arguments: &BackupCreateArguments,
+) -> Result<Vec<Document>, CliError> {
+    let name = arguments.name.clone().unwrap_or_else(|| stamped("backup"));
+    let (backup_type, trigger) = match arguments.backup_type {
+        BackupTypeArgument::Manual | BackupTypeArgument::Full => ("Full", BackupTrigger::Manual),
+        BackupTypeArgument::PreUpgrade => ("Full", BackupTrigger::PreUpgrade),
+        BackupTypeArgument::DataOnly => ("DataOnly", BackupTrigger::Manual),
+    };
+    if arguments.paths.is_empty() {
+        let known = session.operator.schedule(&arguments.namespace, "default").await.map_err(|_| {
+            CliError::new(ExitCode::Usage, Reason::InvalidSpec, "what is to be backed up?").hint(
+                "name it with `--path PATH`, or apply a BackupSchedule named `default` and have its target taken",
+            )
+        })?;
+        return Ok(vec![Operator::scheduled_backup(&known, name, trigger)]);
+    }
+    let mut options = Map::new();
+    options.insert("type".to_owned(), json!(backup_type));
+    if let Some(version) = &arguments.service_version {
+        options.insert("serviceVersion".to_owned(), json!(version));
+    }
+    if let Some(description) = &arguments.description {
+        options.insert("description".to_owned(), json!(description));
+    }
+    if !arguments.exclude.is_empty() {
+        options.insert("exclude".to_owned(), json!(arguments.exclude));
+    }
+    let mut archive = Map::new();
+    if let Some(format) = &arguments.format {
+        archive.insert("format".to_owned(), json!(format));
+    }
+    if let Some(level) = arguments.level {
+        archive.insert("level".to_owned(), json!(level));
+    }
+    options.insert("archive".to_owned(), Value::Object(archive));
+    options.insert("allowUnreadable".to_owned(), json!(arguments.allow_unreadable));
+    options.insert("trigger".to_owned(), json!(trigger));
+    let (store, mut documents) =
+        store_reference(session, &arguments.namespace, arguments.store.as_deref()).await?;
+    documents.extend(host_backup(&arguments.namespace, &name, &arguments.paths, &store, options)?);
+    Ok(documents)
+}
+
+/// A name that says when: `backup-20261121-041500`.
+pub(in crate::cli) fn stamped(stem: &str) -> String {
+    let now = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
+    format!("{stem}-{}", now.strftime("%Y%m%d-%H%M%S"))
+}
+
+/// The store that is meant: a name, a directory (whose BackupStore document is returned too), or the
+/// only one there is.
+pub(in crate::cli) async fn store_reference(
+    session: &Session,
+    namespace: &str,
+    word: Option<&str>,
+) -> Result<(String, Vec<Document>), CliError> {
+    let Some(word) = word.filter(|word| word.contains('/')) else {
+        let store = session.operator.store_or_only(namespace, word).await?;
+        return Ok((store.name, Vec::new()));
+    };
+    let path = absolute(Path::new(word))?;
+    for (found, store) in session.operator.stores().await? {
+        let same = store.spec.local.as_ref().is_some_and(|local| Path::new(&local.path) == path);
+        if found == namespace && same {
+            return Ok((store.name, Vec::new()));
+        }
+    }
+    let text = path.to_string_lossy();
+    let name = format!("directory-{}", &blake3::hash(text.as_bytes()).to_hex()[..8]);
+    let document = json!({
+        "apiVersion": spec::API_VERSION,
+        "kind": "BackupStore",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"local": {"path": text}},
+    });
+    Ok((name, checked(&document)?))
+}
+
+/// A Backup document of host paths.
+pub(in crate::cli) fn host_backup(
+    namespace: &str,
+    name: &str,
+    paths: &[PathBuf],
+    store: &str,
+    options: Map<String, Value>,
+) -> Result<Vec<Document>, CliError> {
+    let paths: Vec<String> = paths
+        .iter()
+        .map(|path| Ok(absolute(path)?.to_string_lossy().into_owned()))
+        .collect::<Result<_, CliError>>()?;
+    let mut specification = options;
+    specification.insert("target".to_owned(), json!({"host": {"paths": paths}}));
+    specification.insert("storeRef".to_owned(), json!({"name": store}));
+    checked(&json!({
+        "apiVersion": spec::API_VERSION,
+        "kind": "Backup",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": specification,
+    }))
+}
+
+/// What is typed is judged by the same rules as what is written in a file.
+pub(in crate::cli) fn checked(document: &Value) -> Result<Vec<Document>, CliError> {
+    spec::load(&document.to_string(), "command line")
+        .map(|documents| documents.into_iter().map(|located| located.value).collect())
+        .map_err(|problems| {
+            let words: Vec<String> = problems
+                .iter()
+                .map(|problem| format!("{}: {}", problem.path, problem.message))
+                .collect();
+            let error = CliError::new(ExitCode::Usage, Reason::InvalidSpec, words.join("; "));
+            match problems.into_iter().find_map(|problem| problem.hint) {
+                Some(hint) => error.hint(hint),
+                None => error,
+            }
+        })
+}
+
+/// The path seen from the root, without `.` and `..`.
+pub(in crate::cli) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
+    let path = std::path::absolute(path).map_err(|error| {
+        CliError::new(
+            ExitCode::Usage,
+            Reason::InvalidSpec,
+            format!("{}: {error}", path.display()),
+        )
+    })?;
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            std::path::Component::ParentDir => {
+                clean.pop();
+            }
+            std::path::Component::CurDir => {}
+            other => clean.push(other),
+        }
+    }
+    Ok(clean)
+}

@@ -1,0 +1,183 @@
+//! `eider backup verify`.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
+use crate::cli::arguments::{BackupVerifyArguments, GlobalArguments};
+use crate::cli::output::{CliError, ExitCode, Output};
+use crate::cli::session::Session;
+use crate::engine::{self, Cancel, EngineError, LocalStore, MANIFEST_SUFFIX, Progress};
+use crate::spec::{Reason, VerifyMode};
+
+pub(super) async fn verify(
+    global: &GlobalArguments,
+    arguments: &BackupVerifyArguments,
+    output: Output,
+) -> Result<(), CliError> {
+    let mode = if arguments.quick { VerifyMode::Quick } else { VerifyMode::Full };
+    let session = Session::open(global, output).await?;
+    session.listen_for_interrupts();
+    if let Some(file) = &arguments.file {
+        let result = verify_file(&session, file, mode).await;
+        session.close().await?;
+        return result;
+    }
+    let mut records = Vec::new();
+    if arguments.all {
+        let filter =
+            BackupFilter { status: Some(RecordStatus::Succeeded), ..BackupFilter::default() };
+        let found = session.operator.catalog().backups(filter).await?;
+        records.extend(found.into_iter().filter(|record| record.deleted_at.is_none()));
+    }
+    for word in &arguments.backups {
+        records.push(super::find(&session, word).await?);
+    }
+    let mut failures = 0;
+    let mut rows = Vec::new();
+    let mut items: Vec<Value> = Vec::new();
+    for record in records {
+        let result = verify_one(&session, &record, mode).await;
+        session.finish_progress();
+        let (word, message) = match &result {
+            Ok(()) if mode == VerifyMode::Full => ("verified", "every byte was read back".to_owned()),
+            Ok(()) => ("plausible", "manifest and size agree".to_owned()),
+            Err(error) if error.reason == Reason::Cancelled => return Err(CliError::interrupted()),
+            Err(error) => {
+                failures += 1;
+                ("FAILED", error.message.clone())
+            }
+        };
+        let reason = result.err().map_or(Reason::Verified, |error| error.reason);
+        rows.push(vec![
+            record.id.to_string(),
+            record.backup_name.clone(),
+            word.to_owned(),
+            message.clone(),
+        ]);
+        items.push(json!({
+            "id": record.id, "name": record.backup_name, "result": word.to_lowercase(),
+            "reason": reason, "message": message,
+        }));
+    }
+    session.output.table(&["ID", "ARCHIVE", "RESULT", "MESSAGE"], rows, &items)?;
+    session.close().await?;
+    if failures > 0 {
+        let plural = if failures == 1 { "" } else { "s" };
+        return Err(CliError::new(
+            ExitCode::Failed,
+            Reason::ArchiveDamaged,
+            format!("{failures} backup{plural} failed verification"),
+        )
+        .hint("take a new backup now; a damaged archive cannot be restored"));
+    }
+    Ok(())
+}
+
+async fn verify_one(
+    session: &Session,
+    record: &BackupRecord,
+    mode: VerifyMode,
+) -> Result<(), CliError> {
+    let (progress, cancel) = (session.progress(), session.interrupted().clone());
+    let work = record.clone();
+    let result = tokio::task::spawn_blocking(move || {
+        check(&work, mode, progress.as_ref(), &cancel)
+    })
+    .await
+    .map_err(|error| CliError::internal(error.to_string()))?;
+    if mode == VerifyMode::Quick {
+        return result;
+    }
+    // The record follows what was found: a backup that is damaged now is no verified backup.
+    let at = Timestamp::now();
+    let verified_at = match &result {
+        Ok(()) => Some(at),
+        Err(error) if error.reason == Reason::Cancelled => return result,
+        Err(_) => None,
+    };
+    let mut record = record.clone();
+    record.verified_at = verified_at;
+    if verified_at.is_some() {
+        session.operator.metrics().backup_verified(&record.namespace, &record.target, at);
+    }
+    session.operator.catalog().update_backup(record).await?;
+    result
+}
+
+fn check(
+    record: &BackupRecord,
+    mode: VerifyMode,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<(), CliError> {
+    let missing = |what: &str| {
+        CliError::new(
+            ExitCode::NotFound,
+            Reason::ArchiveMissing,
+            format!("backup {} {what}", record.id),
+        )
+    };
+    if record.backup_path.is_empty() {
+        return Err(missing("has no archive"));
+    }
+    let path = Path::new(&record.backup_path);
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(missing("has no place"));
+    };
+    let store = LocalStore::open(directory, &record.store, false)?;
+    let name = name.to_string_lossy();
+    progress.phase("verifying");
+    let manifest = engine::verify(&store, &name, mode, progress, cancel)?;
+    // The manifest agrees with the archive; both could have been replaced together.
+    if record.backup_hash.as_ref().is_some_and(|hash| *hash != manifest.sha256) {
+        return Err(CliError::new(
+            ExitCode::Failed,
+            Reason::ArchiveDamaged,
+            format!("the archive of backup {} is not the one that was recorded", record.id),
+        )
+        .hint("archive and manifest have been replaced; take a new backup"));
+    }
+    if mode == VerifyMode::Full {
+        store.mark_verified(&name, Timestamp::now())?;
+    }
+    Ok(())
+}
+
+/// An archive anywhere: with a manifest it is held against it, without one it is read as any tar.
+async fn verify_file(session: &Session, file: &Path, mode: VerifyMode) -> Result<(), CliError> {
+    let (file, progress, cancel) =
+        (file.to_owned(), session.progress(), session.interrupted().clone());
+    let shown = file.display().to_string();
+    let work = tokio::task::spawn_blocking(move || -> Result<(bool, u64), EngineError> {
+        let manifest = file.with_file_name(format!(
+            "{}{MANIFEST_SUFFIX}",
+            file.file_name().unwrap_or_default().to_string_lossy()
+        ));
+        if manifest.is_file() {
+            let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let store = LocalStore::open(directory.unwrap_or(Path::new(".")), "file", false)?;
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let manifest = engine::verify(&store, &name, mode, progress.as_ref(), &cancel)?;
+            return Ok((true, manifest.counts.entries));
+        }
+        let format = engine::detect_format(&file)?;
+        let mut entries = 0;
+        engine::list_entries(&file, format, &mut |_| {
+            entries += 1;
+            Ok(())
+        })?;
+        Ok((false, entries))
+    });
+    let result = work.await.map_err(|error| CliError::internal(error.to_string()))?;
+    session.finish_progress();
+    let (manifest, entries) = result?;
+    let message = if manifest {
+        format!("{shown}: {entries} entries, as its manifest says")
+    } else {
+        format!("{shown}: {entries} entries can be read; there is no manifest to compare with")
+    };
+    session.output.done(&message, &json!({"file": shown, "entries": entries, "manifest": manifest}))
+}

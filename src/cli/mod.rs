@@ -1,0 +1,107 @@
+//! The command line: what people type and what they see.
+//!
+//! `arguments` is what can be typed, one file a group of verbs gives it meaning, `output` is the only
+//! place that prints. May use every other room; none uses this one.
+
+pub mod arguments;
+mod backup;
+mod daemon;
+mod database;
+mod generate;
+mod get;
+pub mod output;
+mod progress_adapter;
+mod records;
+mod restore;
+mod run;
+mod schedule;
+mod session;
+mod store;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command, GlobalArguments};
+use output::{CliError, ExitCode, Output};
+
+use crate::telemetry::logging::{self, LogOptions};
+
+/// Parses, carries out and reports. Returns the process's exit code.
+pub fn main() -> u8 {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are answers, everything else is a mistake in typing.
+            let _ = error.print();
+            let code = if error.use_stderr() { ExitCode::Usage } else { ExitCode::Done };
+            return code.code();
+        }
+    };
+    let global = &arguments.global;
+    let output = Output::new(global.output, global.quiet, global.no_color);
+    let result = start_logging(&arguments).and_then(|()| dispatch(&arguments, output.clone()));
+    match result {
+        Ok(()) => ExitCode::Done.code(),
+        Err(error) => {
+            output.error(&error, global.verbose);
+            error.exit_code.code()
+        }
+    }
+}
+
+fn start_logging(arguments: &Arguments) -> Result<(), CliError> {
+    let global = &arguments.global;
+    // A verb that ends by itself says its errors itself; its log would say them twice.
+    let quiet = !matches!(arguments.command, Command::Daemon(_));
+    let unset = std::env::var_os("RUST_LOG").is_none_or(|value| value.is_empty());
+    let level = match &global.log_level {
+        Some(level) => Some(level.clone()),
+        None if quiet && unset => Some("off".to_owned()),
+        None => None,
+    };
+    logging::initialize(&LogOptions { format: global.log_format, level, no_color: global.no_color })
+        .map_err(|error| {
+            CliError::new(ExitCode::Usage, crate::spec::Reason::InvalidSpec, error.to_string())
+        })
+}
+
+fn dispatch(arguments: &Arguments, output: Output) -> Result<(), CliError> {
+    let global = &arguments.global;
+    match &arguments.command {
+        Command::Validate(files) => run::validate(files, &output),
+        Command::Generate(command) => generate::generate(command, &output),
+        Command::ProbeCatalog { path } => crate::catalog::probe(path).map_err(CliError::from),
+        command => {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .map_err(|error| CliError::internal(error.to_string()))?;
+            runtime.block_on(dispatch_async(global, command, output))
+        }
+    }
+}
+
+async fn dispatch_async(
+    global: &GlobalArguments,
+    command: &Command,
+    output: Output,
+) -> Result<(), CliError> {
+    match command {
+        Command::Run(arguments) => run::run(global, arguments, output).await,
+        Command::Daemon(arguments) => daemon::daemon(global, arguments, output).await,
+        Command::Backup(command) => backup::backup(global, command, output).await,
+        Command::Restore(command) => restore::restore(global, command, output).await,
+        Command::Rollback(arguments) => restore::rollback(global, arguments, output).await,
+        Command::Upgrade(command) => records::upgrade(global, command, output).await,
+        Command::Schedule(command) => schedule::schedule(global, command, output).await,
+        Command::AutoBackup(command) => schedule::auto_backup(global, command, output).await,
+        Command::Store(command) => store::store(global, command, output).await,
+        Command::Get(arguments) => get::get(global, arguments, output).await,
+        Command::Describe(arguments) => get::describe(global, arguments, output).await,
+        Command::Service(command) => records::service(global, command, output).await,
+        Command::History(arguments) => records::history(global, arguments, output).await,
+        Command::Config(command) => records::config(global, command, output).await,
+        Command::Db(command) => database::database(global, command, output).await,
+        Command::Validate(_) | Command::Generate(_) | Command::ProbeCatalog { .. } => Ok(()),
+    }
+}
