@@ -94,7 +94,8 @@ fn steps_before_swap(job: &RestoreJob, live_data: bool) -> Vec<Forward> {
         let action = Action::RunChild(Child::SafetyBackup);
         steps.push(Forward { step: SAFETY_BACKUP, action, on_interruption: Redo });
     }
-    if spec.mode == RestoreMode::Merge || !spec.preserve.is_empty() {
+    // With `include` only a part of the archive is put back: what it does not name stays.
+    if spec.mode == RestoreMode::Merge || !spec.preserve.is_empty() || !spec.include.is_empty() {
         steps.push(Forward { step: CARRY_OVER, action: Action::CarryOver, on_interruption: Undo });
     }
     steps

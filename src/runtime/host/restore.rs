@@ -1,0 +1,289 @@
+//! The actions of a Restore on a host.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::store::{local_path, open_store};
+use super::{Handles, blocking, unsupported};
+use crate::engine::replace::{
+    CarryRules, Replacement, ReplacementState as Found, StagedKind, Staging, carry_over,
+};
+use crate::engine::{self, EntryKind, Limits, LocalStore, Manifest, UnpackOptions};
+use crate::plan::{
+    Action, ExtractFacts, Failure, Log, PreflightFacts, ReplacementState, RestoreJob,
+};
+use crate::spec::{Reason, RestoreMode, VerifyMode};
+
+/// The operation's name in the names of its staging places.
+fn key(job: &RestoreJob) -> String {
+    blake3::hash(job.operation.to_string().as_bytes()).to_hex()[..12].to_owned()
+}
+
+fn paths(job: &RestoreJob) -> Vec<PathBuf> {
+    let host = job.target.host.as_ref();
+    host.map(|host| host.paths.iter().map(PathBuf::from).collect()).unwrap_or_default()
+}
+
+fn replacement(job: &RestoreJob) -> Replacement {
+    Replacement::new(key(job), paths(job))
+}
+
+pub(super) fn observe(job: &RestoreJob) -> Result<ReplacementState, Failure> {
+    Ok(match replacement(job).observe()? {
+        Found::AllOld => ReplacementState::Old,
+        Found::AllNew => ReplacementState::New,
+        Found::Mixed => ReplacementState::Mixed,
+    })
+}
+
+pub(super) async fn perform(
+    job: &RestoreJob,
+    action: &Action,
+    _: Log<'_>,
+    handles: Handles,
+) -> Result<Value, Failure> {
+    let job = job.clone();
+    match action {
+        Action::Preflight => blocking(move || preflight(&job)).await,
+        Action::VerifySource => blocking(move || verify_source(&job, &handles)).await,
+        Action::Extract => blocking(move || extract(&job, &handles)).await,
+        Action::CarryOver => blocking(move || carry(&job, &handles)).await,
+        Action::Swap => blocking(move || Ok(replacement(&job).swap().map(|()| Value::Null)?)).await,
+        Action::SwapBack => {
+            blocking(move || Ok(replacement(&job).swap_back().map(|()| Value::Null)?)).await
+        }
+        Action::DropOld => {
+            blocking(move || Ok(replacement(&job).drop_old().map(|()| Value::Null)?)).await
+        }
+        Action::DiscardStaging => {
+            blocking(move || Ok(replacement(&job).discard_staging().map(|()| Value::Null)?)).await
+        }
+        other => Err(unsupported(other)),
+    }
+}
+
+/// Which root of the archive goes where, in the order of both.
+fn destinations(job: &RestoreJob, manifest: &Manifest) -> Result<Vec<(String, PathBuf)>, Failure> {
+    let paths = paths(job);
+    if manifest.roots.is_empty() {
+        // An archive from elsewhere has no roots: all of it goes to the one path.
+        return match <[PathBuf; 1]>::try_from(paths) {
+            Ok([path]) => Ok(vec![(String::new(), path)]),
+            Err(paths) => Err(Failure::new(
+                Reason::InvalidSpec,
+                format!("{} names no roots and the target {}", job.archive, paths.len()),
+            )
+            .hint("name exactly one path to unpack it to")),
+        };
+    }
+    if paths.len() != manifest.roots.len() {
+        let names: Vec<&str> = manifest.roots.iter().map(|root| root.name.as_str()).collect();
+        return Err(Failure::new(
+            Reason::InvalidSpec,
+            format!(
+                "{} holds {} roots ({}) and the target names {} paths",
+                job.archive,
+                names.len(),
+                names.join(", "),
+                paths.len()
+            ),
+        )
+        .hint("name one path for each root, in the same order"));
+    }
+    // The very paths of the backup are matched by themselves, whatever their order.
+    let known: HashMap<&str, &str> =
+        manifest.roots.iter().map(|root| (root.path.as_str(), root.name.as_str())).collect();
+    let all_known = paths.iter().all(|path| known.contains_key(path.to_string_lossy().as_ref()));
+    Ok(paths
+        .into_iter()
+        .zip(&manifest.roots)
+        .map(|(path, root)| {
+            let own = known.get(path.to_string_lossy().as_ref()).filter(|_| all_known);
+            ((*own.unwrap_or(&root.name.as_str())).to_owned(), path)
+        })
+        .collect())
+}
+
+fn read_manifest(job: &RestoreJob) -> Result<(LocalStore, Manifest), Failure> {
+    let store = LocalStore::open(&local_path(&job.store)?, &job.store.name, false)?;
+    let manifest = store.read_manifest(&job.archive)?;
+    Ok((store, manifest))
+}
+
+/// Whether anything would be lost.
+fn is_live(path: &Path) -> bool {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => {
+            std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_some())
+        }
+        Ok(_) => true,
+        Err(_) => false,
+    }
+}
+
+/// The nearest directory that exists, where the new tree will be written.
+fn ground(path: &Path) -> Option<PathBuf> {
+    path.ancestors().skip(1).find(|ancestor| ancestor.is_dir()).map(Path::to_owned)
+}
+
+fn preflight(job: &RestoreJob) -> Result<Value, Failure> {
+    let (store, manifest) = read_manifest(job)?;
+    let destinations = destinations(job, &manifest)?;
+    let mut checks = Vec::new();
+    let mut check = |name: &str, found: String| {
+        checks.push((name.to_owned(), "PASS".to_owned(), found));
+    };
+    check("ARCHIVE", format!("{} files, {} bytes", manifest.counts.files, manifest.source_bytes));
+    let archive = store.path(&job.archive);
+    let mut spaces: HashMap<u64, (u64, PathBuf)> = HashMap::new();
+    for (_, path) in &destinations {
+        if archive.starts_with(path) {
+            return Err(Failure::new(
+                Reason::InvalidSpec,
+                format!("the store of {} lies inside {}, which is to be replaced", job.archive, path.display()),
+            )
+            .hint("move the store out of what is restored"));
+        }
+        let ground = ground(path).ok_or_else(|| {
+            Failure::new(Reason::TargetNotFound, format!("{} has no parent", path.display()))
+        })?;
+        let metadata = std::fs::metadata(&ground).map_err(|error| {
+            Failure::new(Reason::TargetNotFound, format!("{}: {error}", ground.display()))
+        })?;
+        let space = rustix::fs::statvfs(&ground).map_err(|error| {
+            Failure::new(Reason::TargetNotFound, format!("{}: {error}", ground.display()))
+        })?;
+        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        spaces.insert(metadata.dev(), (free, ground));
+    }
+    // The whole archive, since the manifest does not say how it is spread over the roots; with
+    // `include` only a part is written, how much nobody knows before.
+    if spaces.len() == 1 && job.spec.include.is_empty() {
+        for (free, ground) in spaces.values() {
+            if manifest.source_bytes > *free {
+                return Err(Failure::new(
+                    Reason::NotEnoughSpace,
+                    format!(
+                        "{} has {free} bytes free and the archive needs {}: the new tree is unpacked beside the old one",
+                        ground.display(),
+                        manifest.source_bytes
+                    ),
+                )
+                .hint("free some space, or restore a part with `include`"));
+            }
+            check("STORAGE_SPACE", format!("{free} bytes free at {}", ground.display()));
+        }
+    }
+    let live_paths: Vec<String> = destinations
+        .iter()
+        .filter(|(_, path)| is_live(path))
+        .map(|(_, path)| path.to_string_lossy().into_owned())
+        .collect();
+    Ok(json!(PreflightFacts {
+        estimated_bytes: manifest.source_bytes,
+        estimated_entries: manifest.counts.entries,
+        live_data: !live_paths.is_empty(),
+        live_paths,
+        from_version: None,
+        warnings: Vec::new(),
+        checks,
+    }))
+}
+
+fn verify_source(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
+    let store = open_store(&job.store)?;
+    handles.progress.phase("verifying");
+    let progress = handles.progress.as_ref();
+    engine::verify(&store, &job.archive, VerifyMode::Full, progress, &handles.cancel)?;
+    Ok(Value::Null)
+}
+
+/// The kind of each root, as the archive has it.
+fn kinds(
+    archive: &Path,
+    manifest: &Manifest,
+    names: &[(String, PathBuf)],
+) -> Result<HashMap<String, EntryKind>, Failure> {
+    let mut kinds = HashMap::new();
+    engine::list_entries(archive, manifest.format, &mut |entry| {
+        let name = entry.display_name();
+        let name = name.trim_end_matches('/');
+        if names.iter().any(|(root, _)| root == name) {
+            kinds.insert(name.to_owned(), entry.kind);
+        }
+        Ok(())
+    })?;
+    Ok(kinds)
+}
+
+fn extract(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
+    let (store, manifest) = read_manifest(job)?;
+    let destinations = destinations(job, &manifest)?;
+    let archive = store.path(&job.archive);
+    let kinds = kinds(&archive, &manifest, &destinations)?;
+    let key = key(job);
+    let mut staged = Vec::new();
+    for (root, path) in destinations {
+        let kind = match kinds.get(&root) {
+            Some(EntryKind::Directory) | None => StagedKind::Directory,
+            Some(_) => StagedKind::File,
+        };
+        let staging = Staging::create(&path, &key, kind)?;
+        staged.push((root, staging.path().to_owned()));
+    }
+    let options = UnpackOptions {
+        include: job.spec.include.clone(),
+        preserve: job.spec.preserve.clone(),
+        destinations: staged,
+        limits: Limits {
+            entries: Some(manifest.counts.entries),
+            bytes: Some(manifest.source_bytes),
+        },
+        ..UnpackOptions::default()
+    };
+    let progress = handles.progress.as_ref();
+    let summary = engine::unpack(&archive, manifest.format, &options, progress, &handles.cancel)?;
+    Ok(json!(ExtractFacts {
+        files: summary.files,
+        bytes: summary.bytes,
+        warnings: summary
+            .warnings
+            .iter()
+            .take(100)
+            .map(|warning| format!("{}: {}", warning.path, warning.message))
+            .collect(),
+    }))
+}
+
+fn carry(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
+    let key = key(job);
+    let rules = if job.spec.mode == RestoreMode::Merge || !job.spec.include.is_empty() {
+        CarryRules::merge()
+    } else {
+        CarryRules::preserve(&job.spec.preserve)?
+    };
+    handles.progress.phase("carrying over");
+    let cancel = || handles.cancel.is_cancelled();
+    let (mut linked, mut copied) = (0, 0);
+    for path in paths(job) {
+        let Some(staging) = Staging::find(&path, &key)? else {
+            continue;
+        };
+        let carried = carry_over(&path, &staging, &rules, &cancel)?;
+        linked += carried.linked;
+        copied += carried.copied;
+        if rules_are_both(job) {
+            // With `include`, `preserve` still wins over what was unpacked.
+            let preserve = CarryRules::preserve(&job.spec.preserve)?;
+            carry_over(&path, &staging, &preserve, &cancel)?;
+        }
+    }
+    Ok(json!({"linked": linked, "copied": copied}))
+}
+
+fn rules_are_both(job: &RestoreJob) -> bool {
+    !job.spec.include.is_empty() && !job.spec.preserve.is_empty()
+}
