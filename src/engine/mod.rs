@@ -26,6 +26,9 @@ mod tar;
 mod verify;
 mod walk;
 
+#[cfg(test)]
+mod tests;
+
 pub use codec::detect_format;
 pub use entry::{EntryInfo, EntryKind, Moment};
 pub use error::EngineError;
