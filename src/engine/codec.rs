@@ -20,11 +20,6 @@ use crate::spec::ArchiveFormat;
 pub(super) const GZIP_MEMBER: usize = 1 << 20;
 /// Raw bytes in one zstd frame: smaller frames cost ratio.
 const ZSTD_FRAME: usize = 4 << 20;
-/// The largest honest ratio of raw to compressed bytes: deflate cannot exceed 1032; a zstd frame of
-/// 4 MiB of one byte takes some 140 bytes.
-const DEFLATE_RATIO: u64 = 1100;
-const ZSTD_RATIO: u64 = 50_000;
-
 /// What was written, once the last member is out.
 pub(super) struct Written {
     pub archive_bytes: u64,
@@ -194,29 +189,6 @@ impl Read for Tapped {
     }
 }
 
-/// The raw side of a decoder: refuses a stream that grows beyond any honest ratio.
-struct Bounded<R> {
-    inner: R,
-    raw: u64,
-    ratio: u64,
-    tap: Rc<RefCell<Tap>>,
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.raw += count as u64;
-        let allowed = self.tap.borrow().bytes.saturating_mul(self.ratio).saturating_add(8 << 20);
-        if self.raw > allowed {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "it decompresses to more than any honest archive does",
-            ));
-        }
-        Ok(count)
-    }
-}
-
 /// The tar stream of an archive file, decompressed while it is read.
 pub(super) fn open_stream(
     file: File,
@@ -224,17 +196,12 @@ pub(super) fn open_stream(
     tap: &Rc<RefCell<Tap>>,
 ) -> io::Result<Box<dyn Read>> {
     let source = BufReader::with_capacity(256 << 10, Tapped { file, tap: Rc::clone(tap) });
-    let (inner, ratio): (Box<dyn Read>, u64) = match format {
-        ArchiveFormat::TarGz => {
-            (Box::new(flate2::bufread::MultiGzDecoder::new(source)), DEFLATE_RATIO)
-        }
-        ArchiveFormat::TarZst => {
-            (Box::new(zstd::stream::read::Decoder::with_buffer(source)?), ZSTD_RATIO)
-        }
+    let decoder: Box<dyn Read> = match format {
+        ArchiveFormat::TarGz => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
+        ArchiveFormat::TarZst => Box::new(zstd::stream::read::Decoder::with_buffer(source)?),
         ArchiveFormat::Tar => return Ok(Box::new(source)),
     };
-    let bounded = Bounded { inner, raw: 0, ratio, tap: Rc::clone(tap) };
-    Ok(Box::new(BufReader::with_capacity(256 << 10, bounded)))
+    Ok(Box::new(BufReader::with_capacity(256 << 10, decoder)))
 }
 
 /// The format of an archive file by its first bytes: gzip, zstd, or else a bare tar.

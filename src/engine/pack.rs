@@ -400,6 +400,8 @@ impl<W: Write> Packer<'_, W> {
 
     fn remember_name(&mut self, found: &Found<'_>, stat: &Stat) {
         if stat.st_nlink > 1 {
+            // The field is narrower than this on other architectures.
+            #[allow(clippy::useless_conversion)]
             let remaining = u64::from(stat.st_nlink) - 1;
             let first = FirstName { name: found.name.to_vec(), remaining };
             self.links.insert((stat.st_dev, stat.st_ino), first);

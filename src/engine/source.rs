@@ -80,20 +80,20 @@ pub(super) fn data_segments(file: &OwnedFd, stat: &Stat) -> Option<Vec<Segment>>
     let mut segments = Vec::new();
     let mut position = 0;
     while position < size {
-        let start = match rustix::fs::seek(file, SeekFrom::Data(position)) {
-            Ok(start) => start,
+        let data = match rustix::fs::seek(file, SeekFrom::Data(position)) {
+            Ok(data) => data,
             Err(Errno::NXIO) => break,
             Err(_) => return None,
         };
-        if start >= size {
+        if data >= size {
             break;
         }
-        let end = rustix::fs::seek(file, SeekFrom::Hole(start)).ok()?.min(size);
-        if end <= start || segments.len() == SEGMENT_LIMIT {
+        let hole = rustix::fs::seek(file, SeekFrom::Hole(data)).ok()?.min(size);
+        if hole <= data || segments.len() == SEGMENT_LIMIT {
             return None;
         }
-        segments.push(Segment { offset: start, length: end - start });
-        position = end;
+        segments.push(Segment { offset: data, length: hole - data });
+        position = hole;
     }
     let data: u64 = segments.iter().map(|segment| segment.length).sum();
     (data < size).then(|| {

@@ -56,6 +56,11 @@ pub fn verify(
         counts.add(entry.info.kind);
         bytes = bytes.saturating_add(entry.info.size);
         progress.advance(1, entry.info.size);
+        // Without this a small file could keep the decompressor busy for hours.
+        if counts.entries > manifest.counts.entries || bytes > manifest.source_bytes {
+            let detail = "it holds more entries or bytes than its manifest says";
+            return Err(EngineError::damaged(name, detail));
+        }
         if counts.entries == 1 {
             failpoint::hit("verify.middle");
         }

@@ -117,13 +117,13 @@ pub fn extract_one(
     entry_name: &str,
     output: &mut dyn Write,
 ) -> Result<u64, EngineError> {
-    let mut wanted = names::escaped_to_bytes(entry_name);
+    let mut wanted = entry_name.as_bytes().to_vec();
     // A link names an earlier entry: at most one more reading finds it.
     for _ in 0..2 {
         let mut reader = open_reader(path, format)?;
         let mut link = None;
         while let Some(entry) = reader.next_entry()? {
-            if entry.info.name != wanted {
+            if entry.info.name != wanted && entry.info.display_name() != entry_name {
                 continue;
             }
             match (entry.info.kind, &entry.info.link_target) {

@@ -57,40 +57,6 @@ pub(super) fn ancestors(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     slashes.map(|(index, _)| &name[..index])
 }
 
-/// Bytes of a name that was shown with escapes such as `\xff`.
-pub(super) fn escaped_to_bytes(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    loop {
-        match rest {
-            [b'\\', b'x', high, low, tail @ ..]
-                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
-            {
-                let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or(0);
-                bytes.push(u8::try_from(digit(*high) * 16 + digit(*low)).unwrap_or(0));
-                rest = tail;
-            }
-            [b'\\', b'n', tail @ ..] => {
-                bytes.push(b'\n');
-                rest = tail;
-            }
-            [b'\\', b't', tail @ ..] => {
-                bytes.push(b'\t');
-                rest = tail;
-            }
-            [b'\\', byte @ (b'\\' | b'\'' | b'"'), tail @ ..] => {
-                bytes.push(*byte);
-                rest = tail;
-            }
-            [byte, tail @ ..] => {
-                bytes.push(*byte);
-                rest = tail;
-            }
-            [] => return bytes,
-        }
-    }
-}
-
 /// Where an entry belongs: index of its destination, and name relative to it.
 pub(super) type Position = (usize, Vec<u8>);
 
@@ -150,6 +116,5 @@ mod tests {
             assert!(matches!(clean("a", name), Err(EngineError::Unsafe { .. })));
         }
         assert_eq!(ancestors(b"a/b/c").collect::<Vec<_>>(), [&b"a/b"[..], b"a"]);
-        assert_eq!(escaped_to_bytes("a\\xff\\\\b"), b"a\xff\\b");
     }
 }

@@ -5,6 +5,14 @@ use super::BLOCK;
 /// A header as it was read; fields are taken out on demand.
 pub(super) struct Header<'a>(pub &'a [u8; BLOCK]);
 
+/// The sparse table of an old GNU header.
+pub(super) struct OldSparse {
+    pub pairs: Vec<(u64, u64)>,
+    /// Whether further blocks continue the table.
+    pub more: bool,
+    pub real_size: u64,
+}
+
 /// A numeric field that is neither octal nor base-256, or does not fit.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadNumber;
@@ -82,11 +90,12 @@ impl Header<'_> {
     }
 
     /// Old GNU sparse: the four pairs, whether more blocks follow, and the real size.
-    pub(super) fn old_sparse(&self) -> Result<(Vec<(u64, u64)>, bool, u64), BadNumber> {
+    pub(super) fn old_sparse(&self) -> Result<OldSparse, BadNumber> {
         let mut pairs = Vec::new();
         push_pairs(self.field(386, 96), &mut pairs)?;
         let real = parse_number(self.field(483, 12))?;
-        Ok((pairs, self.0[482] != 0, real.try_into().map_err(|_| BadNumber)?))
+        let real_size = real.try_into().map_err(|_| BadNumber)?;
+        Ok(OldSparse { pairs, more: self.0[482] != 0, real_size })
     }
 }
 

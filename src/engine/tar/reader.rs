@@ -2,12 +2,15 @@
 
 use std::io::Read;
 
-use super::header::{BadNumber, Header, push_pairs, until_nul};
+use super::header::{BadNumber, Header, OldSparse, push_pairs, until_nul};
 use super::pax::{Record, parse_decimal, parse_records, parse_time, unescape_attribute, value};
 use super::sparse::{Segment, check_map};
 use super::{BLOCK, EXTENDED_LIMIT, SEGMENT_LIMIT};
 use crate::engine::entry::{EntryInfo, EntryKind, Moment, display_bytes};
 use crate::engine::error::EngineError;
+
+/// Zeros after the end blocks: programs fill up their last record, of rarely more than 1 MiB.
+const TRAILING_LIMIT: u64 = 16 << 20;
 
 /// One entry, its data not yet read.
 pub(crate) struct TarEntry {
@@ -163,7 +166,11 @@ impl<R: Read> TarReader<R> {
             }
             _ => 0,
         };
-        self.fill = self.data.next_multiple_of(BLOCK as u64) - self.data;
+        self.fill = self
+            .data
+            .checked_next_multiple_of(BLOCK as u64)
+            .ok_or_else(|| self.number(at, "size"))?
+            - self.data;
         let (size, segments, sparse) = if kind == EntryKind::File {
             self.layout(at, &header, &records)?
         } else {
@@ -239,8 +246,8 @@ impl<R: Read> TarReader<R> {
             parse_decimal(text).ok_or_else(|| reader.number(at, "sparse map"))
         };
         let (pairs, real_size) = if header.kind() == b'S' {
-            let (mut pairs, mut more, real) =
-                header.old_sparse().map_err(|BadNumber| self.number(at, "sparse map"))?;
+            let table = header.old_sparse().map_err(|BadNumber| self.number(at, "sparse map"))?;
+            let OldSparse { mut pairs, mut more, real_size } = table;
             while more {
                 let mut block = [0_u8; BLOCK];
                 self.fill_block(&mut block)?;
@@ -251,7 +258,7 @@ impl<R: Read> TarReader<R> {
                     return Err(self.damaged(at, "the sparse map has too many segments"));
                 }
             }
-            (pairs, real)
+            (pairs, real_size)
         } else if value(records, "GNU.sparse.major").is_some() {
             let version = (value(records, "GNU.sparse.major"), value(records, "GNU.sparse.minor"));
             if version != (Some(b"1"), Some(b"0")) {
@@ -388,6 +395,9 @@ impl<R: Read> TarReader<R> {
                 return Err(self.damaged(self.position, "there is data after the end blocks"));
             }
             self.position += count as u64;
+            if self.position - at > TRAILING_LIMIT {
+                return Err(self.damaged(at, "the end blocks are followed by endless zeros"));
+            }
         }
     }
 

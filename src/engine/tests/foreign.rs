@@ -1,3 +1,5 @@
+use std::os::unix::fs::MetadataExt;
+
 use super::*;
 
 #[test]
@@ -24,7 +26,6 @@ fn gnu_tar_and_bsdtar_restore_what_is_packed() {
     mine.remove(Path::new("a/b"));
     theirs.remove(Path::new("a/b"));
     assert_eq!(mine, theirs);
-    use std::os::unix::fs::MetadataExt;
     assert!(to.join("data/a/hole").metadata().unwrap().blocks() < 200, "holes stay holes");
 
     let to = place.path().join("bsd");
@@ -94,7 +95,6 @@ fn archives_of_gnu_tar_in_every_dialect_are_read() {
                 .collect()
         };
         assert_eq!(clean(snapshot(&root)), clean(snapshot(&to)), "{script}");
-        use std::os::unix::fs::MetadataExt;
         assert_eq!(sparse.contains("-S"), to.join("a/hole").metadata().unwrap().blocks() < 200);
     }
 }

@@ -8,6 +8,8 @@ mod selecting;
 mod storing;
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -126,14 +128,14 @@ fn snapshot(root: &Path) -> BTreeMap<PathBuf, String> {
         } else {
             let first =
                 links.entry((meta.dev(), meta.ino())).or_insert_with(|| relative.clone()).clone();
-            text += &format!(" same as {}", first.display());
+            write!(text, " same as {}", first.display()).unwrap();
             if kind.is_file() {
                 let data = std::fs::read(path).unwrap();
-                text += &format!(" {} {}", data.len(), blake3::hash(&data));
+                write!(text, " {} {}", data.len(), blake3::hash(&data)).unwrap();
             } else if kind.is_symlink() {
-                text += &format!(" -> {}", std::fs::read_link(path).unwrap().display());
+                write!(text, " -> {}", std::fs::read_link(path).unwrap().display()).unwrap();
             } else if !kind.is_fifo() {
-                text += &format!(" device {}", meta.rdev());
+                write!(text, " device {}", meta.rdev()).unwrap();
             }
         }
         out.insert(relative, text);
@@ -195,7 +197,7 @@ fn build_tree(root: &Path) {
     std::fs::create_dir_all(root).unwrap();
     shell(
         root,
-        r#"
+        r"
         mkdir -p empty a/b/c 'with space' deep
         printf hello > a/file; chmod 4755 a/file
         : > a/zero
@@ -216,9 +218,8 @@ newline'
         n=$(printf 'd%.0s' $(seq 1 120)); mkdir -p deep/$n/$n/$n; echo z > deep/$n/$n/$n/$(printf 'f%.0s' $(seq 1 255))
         ln -s $(printf 'x%.0s' $(seq 1 300)) deep/longlink
         touch -d '2020-01-01 00:00:00.5 UTC' a empty
-        "#,
+        ",
     );
-    use std::os::unix::ffi::OsStrExt;
     let odd = std::ffi::OsStr::from_bytes(b"odd \xff\xfe \x01 =%name");
     std::fs::write(root.join(odd), "odd").unwrap();
     if rustix::process::geteuid().is_root() {
