@@ -124,10 +124,7 @@ fn open_below(parent: BorrowedFd<'_>, relative: &[u8]) -> rustix::io::Result<Own
 }
 
 /// The same by single steps, none of which can follow a symlink.
-pub(super) fn open_by_component(
-    parent: BorrowedFd<'_>,
-    relative: &[u8],
-) -> rustix::io::Result<OwnedFd> {
+fn open_by_component(parent: BorrowedFd<'_>, relative: &[u8]) -> rustix::io::Result<OwnedFd> {
     let mut directory: Option<OwnedFd> = None;
     for component in relative.split(|byte| *byte == b'/') {
         if matches!(component, b"" | b"." | b"..") {
@@ -146,4 +143,25 @@ pub(super) fn failed(action: &'static str, path: &Path, error: Errno) -> EngineE
         error => io::Error::from(error),
     };
     EngineError::Extract { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_way_of_opening_follows_a_symlink() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(place.path().join("in/a/b")).unwrap();
+        std::fs::create_dir_all(place.path().join("outside/b")).unwrap();
+        std::os::unix::fs::symlink("../outside", place.path().join("in/l")).unwrap();
+        std::os::unix::fs::symlink("a", place.path().join("in/inner")).unwrap();
+        let beneath = Beneath::open(&place.path().join("in")).unwrap();
+        for open in [open_below, open_by_component] {
+            assert!(open(beneath.root(), b"a/b").is_ok());
+            for path in [&b"l"[..], b"l/b", b"inner", b"inner/b", b"..", b"../outside", b"a/../l"] {
+                assert!(open(beneath.root(), path).is_err(), "{}", path.escape_ascii());
+            }
+        }
+    }
 }

@@ -60,6 +60,9 @@ impl PendingArchive {
 
     /// The first half of [`Self::seal`]: sync and final name, no manifest yet.
     pub fn publish(&self) -> Result<(), EngineError> {
+        // On the handle that wrote: another one need not hear of a failed write-back.
+        let path = self.store.partial_path(&self.name);
+        self.file.sync_all().map_err(store_failed("syncing", &path))?;
         self.store.publish(&self.name)
     }
 

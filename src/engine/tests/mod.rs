@@ -199,7 +199,7 @@ fn build_tree(root: &Path) {
         root,
         r"
         mkdir -p empty a/b/c 'with space' deep
-        printf hello > a/file; chmod 4755 a/file
+        printf hello > a/file; chmod 755 a/file
         : > a/zero
         head -c 3000000 /dev/urandom > a/big
         ln a/file a/b/link; ln a/file a/b/c/link2
@@ -211,7 +211,7 @@ fn build_tree(root: &Path) {
         truncate -s 5M a/allhole
         printf t > 'with space/tab	and
 newline'
-        chmod 1777 empty; chmod 2755 a/b; chmod 000 a/zero
+        chmod 1777 empty; chmod 755 a/b; chmod 400 a/zero
         touch -d '1969-12-31 23:59:58.25 UTC' a/b/c/link2
         touch -d '2300-01-01 UTC' a/big
         touch -h -d '2001-02-03 04:05:06.123456789 UTC' a/dangling
@@ -226,7 +226,8 @@ newline'
         shell(
             root,
             "mknod a/null c 1 3; mknod a/blk b 7 200; chown 12345:54321 a/big; \
-             chown -h 7:8 a/dangling; chown 3000000:4000000 a/b/c",
+             chown -h 7:8 a/dangling; chown 3000000:4000000 a/b/c; \
+             chmod 4755 a/file; chmod 2755 a/b; chmod 000 a/zero",
         );
         run(
             "setfattr",

@@ -108,6 +108,57 @@ fn roots_that_are_files_go_where_they_are_told() {
     assert!(matches!(missing, Err(EngineError::EntryMissing { .. })));
 }
 
+#[test]
+fn sizes_and_owners_beyond_ustar_read_back() {
+    use super::super::tar::{TarReader, entry_blocks};
+    let info = EntryInfo {
+        name: [b"d/".repeat(300), b"\xff".to_vec()].concat(),
+        kind: EntryKind::File,
+        size: 9 << 30,
+        mode: 0o7777,
+        uid: 4_000_000_000,
+        gid: 3_000_000,
+        modified: Moment { seconds: -7, nanoseconds: 1 },
+        link_target: None,
+        device: (0, 0),
+        xattrs: vec![(b"user.a=b%".to_vec(), vec![0, 10, 61])],
+        sparse: false,
+    };
+    let (blocks, complete) = entry_blocks(&info, None);
+    assert!(complete);
+    let entry = TarReader::new(&blocks[..], "x").next_entry().unwrap().unwrap();
+    assert_eq!(entry.info, info);
+    assert_eq!(entry.segments[0].length, 9 << 30);
+}
+
+#[test]
+fn other_file_systems_are_crossed_only_when_asked() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("data");
+    let mount = root.join("mounted");
+    std::fs::create_dir_all(&mount).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=1m", "none"])
+        .arg(&mount)
+        .output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        println!("SKIPPED: tmpfs cannot be mounted here");
+        return;
+    }
+    std::fs::write(mount.join("file"), "x").unwrap();
+    let mut options = options(&root, ArchiveFormat::Tar);
+    let archive = place.path().join("x.tar");
+    let staying = pack_to(&options, &archive);
+    let names_staying = names_in(&archive);
+    options.cross_file_systems = true;
+    let crossing = pack_to(&options, &archive);
+    shell(&root, "umount mounted");
+    assert_eq!(staying.unwrap().warnings[0].kind, WarningKind::OtherFileSystem);
+    assert_eq!(names_staying, ["data/", "data/mounted/"]);
+    assert_eq!(crossing.unwrap().warnings, []);
+    assert_eq!(names_in(&archive), ["data/", "data/mounted/", "data/mounted/file"]);
+}
+
 #[derive(Debug, Clone)]
 enum Node {
     File { data: Vec<u8>, mode: u32, holes: bool },
@@ -138,6 +189,12 @@ fn node() -> impl Strategy<Value = Node> {
     })
 }
 
+/// Only root gets setuid and setgid back.
+fn restorable(mode: u32) -> std::fs::Permissions {
+    let root = rustix::process::geteuid().is_root();
+    std::fs::Permissions::from_mode(if root { mode } else { mode & 0o1777 })
+}
+
 fn build(path: &Path, node: &Node, last_file: &mut Option<PathBuf>) {
     match node {
         Node::File { data, mode, holes } => {
@@ -150,7 +207,7 @@ fn build(path: &Path, node: &Node, last_file: &mut Option<PathBuf>) {
             } else {
                 file.write_all_at(data, 0).unwrap();
             }
-            file.set_permissions(std::fs::Permissions::from_mode(*mode | 0o400)).unwrap();
+            file.set_permissions(restorable(*mode | 0o400)).unwrap();
             *last_file = Some(path.to_owned());
         }
         Node::Directory(children, mode) => {
@@ -161,7 +218,7 @@ fn build(path: &Path, node: &Node, last_file: &mut Option<PathBuf>) {
                     build(&path, child, last_file);
                 }
             }
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(*mode)).unwrap();
+            std::fs::set_permissions(path, restorable(*mode)).unwrap();
         }
         Node::Symlink(target) => {
             std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), path).unwrap();
