@@ -1,0 +1,91 @@
+//! What an archive says of one entry; the same type is written, listed and extracted.
+
+/// A point in time as file systems keep it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Moment {
+    /// Whole seconds since 1970 UTC, rounded down.
+    pub seconds: i64,
+    /// Nanoseconds above `seconds`, below 1,000,000,000.
+    pub nanoseconds: u32,
+}
+
+/// What kind of file an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// Another name of a file earlier in the archive.
+    HardLink,
+    /// A named pipe.
+    Fifo,
+    /// A character device.
+    CharacterDevice,
+    /// A block device.
+    BlockDevice,
+}
+
+impl EntryKind {
+    /// The word for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Directory => "directory",
+            Self::Symlink => "symlink",
+            Self::HardLink => "hard link",
+            Self::Fifo => "fifo",
+            Self::CharacterDevice => "character device",
+            Self::BlockDevice => "block device",
+        }
+    }
+
+    /// Whether the entry names a device.
+    pub fn is_device(self) -> bool {
+        matches!(self, Self::CharacterDevice | Self::BlockDevice)
+    }
+}
+
+/// One entry of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryInfo {
+    /// Name as it stands in the archive; any bytes but NUL, directories may end in a slash.
+    pub name: Vec<u8>,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Size of the file in bytes, holes included; 0 for everything but files.
+    pub size: u64,
+    /// Permission bits with setuid, setgid and sticky (`0o7777`).
+    pub mode: u32,
+    /// Numeric owner.
+    pub uid: u64,
+    /// Numeric group.
+    pub gid: u64,
+    /// Time of the last modification.
+    pub modified: Moment,
+    /// Target of a symlink, or archive name that a hard link points to.
+    pub link_target: Option<Vec<u8>>,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
+    /// Extended attributes, names as the kernel gives them.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Whether the archive keeps the file's holes as holes.
+    pub sparse: bool,
+}
+
+impl EntryInfo {
+    /// The name for people: bytes that are no UTF-8 or not printable are escaped.
+    pub fn display_name(&self) -> String {
+        display_bytes(&self.name)
+    }
+}
+
+/// Text for people of bytes that need not be UTF-8.
+pub(crate) fn display_bytes(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        _ => bytes.escape_ascii().to_string(),
+    }
+}

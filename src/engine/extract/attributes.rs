@@ -1,0 +1,141 @@
+//! Owner, mode, attributes and times of what was unpacked, in the order that keeps them all.
+//!
+//! Owner before mode, because a change of owner clears setuid; both before the attributes, because
+//! it clears capabilities too, and an ACL repeats the mode; times last, because everything else
+//! touches them.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use crate::engine::entry::{EntryInfo, Moment, display_bytes};
+use crate::engine::summary::{UnpackSummary, WarningKind};
+
+/// Sets everything on an open file or directory.
+pub(super) fn apply(
+    file: impl AsFd,
+    info: &EntryInfo,
+    restore_owner: bool,
+    summary: &mut UnpackSummary,
+) -> rustix::io::Result<()> {
+    if restore_owner {
+        let owned = match owner(info) {
+            Some((uid, gid)) => rustix::fs::fchown(&file, Some(uid), Some(gid)),
+            None => Err(Errno::RANGE),
+        };
+        warn_owner(info, owned, summary);
+    }
+    rustix::fs::fchmod(&file, mode(info, restore_owner))?;
+    for (name, value) in &info.xattrs {
+        let set = rustix::fs::fsetxattr(&file, name.as_slice(), value, XattrFlags::empty());
+        warn_attribute(info, name, set, summary);
+    }
+    rustix::fs::futimens(&file, &times(info.modified))
+}
+
+/// Sets everything on a symlink, which has no mode of its own.
+pub(super) fn apply_to_symlink(
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    info: &EntryInfo,
+    restore_owner: bool,
+    summary: &mut UnpackSummary,
+) -> rustix::io::Result<()> {
+    if restore_owner {
+        let owned = match owner(info) {
+            Some((uid, gid)) => {
+                rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            }
+            None => Err(Errno::RANGE),
+        };
+        warn_owner(info, owned, summary);
+    }
+    if !info.xattrs.is_empty() {
+        let mut path = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
+        path.extend_from_slice(name);
+        for (attribute, value) in &info.xattrs {
+            let set = rustix::fs::lsetxattr(
+                path.as_slice(),
+                attribute.as_slice(),
+                value,
+                XattrFlags::empty(),
+            );
+            warn_attribute(info, attribute, set, summary);
+        }
+    }
+    rustix::fs::utimensat(parent, name, &times(info.modified), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Sets everything on a FIFO or device, which must not be opened for that.
+pub(super) fn apply_to_special(
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    info: &EntryInfo,
+    restore_owner: bool,
+    summary: &mut UnpackSummary,
+) -> rustix::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node: OwnedFd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    let path = format!("/proc/self/fd/{}", node.as_raw_fd());
+    if restore_owner {
+        let owned = match owner(info) {
+            Some((uid, gid)) => {
+                rustix::fs::chownat(&node, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+            }
+            None => Err(Errno::RANGE),
+        };
+        warn_owner(info, owned, summary);
+    }
+    rustix::fs::chmod(path.as_str(), mode(info, restore_owner))?;
+    for (attribute, value) in &info.xattrs {
+        let set =
+            rustix::fs::setxattr(path.as_str(), attribute.as_slice(), value, XattrFlags::empty());
+        warn_attribute(info, attribute, set, summary);
+    }
+    rustix::fs::utimensat(parent, name, &times(info.modified), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// The kernel's number for "leave it" is no owner either.
+fn owner(info: &EntryInfo) -> Option<(Uid, Gid)> {
+    let number = |value: u64| u32::try_from(value).ok().filter(|number| *number != u32::MAX);
+    Some((Uid::from_raw(number(info.uid)?), Gid::from_raw(number(info.gid)?)))
+}
+
+/// Without its owner a file must not run as somebody else.
+fn mode(info: &EntryInfo, restore_owner: bool) -> Mode {
+    Mode::from_raw_mode(if restore_owner { info.mode & 0o7777 } else { info.mode & 0o1777 })
+}
+
+fn times(modified: Moment) -> Timestamps {
+    let modified = Timespec { tv_sec: modified.seconds, tv_nsec: i64::from(modified.nanoseconds) };
+    Timestamps { last_access: modified, last_modification: modified }
+}
+
+fn warn_owner(info: &EntryInfo, result: rustix::io::Result<()>, summary: &mut UnpackSummary) {
+    if let Err(error) = result {
+        let message = format!(
+            "its owner {}:{} could not be set: {}",
+            info.uid,
+            info.gid,
+            std::io::Error::from(error)
+        );
+        summary.warn(info.display_name(), WarningKind::Owner, message);
+    }
+}
+
+fn warn_attribute(
+    info: &EntryInfo,
+    name: &[u8],
+    result: rustix::io::Result<()>,
+    summary: &mut UnpackSummary,
+) {
+    if let Err(error) = result {
+        let message = format!(
+            "its attribute {} could not be set: {}",
+            display_bytes(name),
+            std::io::Error::from(error)
+        );
+        summary.warn(info.display_name(), WarningKind::Attributes, message);
+    }
+}

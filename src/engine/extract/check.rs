@@ -1,0 +1,196 @@
+//! The first reading of an archive: everything that can be refused is refused here.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use super::UnpackOptions;
+use super::names::{Key, Position, Selector, ancestors, clean, key};
+use crate::engine::codec::archive_label;
+use crate::engine::entry::{EntryInfo, EntryKind};
+use crate::engine::error::EngineError;
+use crate::engine::listing::open_reader;
+use crate::engine::progress::Cancel;
+use crate::spec::ArchiveFormat;
+
+/// What the second reading has to know.
+pub(super) struct Plan {
+    pub selector: Selector,
+    /// Entries that will be put in place.
+    pub entries: u64,
+    /// Bytes of their files.
+    pub bytes: u64,
+    /// Directories above selected entries: they get their attributes even if not selected.
+    pub above_selected: HashSet<Key>,
+    /// Files that hard links name, and that have to be found again when the link comes.
+    pub link_targets: HashSet<Key>,
+    /// Files that are not selected, but a selected link to them is: the link's place gets the data.
+    pub stand_ins: HashMap<Key, Position>,
+    /// Hard links by name, with the file that is at the end of the chain.
+    pub links: HashMap<Key, Key>,
+    /// Files that come more than once; the last one counts.
+    pub repeated: HashSet<Key>,
+    /// Destinations that are a single file.
+    pub single_files: HashSet<usize>,
+}
+
+/// What is known of a name so far.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Entry(EntryKind),
+    /// A directory only because something lies in it.
+    Implied,
+}
+
+/// Reads the whole archive and refuses it if anything in it is not safe to write.
+pub(super) fn check(
+    path: &Path,
+    format: ArchiveFormat,
+    options: &UnpackOptions,
+    cancel: &Cancel,
+) -> Result<Plan, EngineError> {
+    let mut checker = Checker {
+        archive: archive_label(path),
+        options,
+        seen: HashMap::new(),
+        total_bytes: 0,
+        plan: Plan {
+            selector: Selector::new(options)?,
+            entries: 0,
+            bytes: 0,
+            above_selected: HashSet::new(),
+            link_targets: HashSet::new(),
+            stand_ins: HashMap::new(),
+            links: HashMap::new(),
+            repeated: HashSet::new(),
+            single_files: HashSet::new(),
+        },
+        total_entries: 0,
+        selected: HashSet::new(),
+    };
+    let mut reader = open_reader(path, format)?;
+    while let Some(entry) = reader.next_entry()? {
+        cancel.check()?;
+        checker.entry(&entry.info)?;
+    }
+    Ok(checker.plan)
+}
+
+struct Checker<'a> {
+    archive: String,
+    options: &'a UnpackOptions,
+    seen: HashMap<Key, Seen>,
+    selected: HashSet<Key>,
+    total_entries: u64,
+    total_bytes: u64,
+    plan: Plan,
+}
+
+impl Checker<'_> {
+    fn entry(&mut self, info: &EntryInfo) -> Result<(), EngineError> {
+        self.count(info)?;
+        let name = clean(&self.archive, &info.name)?;
+        if name.is_empty() && info.kind != EntryKind::Directory {
+            return Err(self.refuse(info, "it would replace its destination"));
+        }
+        if info.kind.is_device() && !self.options.allow_devices {
+            return Err(self.refuse(info, "it is a device, and devices are not allowed here"));
+        }
+        self.place(info, &name)?;
+        let target = match (info.kind, &info.link_target) {
+            (EntryKind::HardLink, Some(target)) => Some(self.link_target(info, &name, target)?),
+            (EntryKind::Symlink, Some(target)) if target.is_empty() || target.contains(&0) => {
+                return Err(self.refuse(info, "its target is not a path"));
+            }
+            _ => None,
+        };
+        let Some(position) = self.plan.selector.position(&name) else { return Ok(()) };
+        let directory = info.kind == EntryKind::Directory;
+        if position.1.is_empty() && !directory {
+            self.plan.single_files.insert(position.0);
+        }
+        if !self.plan.selector.selects(&name, &position, directory) {
+            return Ok(());
+        }
+        self.plan.entries += 1;
+        self.plan.bytes = self.plan.bytes.saturating_add(info.size);
+        if !self.plan.selector.takes_everything() {
+            self.plan.above_selected.extend(ancestors(&name).map(key));
+        }
+        if let Some(target) = target
+            && !self.selected.contains(&target)
+        {
+            // Its data has to come from an entry that is not unpacked itself.
+            self.plan.stand_ins.entry(target).or_insert(position);
+        }
+        if matches!(info.kind, EntryKind::File | EntryKind::HardLink) || info.link_target.is_some()
+        {
+            self.selected.insert(key(&name));
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, info: &EntryInfo) -> Result<(), EngineError> {
+        self.total_entries += 1;
+        self.total_bytes = self.total_bytes.saturating_add(info.size);
+        let limits = self.options.limits;
+        if limits.entries.is_some_and(|limit| self.total_entries > limit)
+            || limits.bytes.is_some_and(|limit| self.total_bytes > limit)
+        {
+            return Err(self.refuse(info, "the archive holds more than it should"));
+        }
+        Ok(())
+    }
+
+    /// One name is one thing, and what has something in it is a directory.
+    fn place(&mut self, info: &EntryInfo, name: &[u8]) -> Result<(), EngineError> {
+        for above in ancestors(name) {
+            match self.seen.get(&key(above)) {
+                None => {
+                    self.seen.insert(key(above), Seen::Implied);
+                }
+                // What is above a known directory has been looked at already.
+                Some(Seen::Implied | Seen::Entry(EntryKind::Directory)) => break,
+                Some(Seen::Entry(kind)) => {
+                    let detail = format!("it lies beneath a {}", kind.as_str());
+                    return Err(self.refuse(info, &detail));
+                }
+            }
+        }
+        match (self.seen.insert(key(name), Seen::Entry(info.kind)), info.kind) {
+            (None, _)
+            | (Some(Seen::Implied | Seen::Entry(EntryKind::Directory)), EntryKind::Directory) => {
+                Ok(())
+            }
+            (Some(Seen::Entry(EntryKind::File)), EntryKind::File) => {
+                self.plan.repeated.insert(key(name));
+                Ok(())
+            }
+            (Some(_), _) => Err(self.refuse(info, "the name is already another entry's")),
+        }
+    }
+
+    fn link_target(
+        &mut self,
+        info: &EntryInfo,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Key, EngineError> {
+        let Ok(target) = clean(&self.archive, target) else {
+            return Err(self.refuse(info, "it is a hard link out of the archive"));
+        };
+        let target_key = key(&target);
+        match self.seen.get(&target_key) {
+            Some(Seen::Entry(kind)) if *kind != EntryKind::Directory && target != name => {
+                let end = self.plan.links.get(&target_key).copied().unwrap_or(target_key);
+                self.plan.links.insert(key(name), end);
+                self.plan.link_targets.insert(end);
+                Ok(end)
+            }
+            _ => Err(self.refuse(info, "it is a hard link to no earlier file of the archive")),
+        }
+    }
+
+    fn refuse(&self, info: &EntryInfo, detail: &str) -> EngineError {
+        EngineError::unsafe_entry(&self.archive, &info.name, detail)
+    }
+}

@@ -1,0 +1,45 @@
+//! How bytes move: walk, pack, list, verify, unpack, and the store that archives lie in.
+//!
+//! The engine knows files, tar and checksums. It knows no Docker, no Kubernetes and no database,
+//! reads no clock and starts no async work; callers run it on a blocking thread. What it writes is
+//! specified in `docs/design/archive-format.md`.
+//!
+//! ```text
+//! roots → walk → source → tar::writer → codec → store            (pack)
+//! store → codec → tar::reader → listing | verify | extract       (read)
+//! ```
+
+mod codec;
+mod entry;
+mod error;
+mod extract;
+mod listing;
+mod manifest;
+mod pack;
+mod progress;
+mod roots;
+mod select;
+mod source;
+mod store;
+mod summary;
+mod tar;
+mod verify;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+pub use codec::detect_format;
+pub use entry::{EntryInfo, EntryKind, Moment};
+pub use error::EngineError;
+pub use extract::{Limits, UnpackOptions, extract_one, extract_tree, unpack};
+pub use listing::list_entries;
+pub use manifest::{
+    FORMAT_VERSION, MANIFEST_SUFFIX, Manifest, ManifestDigest, ManifestRoot, ParentArchive,
+};
+pub use pack::{PackOptions, estimate, pack};
+pub use progress::{Cancel, Progress, Silent};
+pub use roots::{Root, name_roots};
+pub use store::{Cleaned, LocalStore, PendingArchive, StoreListing, StoredArchive};
+pub use summary::{Counts, Estimate, PackSummary, UnpackSummary, Warning, WarningKind};
+pub use verify::verify;

@@ -1,0 +1,192 @@
+//! Opening and describing the files to back up, always relative to an open directory.
+//!
+//! Never follows a symlink and never blocks on a FIFO. Reads only.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::io::Errno;
+
+use super::entry::{EntryInfo, EntryKind, Moment};
+use super::tar::{SEGMENT_LIMIT, Segment};
+
+/// Opens a file or directory for reading without touching its access time where that is allowed.
+pub(super) fn open(parent: impl AsFd, name: &CStr, extra: OFlags) -> rustix::io::Result<OwnedFd> {
+    #[cfg(test)]
+    hook::run(hook::Stage::Open, name)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | extra;
+    match rustix::fs::openat(&parent, name, flags | OFlags::NOATIME, Mode::empty()) {
+        // Only the owner may ask for this.
+        Err(Errno::PERM) => rustix::fs::openat(&parent, name, flags, Mode::empty()),
+        result => result,
+    }
+}
+
+/// What an entry is; nothing for sockets, which no archive can hold.
+pub(super) fn kind_of(file_type: FileType) -> Option<EntryKind> {
+    match file_type {
+        FileType::RegularFile => Some(EntryKind::File),
+        FileType::Directory => Some(EntryKind::Directory),
+        FileType::Symlink => Some(EntryKind::Symlink),
+        FileType::Fifo => Some(EntryKind::Fifo),
+        FileType::CharacterDevice => Some(EntryKind::CharacterDevice),
+        FileType::BlockDevice => Some(EntryKind::BlockDevice),
+        _ => None,
+    }
+}
+
+/// The entry that stands for a file of these attributes.
+pub(super) fn describe(name: Vec<u8>, kind: EntryKind, stat: &Stat) -> EntryInfo {
+    let device = if kind.is_device() {
+        (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev))
+    } else {
+        (0, 0)
+    };
+    EntryInfo {
+        name,
+        kind,
+        size: if kind == EntryKind::File { size(stat) } else { 0 },
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid.into(),
+        gid: stat.st_gid.into(),
+        modified: modified(stat),
+        link_target: None,
+        device,
+        xattrs: Vec::new(),
+        sparse: false,
+    }
+}
+
+pub(super) fn size(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or(0)
+}
+
+pub(super) fn modified(stat: &Stat) -> Moment {
+    Moment { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }
+}
+
+/// Bytes that the file takes up on disk.
+pub(super) fn allocated(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512)
+}
+
+/// The parts of a file that hold data, if it has holes and the file system tells where.
+pub(super) fn data_segments(file: &OwnedFd, stat: &Stat) -> Option<Vec<Segment>> {
+    let size = size(stat);
+    if allocated(stat) >= size {
+        return None;
+    }
+    let mut segments = Vec::new();
+    let mut position = 0;
+    while position < size {
+        let data = match rustix::fs::seek(file, SeekFrom::Data(position)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => break,
+            Err(_) => return None,
+        };
+        if data >= size {
+            break;
+        }
+        let hole = rustix::fs::seek(file, SeekFrom::Hole(data)).ok()?.min(size);
+        if hole <= data || segments.len() == SEGMENT_LIMIT {
+            return None;
+        }
+        segments.push(Segment { offset: data, length: hole - data });
+        position = hole;
+    }
+    let data: u64 = segments.iter().map(|segment| segment.length).sum();
+    (data < size).then(|| {
+        // A map that ends before the file does would lose the trailing hole in GNU tar.
+        if segments.last().is_none_or(|last| last.offset + last.length < size) {
+            segments.push(Segment { offset: size, length: 0 });
+        }
+        segments
+    })
+}
+
+/// Where extended attributes are read from: an open file, or a name that cannot be opened.
+pub(super) enum AttributeSource<'a> {
+    Open(&'a OwnedFd),
+    Named(std::os::fd::BorrowedFd<'a>, &'a CStr),
+}
+
+/// Every extended attribute, in the kernel's order; ACLs and capabilities are among them.
+pub(super) fn attributes(
+    source: &AttributeSource<'_>,
+) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    // No system call reads attributes relative to a directory before Linux 6.13; the magic link of
+    // the open directory does the same.
+    let path = match source {
+        AttributeSource::Named(parent, name) => {
+            let mut path = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
+            path.extend_from_slice(name.to_bytes());
+            path
+        }
+        AttributeSource::Open(_) => Vec::new(),
+    };
+    let mut names = [0_u8; 1024];
+    let listed = match source {
+        AttributeSource::Open(file) => rustix::fs::flistxattr(file, &mut names[..]),
+        AttributeSource::Named(..) => rustix::fs::llistxattr(&path[..], &mut names[..]),
+    };
+    let names = match listed {
+        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Ok(count) => names[..count].to_vec(),
+        Err(Errno::RANGE) => {
+            let mut names = vec![0_u8; 64 << 10];
+            let count = match source {
+                AttributeSource::Open(file) => rustix::fs::flistxattr(file, &mut names[..])?,
+                AttributeSource::Named(..) => rustix::fs::llistxattr(&path[..], &mut names[..])?,
+            };
+            names.truncate(count);
+            names
+        }
+        Err(error) => return Err(error),
+    };
+    let mut attributes = Vec::new();
+    let mut value = vec![0_u8; 64 << 10];
+    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let read = match source {
+            AttributeSource::Open(file) => rustix::fs::fgetxattr(file, name, &mut value[..]),
+            AttributeSource::Named(..) => rustix::fs::lgetxattr(&path[..], name, &mut value[..]),
+        };
+        match read {
+            Ok(count) => attributes.push((name.to_vec(), value[..count].to_vec())),
+            Err(Errno::NODATA) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(attributes)
+}
+
+/// Lets tests change files between the steps of reading them.
+#[cfg(test)]
+pub(super) mod hook {
+    use std::cell::RefCell;
+    use std::ffi::CStr;
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum Stage {
+        Open,
+        Described,
+    }
+
+    type Hook = Box<dyn FnMut(Stage, &CStr) -> rustix::io::Result<()>>;
+
+    thread_local! {
+        static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
+    }
+
+    pub(crate) fn set(hook: Hook) {
+        HOOK.with(|slot| *slot.borrow_mut() = Some(hook));
+    }
+
+    pub(crate) fn clear() {
+        HOOK.with(|slot| *slot.borrow_mut() = None);
+    }
+
+    pub(crate) fn run(stage: Stage, name: &CStr) -> rustix::io::Result<()> {
+        HOOK.with(|slot| slot.borrow_mut().as_mut().map_or(Ok(()), |hook| hook(stage, name)))
+    }
+}

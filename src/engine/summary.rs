@@ -1,0 +1,155 @@
+//! What came of packing and unpacking: counts, sizes, checksums, warnings.
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::EntryKind;
+
+/// How many entries of each kind an archive holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// All entries.
+    pub entries: u64,
+    /// Regular files.
+    pub files: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Symlinks.
+    pub symlinks: u64,
+    /// Further names of files.
+    pub hard_links: u64,
+    /// FIFOs and devices.
+    pub special: u64,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, kind: EntryKind) {
+        self.entries += 1;
+        match kind {
+            EntryKind::File => self.files += 1,
+            EntryKind::Directory => self.directories += 1,
+            EntryKind::Symlink => self.symlinks += 1,
+            EntryKind::HardLink => self.hard_links += 1,
+            EntryKind::Fifo | EntryKind::CharacterDevice | EntryKind::BlockDevice => {
+                self.special += 1;
+            }
+        }
+    }
+}
+
+/// What a warning is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum WarningKind {
+    /// The file became shorter while it was read; the rest is zeros.
+    Shrank,
+    /// The file became longer while it was read; it was cut at its first size.
+    Grew,
+    /// The file was written to, or replaced, while it was read.
+    Changed,
+    /// The file was gone before it could be read.
+    Vanished,
+    /// The path could not be read and was left out, as was asked for.
+    Unreadable,
+    /// Sockets are not archived.
+    SocketSkipped,
+    /// A mount point; what is mounted there was not read.
+    OtherFileSystem,
+    /// The path was left out because it is the archive's own place.
+    Skipped,
+    /// Extended attributes could not be read or set.
+    Attributes,
+    /// The owner could not be set.
+    Owner,
+    /// A hard link became a copy of the file.
+    LinkCopied,
+}
+
+/// Something that people should know of a backup or restore that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Warning {
+    /// The path or archive name that it is about; bytes that are no UTF-8 are escaped.
+    pub path: String,
+    /// What happened.
+    pub kind: WarningKind,
+    /// One sentence.
+    pub message: String,
+}
+
+/// What a walk over the roots found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Estimate {
+    /// Entries that would be archived.
+    pub entries: u64,
+    /// Regular files among them.
+    pub files: u64,
+    /// Their sizes, holes included, hard links once.
+    pub bytes: u64,
+    /// The bytes they take up on disk, at most `bytes`: an upper bound for an archive's data.
+    pub allocated_bytes: u64,
+    /// Paths that cannot be read, each with its error; at most [`Estimate::LISTED`].
+    pub unreadable: Vec<Warning>,
+    /// How many paths cannot be read.
+    pub unreadable_count: u64,
+}
+
+impl Estimate {
+    /// The most unreadable paths that are listed.
+    pub const LISTED: usize = 20;
+}
+
+/// What packing wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PackSummary {
+    /// Entries by kind.
+    pub counts: Counts,
+    /// Sizes of all files, holes included, hard links once.
+    pub source_bytes: u64,
+    /// Size of the archive file.
+    pub archive_bytes: u64,
+    /// SHA-256 of the archive file, in hex.
+    pub sha256: String,
+    /// BLAKE3 of the uncompressed tar stream, in hex.
+    pub content_digest: String,
+    /// The first [`PackSummary::WARNINGS_KEPT`] warnings.
+    pub warnings: Vec<Warning>,
+    /// How many warnings there were.
+    pub warning_count: u64,
+}
+
+impl PackSummary {
+    /// The most warnings that are kept; the others are counted.
+    pub const WARNINGS_KEPT: usize = 1000;
+
+    pub(crate) fn warn(&mut self, path: String, kind: WarningKind, message: impl Into<String>) {
+        self.warning_count += 1;
+        if self.warnings.len() < Self::WARNINGS_KEPT {
+            self.warnings.push(Warning { path, kind, message: message.into() });
+        }
+    }
+}
+
+/// What unpacking wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UnpackSummary {
+    /// Entries of every kind that were put in place.
+    pub entries: u64,
+    /// Regular files and hard links that were put in place.
+    pub files: u64,
+    /// Bytes of files, holes included.
+    pub bytes: u64,
+    /// The first [`PackSummary::WARNINGS_KEPT`] warnings.
+    pub warnings: Vec<Warning>,
+    /// How many warnings there were.
+    pub warning_count: u64,
+}
+
+impl UnpackSummary {
+    pub(crate) fn warn(&mut self, path: String, kind: WarningKind, message: impl Into<String>) {
+        self.warning_count += 1;
+        if self.warnings.len() < PackSummary::WARNINGS_KEPT {
+            self.warnings.push(Warning { path, kind, message: message.into() });
+        }
+    }
+}

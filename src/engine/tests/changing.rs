@@ -1,0 +1,151 @@
+use super::super::source::hook::{self, Stage};
+use super::*;
+
+/// Packs while `change` runs at the given stage of reading `file`.
+fn pack_while(
+    options: &PackOptions,
+    archive: &Path,
+    stage: Stage,
+    file: &'static str,
+    mut change: impl FnMut() -> rustix::io::Result<()> + 'static,
+) -> Result<PackSummary, EngineError> {
+    hook::set(Box::new(move |at, name| {
+        if at == stage && name.to_bytes() == file.as_bytes() { change() } else { Ok(()) }
+    }));
+    let result = pack_to(options, archive);
+    hook::clear();
+    result
+}
+
+#[test]
+fn files_that_change_while_they_are_read_leave_a_valid_archive() {
+    let kinds = [
+        (Stage::Described, 3_000_000_u64, 1_000_000, WarningKind::Shrank),
+        (Stage::Described, 3_000_000, 5_000_000, WarningKind::Grew),
+        (Stage::Described, 0, 10, WarningKind::Grew),
+        (Stage::Described, 10, 0, WarningKind::Shrank),
+    ];
+    for (stage, before, after, kind) in kinds {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("data");
+        std::fs::create_dir(&root).unwrap();
+        let file = root.join("file");
+        std::fs::write(&file, vec![b'x'; usize::try_from(before).unwrap()]).unwrap();
+        std::fs::write(root.join("other"), "other").unwrap();
+        let archive = place.path().join("x.tar.gz");
+        let summary =
+            pack_while(&options(&root, ArchiveFormat::TarGz), &archive, stage, "file", move || {
+                let handle = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+                handle.set_len(after).unwrap();
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(summary.warnings.len(), 1);
+        assert_eq!(summary.warnings[0].kind, kind);
+        let mut data = Vec::new();
+        let size = extract_one(&archive, ArchiveFormat::TarGz, "data/file", &mut data).unwrap();
+        assert_eq!(size, before);
+        let kept = usize::try_from(before.min(after)).unwrap();
+        assert!(data[..kept].iter().all(|byte| *byte == b'x'));
+        assert!(data[kept..].iter().all(|byte| *byte == 0));
+        run("tar", &["tzf", archive.to_str().unwrap()]);
+        assert_eq!(names_in(&archive).len(), 3);
+    }
+}
+
+#[test]
+fn files_that_vanish_are_left_out() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("data");
+    std::fs::create_dir(&root).unwrap();
+    let file = root.join("file");
+    std::fs::write(&file, "x").unwrap();
+    let archive = place.path().join("x.tar");
+    let summary =
+        pack_while(&options(&root, ArchiveFormat::Tar), &archive, Stage::Open, "file", move || {
+            std::fs::remove_file(&file).unwrap();
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(summary.warnings[0].kind, WarningKind::Vanished);
+    assert_eq!(names_in(&archive), ["data/"]);
+}
+
+#[test]
+fn a_file_that_becomes_a_symlink_is_not_followed() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("data");
+    std::fs::create_dir(&root).unwrap();
+    let file = root.join("file");
+    std::fs::write(&file, "x").unwrap();
+    let archive = place.path().join("x.tar");
+    let summary =
+        pack_while(&options(&root, ArchiveFormat::Tar), &archive, Stage::Open, "file", move || {
+            std::fs::remove_file(&file).unwrap();
+            std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(summary.warnings[0].kind, WarningKind::Changed);
+    assert_eq!(names_in(&archive), ["data/"]);
+}
+
+#[test]
+fn unreadable_paths_fail_the_backup_unless_allowed() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("data");
+    std::fs::create_dir_all(root.join("secret")).unwrap();
+    std::fs::write(root.join("file"), "x").unwrap();
+    let archive = place.path().join("x.tar");
+    let mut options = options(&root, ArchiveFormat::Tar);
+    for name in ["file", "secret"] {
+        let refuse = || Err(rustix::io::Errno::ACCESS);
+        let error = pack_while(&options, &archive, Stage::Open, name, refuse).unwrap_err();
+        assert_eq!(error.reason(), crate::spec::Reason::UnreadablePath);
+        let path = root.join(name).display().to_string();
+        assert!(error.to_string().contains(&path), "{error}");
+        assert!(!error.hint().is_empty());
+        options.allow_unreadable = true;
+        let summary = pack_while(&options, &archive, Stage::Open, name, refuse).unwrap();
+        assert_eq!(summary.warnings[0].kind, WarningKind::Unreadable);
+        assert_eq!(names_in(&archive).len(), 2);
+        options.allow_unreadable = false;
+    }
+}
+
+#[test]
+fn a_file_that_even_root_cannot_read_fails_the_backup() {
+    let root = Path::new("/proc/sys/net/ipv4/route");
+    if std::fs::File::open(root.join("flush")).is_ok() || !root.join("flush").exists() {
+        println!("SKIPPED: there is no unreadable {}", root.display());
+        return;
+    }
+    let mut options = options(root, ArchiveFormat::Tar);
+    let error = pack(&options, &mut Vec::new(), &Silent, &Cancel::new()).unwrap_err();
+    assert!(error.to_string().contains("route/flush"), "{error}");
+    options.allow_unreadable = true;
+    assert!(pack(&options, &mut Vec::new(), &Silent, &Cancel::new()).is_ok());
+}
+
+#[test]
+fn missing_roots_cancelling_and_sockets_have_their_reasons() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("data");
+    let archive = place.path().join("x.tar");
+    let error = pack_to(&options(&root, ArchiveFormat::Tar), &archive).unwrap_err();
+    assert_eq!(error.reason(), crate::spec::Reason::TargetNotFound);
+    std::fs::create_dir(&root).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+    let summary = pack_to(&options(&root, ArchiveFormat::Tar), &archive).unwrap();
+    assert_eq!(summary.warnings[0].kind, WarningKind::SocketSkipped);
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let error = pack(&options(&root, ArchiveFormat::Tar), &mut Vec::new(), &Silent, &cancel);
+    assert!(matches!(error, Err(EngineError::Cancelled)));
+    let mut skipping = options(&root, ArchiveFormat::Tar);
+    std::fs::create_dir(root.join("store")).unwrap();
+    std::fs::write(root.join("store/x"), "x").unwrap();
+    skipping.skip = vec![root.join("store")];
+    pack_to(&skipping, &archive).unwrap();
+    assert_eq!(names_in(&archive), ["data/"]);
+}
