@@ -134,6 +134,52 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// The manifest of an archive that has just been written; what it is of is left to be filled in.
+    pub fn new(
+        name: &str,
+        format: ArchiveFormat,
+        summary: &PackSummary,
+        created_at: Timestamp,
+    ) -> Self {
+        let mut manifest = Self {
+            format_version: FORMAT_VERSION,
+            tool: format!("eider {}", env!("CARGO_PKG_VERSION")),
+            name: name.to_owned(),
+            format,
+            namespace: String::new(),
+            backup: String::new(),
+            trigger: BackupTrigger::default(),
+            backup_type: BackupType::default(),
+            target: Target::default(),
+            target_summary: String::new(),
+            service_version: None,
+            description: None,
+            parent: None,
+            schedule: None,
+            store: String::new(),
+            deletion_policy: DeletionPolicy::default(),
+            host: String::new(),
+            created_at,
+            completed_at: None,
+            expires_at: None,
+            verified_at: None,
+            duration_seconds: 0.0,
+            downtime_seconds: None,
+            roots: Vec::new(),
+            counts: Counts::default(),
+            source_bytes: 0,
+            size_bytes: 0,
+            sha256: String::new(),
+            content_digest: String::new(),
+            warnings: Vec::new(),
+            warning_count: 0,
+            other: serde_json::Map::new(),
+            digest: ManifestDigest::default(),
+        };
+        manifest.record(summary);
+        manifest
+    }
+
     /// Takes over what packing found out.
     pub fn record(&mut self, summary: &PackSummary) {
         self.counts = summary.counts;

@@ -46,7 +46,7 @@ pub fn verify(
     progress.total(manifest.counts.entries, manifest.source_bytes);
     let tap = Tap::hashing();
     let stream = open_stream(file, manifest.format, &tap).map_err(report)?;
-    let mut content = Hashing { inner: stream, hasher: blake3::Hasher::new() };
+    let mut content = Hashing::new(stream);
     let mut reader = TarReader::new(&mut content, name);
     let mut counts = Counts::default();
     let mut bytes = 0_u64;
@@ -70,7 +70,7 @@ pub fn verify(
             }
         }
     }
-    let found = hex(content.hasher.finalize().as_bytes());
+    let found = content.digest();
     let sha256 = tap.borrow_mut().digest();
     let mismatch = if tap.borrow().bytes != size {
         Some("there are bytes after the end of its compressed data".to_owned())
@@ -114,9 +114,20 @@ fn quick(file: &mut std::fs::File, manifest: &Manifest) -> std::io::Result<Optio
 }
 
 /// Hashes what is read through it.
-struct Hashing<R> {
+pub(super) struct Hashing<R> {
     inner: R,
     hasher: blake3::Hasher,
+}
+
+impl<R> Hashing<R> {
+    pub(super) fn new(inner: R) -> Self {
+        Self { inner, hasher: blake3::Hasher::new() }
+    }
+
+    /// BLAKE3, in hex, of everything that was read so far.
+    pub(super) fn digest(&self) -> String {
+        hex(self.hasher.finalize().as_bytes())
+    }
 }
 
 impl<R: Read> Read for Hashing<R> {

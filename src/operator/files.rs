@@ -63,7 +63,7 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
                     loaded.valid_files.insert(name.clone());
                     loaded
                         .documents
-                        .extend(documents.into_iter().map(|located| (located.document, name.clone())));
+                        .extend(documents.into_iter().map(|located| (located.value, name.clone())));
                 }
                 Err(problems) => loaded.problems.extend(problems),
             }

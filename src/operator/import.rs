@@ -1,7 +1,5 @@
 //! Archives from elsewhere: copied into a store, read completely, recorded.
 
-use std::fs::File;
-use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,10 +8,10 @@ use jiff::Timestamp;
 use super::stores::{blocking, record_of};
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupKey, BackupRecord};
-use crate::engine::{self, Cancel, LocalStore, Manifest, PackSummary, Progress};
+use crate::engine::{self, Cancel, LocalStore, Manifest, Progress};
 use crate::plan::{Failure, StoreBinding};
 use crate::runtime::host;
-use crate::spec::{Reason, VerifyMode};
+use crate::spec::VerifyMode;
 
 /// What an import left.
 #[derive(Debug, Clone)]
@@ -75,36 +73,15 @@ fn copy_in(
         return Ok((manifest, false));
     }
     let format = engine::detect_format(file)?;
-    let mut summary = PackSummary::default();
-    let mut content = engine::content_of(file, format, &mut summary, cancel)?;
+    let summary = engine::survey(file, format, progress, cancel)?;
+    progress.total(0, summary.archive_bytes);
     let mut pending = target.begin(&name)?;
-    let failed = |error: std::io::Error| {
-        Failure::new(Reason::ArchiveFailed, format!("copying {}: {error}", file.display()))
-    };
-    let mut input = File::open(file).map_err(failed)?;
-    let mut hasher = engine::ArchiveHasher::default();
-    let mut buffer = vec![0; 1 << 20];
-    progress.total(0, input.metadata().map_err(failed)?.len());
-    loop {
-        let count = input.read(&mut buffer).map_err(failed)?;
-        if count == 0 {
-            break;
-        }
-        if cancel.is_cancelled() {
-            return Err(Failure::new(Reason::Cancelled, "cancelled; nothing was imported"));
-        }
-        hasher.update(&buffer[..count]);
-        pending.write_all(&buffer[..count]).map_err(failed)?;
-        summary.archive_bytes += count as u64;
-        progress.advance(0, count as u64);
-    }
-    summary.sha256 = hasher.finish();
-    summary.content_digest = std::mem::take(&mut content);
+    pending.fill_from(file, cancel, progress)?;
     let mut manifest = Manifest::new(pending.name(), format, &summary, Timestamp::now());
     manifest.namespace = namespace;
     manifest.backup = name.trim_end_matches(&format!(".{}", format.extension())).to_lowercase();
     manifest.service_version = version;
-    manifest.store = Some(store.name.clone());
+    manifest.store.clone_from(&store.name);
     manifest.host = host::host_name();
     manifest.target_summary = format!("import:{name}");
     manifest.description = Some(format!("imported from {}", file.display()));

@@ -320,8 +320,8 @@ fn default_target(
     }
     let opened = LocalStore::open(&host::local_path(store)?, &store.name, false)?;
     let manifest: Manifest = opened.read_manifest(archive)?;
-    if let Some(target) = manifest.target {
-        return Ok(target);
+    if manifest.target != Target::default() {
+        return Ok(manifest.target);
     }
     if manifest.roots.is_empty() {
         return Err(Failure::new(

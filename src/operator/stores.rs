@@ -14,7 +14,7 @@ use crate::catalog::{BackupFilter, BackupRecord, RecordStatus, RebuildReport, Re
 use crate::engine::{self, Cancel, LocalStore, Manifest, Progress};
 use crate::plan::{Failure, StoreBinding, conditions};
 use crate::runtime::host;
-use crate::spec::{BackupStoreSpec, BackupStoreStatus, ByteSize, Kind, Reason, VerifyMode};
+use crate::spec::{BackupStoreSpec, BackupStoreStatus, ByteSize, Kind, Reason, Target, VerifyMode};
 use crate::telemetry::metrics::StoreFacts;
 
 /// What a look into a store found.
@@ -202,7 +202,7 @@ impl Operator {
             Ok(host::open_store(&store)?.clean_unfinished(grace, Timestamp::now())?)
         })
         .await?;
-        Ok(cleaned.into_iter().map(|cleaned| cleaned.name).collect())
+        Ok(cleaned.removed)
     }
 
     /// Undeleted records whose archive lies directly in this directory.
@@ -262,7 +262,7 @@ impl Operator {
                     let to = host::open_store(&new)?;
                     from.copy_archive(&name, &to, &engine::Silent, &cancel)?;
                     engine::verify(&to, &name, VerifyMode::Full, &engine::Silent, &cancel)?;
-                    Ok(to.path(&name))
+                    Ok(to.archive_path(&name))
                 })
                 .await
             };
@@ -341,12 +341,12 @@ pub(super) fn record_of(manifest: &Manifest, directory: &Path) -> BackupRecord {
         created_at: manifest.created_at,
         expires_at: manifest.expires_at,
         status: RecordStatus::Succeeded,
-        duration_seconds: manifest.duration_seconds,
+        duration_seconds: Some(manifest.duration_seconds),
         target: manifest.target_summary.clone(),
         verified_at: manifest.verified_at,
         namespace: manifest.namespace.clone(),
         object: manifest.backup.clone(),
-        store: manifest.store.clone().unwrap_or_default(),
+        store: manifest.store.clone(),
         schedule: manifest.schedule.clone(),
         trigger: Some(manifest.trigger.as_str().to_owned()),
         parent: manifest.parent.as_ref().map(|parent| parent.name.clone()),
@@ -354,7 +354,7 @@ pub(super) fn record_of(manifest: &Manifest, directory: &Path) -> BackupRecord {
         downtime_seconds: manifest.downtime_seconds,
         content_digest: Some(manifest.content_digest.clone()),
         host: Some(manifest.host.clone()),
-        target_spec: manifest.target.as_ref().map(|target| json!(target)),
+        target_spec: (manifest.target != Target::default()).then(|| json!(manifest.target)),
         ..BackupRecord::default()
     }
 }
@@ -390,7 +390,8 @@ async fn look(namespace: String, store: StoreBinding) -> StoreReport {
                     }),
                 }
             }
-            report.problems.extend(listing.unfinished.into_iter().map(|name| StoreProblem {
+            let unfinished = listing.unfinished.into_iter().chain(listing.partial);
+            report.problems.extend(unfinished.map(|name| StoreProblem {
                 message: "an unfinished upload; `eider store check --clean` removes it".to_owned(),
                 object: name,
                 reason: Reason::NotVerified,

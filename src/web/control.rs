@@ -74,7 +74,7 @@ async fn apply(
     let mut answer = ApplyAnswer { lines: Vec::new(), operations: Vec::new() };
     for located in documents {
         let applied =
-            server.operator.apply(located.document, "cli").await.map_err(|error| refuse(&error))?;
+            server.operator.apply(located.value, "cli").await.map_err(|error| refuse(&error))?;
         answer.lines.push(format!("{} {}", applied.key, applied.verb()));
         answer.operations.extend(applied.operation());
     }

@@ -8,6 +8,7 @@ mod copy;
 mod files;
 mod listing;
 mod pending;
+mod presence;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

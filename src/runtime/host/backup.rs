@@ -38,7 +38,7 @@ pub(super) fn presence(store: &StoreBinding, name: &str) -> Result<ArchivePresen
     let store = LocalStore::open(&path, &store.name, false)?;
     Ok(if store.has_manifest(name) {
         ArchivePresence::Sealed
-    } else if store.has_archive(name) || store.has_partial(name) {
+    } else if store.has_any(name) {
         ArchivePresence::Unfinished
     } else {
         ArchivePresence::Absent
@@ -115,6 +115,7 @@ fn options(job: &BackupJob) -> Result<PackOptions, Failure> {
         level: job.spec.archive.level,
         allow_unreadable: job.spec.allow_unreadable,
         cross_file_systems: job.spec.cross_file_systems,
+        ..PackOptions::default()
     })
 }
 
@@ -166,11 +167,13 @@ fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
     check("PERMISSIONS", format!("{} is writable", store_path.display()));
     let free = store.free_bytes()?;
     let min_free = job.store.spec.min_free.as_ref().map_or(0, crate::spec::ByteSize::bytes);
-    guard::needed_space(estimate.bytes, job.spec.archive.format, min_free, free).map_err(
-        |found| Failure {
-            reason: found.reason,
-            message: format!("store {} ({}): {}", job.store.name, store_path.display(), found.message),
-            hint: found.hint,
+    guard::check_space(estimate.allocated_bytes, job.spec.archive.format, min_free, free).map_err(
+        |found| {
+            Failure::new(
+                Reason::NotEnoughSpace,
+                format!("store {} ({}): {found}", job.store.name, store_path.display()),
+            )
+            .hint("remove old backups, or keep the store on a larger file system")
         },
     )?;
     check("STORAGE_SPACE", format!("{free} bytes free"));
@@ -240,11 +243,11 @@ fn manifest(
     manifest.trigger = job.spec.trigger;
     manifest.backup_type = job.spec.backup_type;
     manifest.target_summary = job.spec.target.summary();
-    manifest.target = Some(job.spec.target.clone());
+    manifest.target = job.spec.target.clone();
     manifest.service_version.clone_from(&facts.service_version);
     manifest.description.clone_from(&job.spec.description);
     manifest.schedule.clone_from(&job.schedule);
-    manifest.store = Some(job.store.name.clone());
+    manifest.store.clone_from(&job.store.name);
     manifest.deletion_policy = job.spec.deletion_policy;
     manifest.host = host_name();
     manifest.completed_at = Some(now);
@@ -253,7 +256,7 @@ fn manifest(
         .expires_after
         .as_ref()
         .and_then(|after| now.checked_add(after.to_signed()).ok());
-    manifest.duration_seconds = Some(now.duration_since(created_at).as_secs_f64().max(0.0));
+    manifest.duration_seconds = now.duration_since(created_at).as_secs_f64().max(0.0);
     manifest.downtime_seconds = downtime;
     manifest.roots = roots;
     Ok(manifest)
@@ -272,20 +275,23 @@ fn seal(
     handles: &Handles,
 ) -> Result<Value, Failure> {
     let store = open_store(&job.store)?;
-    let location = store.path(&facts.name).to_string_lossy().into_owned();
+    let location = store.archive_path(&facts.name).to_string_lossy().into_owned();
     if store.has_manifest(&facts.name) {
         // An earlier process sealed it and died before it could say so.
         return Ok(json!(SealFacts { location }));
     }
     handles.progress.phase("sealing");
     let manifest = manifest(job, facts, downtime)?;
-    let pending = match pending {
-        Some(pending) => pending,
+    match pending {
+        Some(pending) => pending.seal(&manifest)?,
         // The process that wrote it is gone: what it left is taken over only if it is, byte for
         // byte, what the journal says was written.
-        None => store.reopen(&facts.name, &facts.sha256, facts.size_bytes)?,
-    };
-    pending.seal(&manifest)?;
+        None => {
+            store.check_left_behind(&facts.name, &facts.sha256, facts.size_bytes)?;
+            store.publish(&facts.name)?;
+            store.write_manifest(&manifest)?;
+        }
+    }
     Ok(json!(SealFacts { location }))
 }
 
@@ -313,7 +319,7 @@ fn discard(job: &BackupJob, name: Option<&str>) -> Result<Value, Failure> {
     // A store that has vanished holds nothing to discard.
     if let (Some(name), true) = (name, path.is_dir()) {
         let store = LocalStore::open(&path, &job.store.name, false)?;
-        store.discard_by_name(name)?;
+        store.discard(name)?;
         store.delete(name)?;
     }
     Ok(Value::Null)

@@ -24,7 +24,16 @@ fn key(job: &RestoreJob) -> String {
 
 fn paths(job: &RestoreJob) -> Vec<PathBuf> {
     let host = job.target.host.as_ref();
-    host.map(|host| host.paths.iter().map(PathBuf::from).collect()).unwrap_or_default()
+    let path = |path: &String| {
+        let path = PathBuf::from(path);
+        // A root that is a symlink stands for the tree it leads to: that is what was backed up, and
+        // replacing the link itself would leave the tree behind.
+        match std::fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_symlink() => path.canonicalize().unwrap_or(path),
+            _ => path,
+        }
+    };
+    host.map(|host| host.paths.iter().map(path).collect()).unwrap_or_default()
 }
 
 fn replacement(job: &RestoreJob) -> Replacement {
@@ -96,12 +105,14 @@ fn destinations(job: &RestoreJob, manifest: &Manifest) -> Result<Vec<(String, Pa
     // The very paths of the backup are matched by themselves, whatever their order.
     let known: HashMap<&str, &str> =
         manifest.roots.iter().map(|root| (root.path.as_str(), root.name.as_str())).collect();
-    let all_known = paths.iter().all(|path| known.contains_key(path.to_string_lossy().as_ref()));
+    let written = job.target.host.as_ref().map(|host| host.paths.clone()).unwrap_or_default();
+    let all_known = written.iter().all(|path| known.contains_key(path.as_str()));
     Ok(paths
         .into_iter()
+        .zip(written)
         .zip(&manifest.roots)
-        .map(|(path, root)| {
-            let own = known.get(path.to_string_lossy().as_ref()).filter(|_| all_known);
+        .map(|((path, written), root)| {
+            let own = known.get(written.as_str()).filter(|_| all_known);
             ((*own.unwrap_or(&root.name.as_str())).to_owned(), path)
         })
         .collect())
@@ -137,7 +148,7 @@ fn preflight(job: &RestoreJob) -> Result<Value, Failure> {
         checks.push((name.to_owned(), "PASS".to_owned(), found));
     };
     check("ARCHIVE", format!("{} files, {} bytes", manifest.counts.files, manifest.source_bytes));
-    let archive = store.path(&job.archive);
+    let archive = store.archive_path(&job.archive);
     let mut spaces: HashMap<u64, (u64, PathBuf)> = HashMap::new();
     for (_, path) in &destinations {
         if archive.starts_with(path) {
@@ -222,7 +233,7 @@ fn kinds(
 fn extract(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
     let (store, manifest) = read_manifest(job)?;
     let destinations = destinations(job, &manifest)?;
-    let archive = store.path(&job.archive);
+    let archive = store.archive_path(&job.archive);
     let kinds = kinds(&archive, &manifest, &destinations)?;
     let key = key(job);
     let mut staged = Vec::new();
