@@ -1,0 +1,4 @@
+//! Targets on this machine.
+
+pub mod hooks;
+mod web_hook;

@@ -1,0 +1,3 @@
+//! Where it happens.
+
+pub mod host;
