@@ -115,13 +115,15 @@ fn sync(place: &Place) -> Result<(), ReplaceError> {
     primitive::sync_directory(place.parent.as_fd()).map_err(failed("sync", parent, Step::Swap))
 }
 
+/// Removes the record, and one that was not written to its end.
 fn remove_record(place: &Place) -> Result<(), ReplaceError> {
-    let path = place.beside(&place.record);
-    primitive::unlink(place.parent.as_fd(), &place.record).map_err(failed(
-        "delete",
-        path,
-        Step::Swap,
-    ))?;
+    for name in [place.record.clone(), primitive::temporary_name(&place.record)] {
+        primitive::unlink(place.parent.as_fd(), &name).map_err(failed(
+            "delete",
+            place.beside(&name),
+            Step::Swap,
+        ))?;
+    }
     sync(place)
 }
 

@@ -241,12 +241,12 @@ impl Carrier<'_> {
         name: &OsStr,
         path: &Path,
     ) -> Result<(OwnedFd, Metadata), ReplaceError> {
-        let make = || {
+        let open = || {
             let metadata = Metadata::read(live.as_fd())?;
             primitive::make_directory(staged, name, 0o700)?;
             Ok((primitive::open_directory(staged, name)?, metadata))
         };
-        let made = make().map_err(failed("make directory", path, Step::Stage))?;
+        let made = open().map_err(failed("make directory", path, Step::Stage))?;
         self.carried.directories += 1;
         Ok(made)
     }

@@ -10,6 +10,7 @@ use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -34,13 +35,15 @@ struct Record {
 
 /// Makes the staging place; the root keeps its times.
 pub(super) fn create(place: &Place) -> rustix::io::Result<()> {
+    let status = primitive::status(place.parent.as_fd(), &place.name)?.ok_or(Errno::NOENT)?;
     let root = primitive::open_writable(place.parent.as_fd(), &place.name)?;
-    let before = Metadata::read(root.as_fd())?;
-    match primitive::make_directory(root.as_fd(), &place.inside, 0o700) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(errno),
-    }
-    before.apply_mode_and_times(root.as_fd())?;
+    Metadata::keep_times(root.as_fd(), || {
+        match rustix::fs::mkdirat(&root, &place.inside, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        rustix::fs::fchmod(&root, Mode::from_raw_mode(status.st_mode & 0o7777))
+    })?;
     let own = primitive::open_directory(root.as_fd(), &place.inside)?;
     primitive::make_directory(own.as_fd(), NEW.as_ref(), 0o700)
 }
@@ -189,12 +192,20 @@ impl<'a> Inside<'a> {
 
     /// Removes the operation's own directory; the root keeps its mode and times.
     fn remove_own(&self) -> Result<(), ReplaceError> {
-        let failed_root = || failed("restore", &self.place.root, Step::Swap);
-        let before = Metadata::read(self.root.as_fd()).map_err(failed_root())?;
-        self.widen()?;
         let path = self.place.root.join(&self.place.inside);
-        remove::remove_tree(self.root.as_fd(), &self.place.inside, &path, "drop.middle")?;
-        before.apply_mode_and_times(self.root.as_fd()).map_err(failed_root())?;
+        let names =
+            primitive::names(self.own.as_fd()).map_err(failed("list", &path, Step::Swap))?;
+        for name in &names {
+            let name = primitive::as_name(name);
+            remove::remove_tree(self.own.as_fd(), name, &path.join(name), "drop.middle")?;
+        }
+        let kept = rustix::fs::fstat(&self.root).map(|status| status.st_mode & 0o7777);
+        self.widen()?;
+        Metadata::keep_times(self.root.as_fd(), || {
+            rustix::fs::unlinkat(&self.root, &self.place.inside, AtFlags::REMOVEDIR)?;
+            rustix::fs::fchmod(&self.root, Mode::from_raw_mode(kept?))
+        })
+        .map_err(failed("delete directory", &path, Step::Swap))?;
         self.sync(&self.root)
     }
 

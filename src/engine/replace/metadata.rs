@@ -78,6 +78,21 @@ impl Metadata {
         self.apply_times(file)
     }
 
+    /// Makes or removes a child of a directory that has to look untouched afterwards.
+    ///
+    /// One step for the tests: a process killed between the two calls leaves the directory with a
+    /// newer modification time, which no order of calls can prevent.
+    pub(super) fn keep_times(
+        directory: BorrowedFd<'_>,
+        change: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        step()?;
+        let before = Self::read(directory)?;
+        let changed = change();
+        before.apply_times(directory)?;
+        changed
+    }
+
     fn apply_times(&self, file: BorrowedFd<'_>) -> Result<()> {
         rustix::fs::futimens(file, &self.times())
     }

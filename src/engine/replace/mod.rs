@@ -198,11 +198,20 @@ impl Replacement {
 
     /// Deletes every old tree, all of them even if one fails; the first failure is returned.
     pub fn drop_old(&self) -> Result<(), ReplaceError> {
-        self.roots.iter().fold(Ok(()), |first, root| first.and(drop_old(root, &self.key)))
+        self.each(drop_old)
     }
 
     /// Deletes every staging place, all of them even if one fails; the first failure is returned.
     pub fn discard_staging(&self) -> Result<(), ReplaceError> {
-        self.roots.iter().fold(Ok(()), |first, root| first.and(discard_staging(root, &self.key)))
+        self.each(discard_staging)
+    }
+
+    /// One failure must not keep the other roots from being cleaned up.
+    fn each(&self, work: fn(&Path, &str) -> Result<(), ReplaceError>) -> Result<(), ReplaceError> {
+        let mut first = Ok(());
+        for root in &self.roots {
+            first = first.and(work(root, &self.key));
+        }
+        first
     }
 }

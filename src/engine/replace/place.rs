@@ -9,7 +9,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::error::{ReplaceError, Step, failed};
-use super::{beside, inside, primitive, remove};
+use super::{RootState, beside, inside, primitive, remove};
 
 const STAGING: &str = ".eider-staging-";
 const OLD: &str = ".eider-old-";
@@ -88,9 +88,8 @@ impl Place {
     pub(super) fn open_inside(&self) -> Result<Option<(OwnedFd, OwnedFd)>, ReplaceError> {
         let root = match primitive::open_directory(self.parent.as_fd(), &self.name) {
             Ok(root) => root,
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
             // A root that cannot be read holds no staging place of this process.
-            Err(Errno::ACCESS) => return Ok(None),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => return Ok(None),
             Err(errno) => {
                 return Err(failed("open directory", &self.root, Step::Swap)(errno));
             }
@@ -168,6 +167,14 @@ impl Staging {
         let mounted = live.is_some()
             && remove::is_mount_point(parent, name).map_err(failed("look at", root, stage))?;
         check_root(root, live, kind, mounted)?;
+        if !matches!(super::observe(root, key)?, RootState::Untouched | RootState::Staged) {
+            return Err(ReplaceError::WrongState {
+                action: "stage new content for",
+                path: root.to_owned(),
+                why: "an earlier swap of this operation is not finished",
+                hint: "swap back, or delete the old content, first",
+            });
+        }
         super::discard_staging(root, key)?;
         let beside_is_possible = forced.map_or(!mounted, |layout| layout == Layout::Beside);
         if beside_is_possible {

@@ -196,7 +196,7 @@ mod tests {
         (port, server)
     }
 
-    fn run(http: serde_json::Value, timeout: &str) -> Result<HookOutcome, HookError> {
+    fn run(http: &serde_json::Value, timeout: &str) -> Result<HookOutcome, HookError> {
         let hook: Hook =
             serde_json::from_value(serde_json::json!({"http": http, "timeout": timeout})).unwrap();
         run_hook(&hook, &BTreeMap::new(), &|| false)
@@ -209,7 +209,7 @@ mod tests {
         let (port, server) =
             serve(Some("HTTP/1.1 201 Created\r\nContent-Length: 19\r\n\r\nhello s3cret-token\n"));
         let outcome = run(
-            serde_json::json!({
+            &serde_json::json!({
                 "url": format!("http://127.0.0.1:{port}/hook?key=1"), "method": "PUT",
                 "headers": {"X-Eider": "yes"}, "body": "the body",
                 "authorizationFile": file.path(),
@@ -231,7 +231,7 @@ mod tests {
     fn a_bad_status_shows_the_answer_and_no_secret() {
         let (port, server) = serve(Some("HTTP/1.1 503 Busy\r\nContent-Length: 9\r\n\r\ntry later"));
         let url = format!("http://user:hidden@127.0.0.1:{port}/x?token=hidden");
-        let text = run(serde_json::json!({"url": url}), "30s").unwrap_err().to_string();
+        let text = run(&serde_json::json!({"url": url}), "30s").unwrap_err().to_string();
         assert!(text.contains("503: try later"), "{text}");
         assert!(text.contains(&format!("http://127.0.0.1:{port}/x ")), "{text}");
         assert!(!text.contains("hidden"), "{text}");
@@ -246,7 +246,7 @@ mod tests {
         );
         let (port, server) = serve(Some(answer.leak()));
         let url = format!("http://127.0.0.1:{port}/");
-        let text = run(serde_json::json!({"url": url, "method": "GET"}), "30s").unwrap_err();
+        let text = run(&serde_json::json!({"url": url, "method": "GET"}), "30s").unwrap_err();
         assert!(text.to_string().contains("302: a redirect"), "{text}");
         server.join().unwrap();
     }
@@ -255,7 +255,7 @@ mod tests {
     fn a_silent_server_ends_in_a_timeout() {
         let (port, server) = serve(None);
         let url = format!("http://127.0.0.1:{port}/?token=hidden");
-        let error = run(serde_json::json!({"url": url}), "1s").unwrap_err();
+        let error = run(&serde_json::json!({"url": url}), "1s").unwrap_err();
         assert!(matches!(error, HookError::TimedOut { .. }), "{error}");
         assert!(!error.to_string().contains("hidden"));
         server.join().unwrap();
@@ -266,9 +266,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "Bearer one\nBearer two").unwrap();
         let http = |path: &std::path::Path| serde_json::json!({"url": "http://127.0.0.1:1/", "authorizationFile": path});
-        let text = run(http(file.path()), "1s").unwrap_err().to_string();
+        let text = run(&http(file.path()), "1s").unwrap_err().to_string();
         assert!(text.contains("authorizationFile") && !text.contains("Bearer"), "{text}");
-        let missing = run(http("/nonexistent/eider".as_ref()), "1s");
+        let missing = run(&http("/nonexistent/eider".as_ref()), "1s");
         assert!(matches!(missing, Err(HookError::AuthorizationFile { .. })));
     }
 
@@ -279,7 +279,7 @@ mod tests {
             listener.local_addr().unwrap().port()
         };
         let url = format!("http://127.0.0.1:{port}/?token=hidden");
-        let text = run(serde_json::json!({"url": url}), "5s").unwrap_err().to_string();
+        let text = run(&serde_json::json!({"url": url}), "5s").unwrap_err().to_string();
         assert!(text.contains("failed") && !text.contains("hidden"), "{text}");
     }
 }
