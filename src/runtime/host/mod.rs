@@ -8,6 +8,7 @@ mod failure;
 pub mod hooks;
 mod restore;
 mod store;
+mod web_hook;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
