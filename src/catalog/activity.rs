@@ -42,7 +42,6 @@ pub struct UserAction {
 
 impl Record for UserAction {
     const TABLE: &'static str = "user_actions";
-    const NUMBERED: bool = true;
     const COLUMNS: &'static [Column] = &[
         column("id", "id", Kind::Integer),
         column("action_type", "actionType", Kind::Text),
@@ -98,7 +97,6 @@ pub struct SystemCheck {
 
 impl Record for SystemCheck {
     const TABLE: &'static str = "system_checks";
-    const NUMBERED: bool = true;
     const COLUMNS: &'static [Column] = &[
         column("id", "id", Kind::Integer),
         column("check_type", "checkType", Kind::Text),
@@ -132,7 +130,6 @@ pub struct PerformanceMetric {
 
 impl Record for PerformanceMetric {
     const TABLE: &'static str = "performance_metrics";
-    const NUMBERED: bool = true;
     const COLUMNS: &'static [Column] = &[
         column("id", "id", Kind::Integer),
         column("metric_name", "metricName", Kind::Text),
@@ -175,7 +172,6 @@ pub struct ServiceStatus {
 
 impl Record for ServiceStatus {
     const TABLE: &'static str = "service_status_history";
-    const NUMBERED: bool = true;
     const COLUMNS: &'static [Column] = &[
         column("id", "id", Kind::Integer),
         column("service_name", "serviceName", Kind::Text),
@@ -222,7 +218,6 @@ pub struct Notification {
 
 impl Record for Notification {
     const TABLE: &'static str = "notifications";
-    const NUMBERED: bool = true;
     const COLUMNS: &'static [Column] = &[
         column("id", "id", Kind::Integer),
         column("channel", "channel", Kind::Text),

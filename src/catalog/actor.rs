@@ -88,8 +88,8 @@ fn answer(store: &mut Store, request: Request) -> Result<Reply, CatalogError> {
         Request::Backup(key) => Reply::Backup(first(find_backup(store, &key)?)),
         Request::Backups(filter) => Reply::Backups(list_backups(store, &filter)?),
         Request::MarkBackupDeleted { id, at } => {
-            let mut record = first(find_backup(store, &BackupKey::Id(id))?)
-                .ok_or_else(|| no_backup(id))?;
+            let mut record =
+                first(find_backup(store, &BackupKey::Id(id))?).ok_or_else(|| no_backup(id))?;
             record.status = RecordStatus::Deleted;
             record.deleted_at = Some(at);
             rewrite_backup(store, &record)?;

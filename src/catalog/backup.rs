@@ -107,7 +107,6 @@ pub struct BackupRecord {
 
 impl Record for BackupRecord {
     const TABLE: &'static str = "backup_records";
-    const NUMBERED: bool = true;
     const COLUMNS: &'static [Column] = &[
         column("id", "id", Kind::Integer),
         column("backup_name", "backupName", Kind::Text),
@@ -233,7 +232,6 @@ pub struct UpgradeRecord {
 
 impl Record for UpgradeRecord {
     const TABLE: &'static str = "upgrade_history";
-    const NUMBERED: bool = true;
     const COLUMNS: &'static [Column] = &[
         column("id", "id", Kind::Integer),
         column("upgrade_id", "upgradeId", Kind::Text),

@@ -59,7 +59,6 @@ pub struct ConfigEntry {
 
 impl Record for ConfigEntry {
     const TABLE: &'static str = "app_config";
-    const NUMBERED: bool = false;
     const COLUMNS: &'static [Column] = &[
         column("config_key", "configKey", Kind::Text),
         column("config_value", "configValue", Kind::Json),
@@ -91,25 +90,26 @@ const DAYS: &str = "integer 1..3650";
 
 /// The rows of a new catalog, with their default values.
 pub(super) fn defaults(now: Timestamp) -> Vec<ConfigEntry> {
-    let entry = |key: &str, value: Value, kind, rule: Option<&str>, system, editable, text: &str| {
-        let category = match key.split_once('.') {
-            Some((category, _)) => category,
-            None => "auto_backup",
+    let entry =
+        |key: &str, value: Value, kind, rule: Option<&str>, system, editable, text: &str| {
+            let category = match key.split_once('.') {
+                Some((category, _)) => category,
+                None => "auto_backup",
+            };
+            ConfigEntry {
+                config_key: key.to_owned(),
+                config_value: value.clone(),
+                config_type: kind,
+                category: category.to_owned(),
+                description: Some(text.to_owned()),
+                is_system_config: system,
+                is_user_editable: editable,
+                validation_rule: rule.map(str::to_owned),
+                default_value: value,
+                created_at: now,
+                updated_at: now,
+            }
         };
-        ConfigEntry {
-            config_key: key.to_owned(),
-            config_value: value.clone(),
-            config_type: kind,
-            category: category.to_owned(),
-            description: Some(text.to_owned()),
-            is_system_config: system,
-            is_user_editable: editable,
-            validation_rule: rule.map(str::to_owned),
-            default_value: value,
-            created_at: now,
-            updated_at: now,
-        }
-    };
     let (text, number, flag) = (ConfigType::String, ConfigType::Number, ConfigType::Boolean);
     vec![
         entry(
@@ -225,7 +225,10 @@ pub(super) fn validate(entry: &ConfigEntry, value: &Value) -> Result<(), Catalog
     };
     let key = &entry.config_key;
     let refuse = |what: String| {
-        Err(CatalogError::invalid(key.clone(), format!("{key} cannot be {value}: it must be {what}")))
+        Err(CatalogError::invalid(
+            key.clone(),
+            format!("{key} cannot be {value}: it must be {what}"),
+        ))
     };
     if !fits {
         return refuse(format!("of type {:?}", entry.config_type).to_lowercase());

@@ -37,7 +37,6 @@ pub struct ResourceRecord {
 
 impl Record for ResourceRecord {
     const TABLE: &'static str = "resources";
-    const NUMBERED: bool = false;
     const COLUMNS: &'static [Column] = &[
         column("kind", "kind", Kind::Text),
         column("namespace", "namespace", Kind::Text),
@@ -54,7 +53,6 @@ impl Record for ResourceRecord {
 
 impl Record for JournalEntry {
     const TABLE: &'static str = "operation_journal";
-    const NUMBERED: bool = true;
     const COLUMNS: &'static [Column] = &[
         column("id", "id", Kind::Integer),
         column("operation", "operation", Kind::Text),
@@ -102,7 +100,6 @@ pub struct ScheduledTask {
 
 impl Record for ScheduledTask {
     const TABLE: &'static str = "scheduled_tasks";
-    const NUMBERED: bool = false;
     const COLUMNS: &'static [Column] = &[
         column("task_name", "taskName", Kind::Text),
         column("namespace", "namespace", Kind::Text),
@@ -145,7 +142,6 @@ pub struct Host {
 
 impl Record for Host {
     const TABLE: &'static str = "hosts";
-    const NUMBERED: bool = false;
     const COLUMNS: &'static [Column] = &[
         column("name", "name", Kind::Text),
         column("kind", "kind", Kind::Text),
@@ -180,7 +176,6 @@ pub struct CurrentService {
 
 impl Record for CurrentService {
     const TABLE: &'static str = "current_service_status";
-    const NUMBERED: bool = false;
     const COLUMNS: &'static [Column] = &[
         column("service_name", "serviceName", Kind::Text),
         column("container_id", "containerId", Kind::Text),
@@ -224,7 +219,6 @@ pub struct SessionState {
 
 impl Record for ApplicationState {
     const TABLE: &'static str = "app_state";
-    const NUMBERED: bool = false;
     const COLUMNS: &'static [Column] = &[
         column("id", "id", Kind::Integer),
         column("current_state", "currentState", Kind::Text),

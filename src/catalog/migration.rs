@@ -57,9 +57,8 @@ pub(super) fn inspect(
     path: &Path,
     migrations: &[Migration],
 ) -> Result<Found, CatalogError> {
-    let count = |sql: &str| {
-        connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(failed)
-    };
+    let count =
+        |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(failed);
     let tables = "SELECT count(*) FROM duckdb_tables() WHERE NOT internal";
     if count(&format!("{tables} AND table_name = 'schema_version'"))? == 0 {
         return match count(tables)? {

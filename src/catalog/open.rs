@@ -138,8 +138,16 @@ fn classify(path: &Path, message: &str) -> CatalogError {
     if has("newer version of DuckDB") || has("older version of DuckDB") {
         return CatalogError::NotACatalog { path, message: message.to_owned() };
     }
-    let environment = ["Permission denied", "No such file", "No space left", "Read-only file",
-        "Is a directory", "Too many open files", "Out of Memory", "Invalid Input"];
+    let environment = [
+        "Permission denied",
+        "No such file",
+        "No space left",
+        "Read-only file",
+        "Is a directory",
+        "Too many open files",
+        "Out of Memory",
+        "Invalid Input",
+    ];
     if environment.iter().any(|part| has(part)) {
         return CatalogError::file("open", path, message);
     }
@@ -181,10 +189,9 @@ fn probe_elsewhere(program: &Path, path: &Path) -> Result<(), CatalogError> {
         CatalogError::Damaged { path, .. } if said.contains(" is held by ") => {
             CatalogError::Held { path, holder: None }
         }
-        CatalogError::Damaged { path, .. } => CatalogError::Damaged {
-            path,
-            message: format!("{} ({})", said.trim(), output.status),
-        },
+        CatalogError::Damaged { path, .. } => {
+            CatalogError::Damaged { path, message: format!("{} ({})", said.trim(), output.status) }
+        }
         other => other,
     })
 }
@@ -210,8 +217,7 @@ fn set_aside(path: &Path, now: Timestamp, report: &mut OpenReport) -> Result<(),
         .map(|turn| if turn == 1 { wanted.clone() } else { beside(&wanted, &format!("-{turn}")) })
         .find(|candidate| !candidate.exists())
         .unwrap_or(wanted);
-    std::fs::rename(path, &aside)
-        .map_err(|error| CatalogError::file("set aside", path, error))?;
+    std::fs::rename(path, &aside).map_err(|error| CatalogError::file("set aside", path, error))?;
     tracing::warn!(file = %path.display(), aside = %aside.display(), "damaged catalog file set aside");
     report.set_aside.push(aside);
     report.needs_rebuild = true;
@@ -225,11 +231,14 @@ fn recognise(path: &Path) -> Result<(), CatalogError> {
         Err(CatalogError::NotACatalog { path: path.to_owned(), message: message.to_owned() })
     };
     let mut start = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| CatalogError::file("open", path, error))?;
+    let file =
+        std::fs::File::open(path).map_err(|error| CatalogError::file("open", path, error))?;
     if file.metadata().is_ok_and(|data| !data.is_file()) {
         return refuse("it is not a regular file");
     }
-    file.take(12).read_to_end(&mut start).map_err(|error| CatalogError::file("read", path, error))?;
+    file.take(12)
+        .read_to_end(&mut start)
+        .map_err(|error| CatalogError::file("read", path, error))?;
     // DuckDB's storage format: eight bytes of checksum, then the magic bytes.
     let named = path.extension().is_some_and(|extension| extension == "duckdb");
     if start.is_empty() || start.get(8..12) == Some(b"DUCK".as_slice()) || named {

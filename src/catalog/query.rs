@@ -129,7 +129,9 @@ fn forbidden(node: &Value) -> Option<String> {
                 }
                 // The engine takes an unknown name with a dot for a file.
                 Some("BASE_TABLE") => named("table_name")
-                    .filter(|name| !name.chars().all(|letter| letter.is_alphanumeric() || letter == '_'))
+                    .filter(|name| {
+                        !name.chars().all(|letter| letter.is_alphanumeric() || letter == '_')
+                    })
                     .map(str::to_owned),
                 _ => None,
             };

@@ -43,8 +43,6 @@ pub(super) const fn column(name: &'static str, field: &'static str, kind: Kind) 
 pub(super) trait Record: Serialize + DeserializeOwned {
     const TABLE: &'static str;
     const COLUMNS: &'static [Column];
-    /// Whether the table numbers its rows in a column `id`, which the owner thread fills.
-    const NUMBERED: bool;
 }
 
 fn column_names<R: Record>() -> String {
@@ -124,17 +122,14 @@ pub(super) fn json(value: &Cell) -> Value {
         Cell::USmallInt(number) => (*number).into(),
         Cell::UInt(number) => (*number).into(),
         Cell::UBigInt(number) => (*number).into(),
-        Cell::HugeInt(number) => {
-            i64::try_from(*number).map_or_else(|_| text(number), Value::from)
-        }
-        Cell::UHugeInt(number) => {
-            u64::try_from(*number).map_or_else(|_| text(number), Value::from)
-        }
+        Cell::HugeInt(number) => i64::try_from(*number).map_or_else(|_| text(number), Value::from),
+        Cell::UHugeInt(number) => u64::try_from(*number).map_or_else(|_| text(number), Value::from),
         Cell::Float(number) => real(f64::from(*number)),
         Cell::Double(number) => real(*number),
         Cell::Decimal(decimal) => text(decimal),
-        Cell::Timestamp(unit, count) => Timestamp::from_microsecond(unit.to_micros(*count))
-            .map_or(Value::Null, text),
+        Cell::Timestamp(unit, count) => {
+            Timestamp::from_microsecond(unit.to_micros(*count)).map_or(Value::Null, text)
+        }
         Cell::Text(string) | Cell::Enum(string) => Value::String(string.clone()),
         Cell::Blob(bytes) | Cell::Geometry(bytes) => text(bytes.escape_ascii()),
         Cell::Date32(days) => jiff::Span::new()
@@ -184,8 +179,7 @@ pub(super) fn select<R: Record>(
     let failed = |error| CatalogError::statement(action(), error);
     let sql = format!("SELECT {} FROM {} {clause}", column_names::<R>(), R::TABLE);
     let mut statement = connection.prepare_cached(&sql).map_err(failed)?;
-    let mut rows =
-        statement.query(duckdb::params_from_iter(parameters.iter())).map_err(failed)?;
+    let mut rows = statement.query(duckdb::params_from_iter(parameters.iter())).map_err(failed)?;
     let mut records = Vec::new();
     while let Some(row) = rows.next().map_err(failed)? {
         let mut fields = Map::new();

@@ -59,9 +59,7 @@ impl Store {
     pub fn close(&mut self) -> Result<(), CatalogError> {
         let Some(connection) = self.connection.take() else { return Ok(()) };
         let checkpointed = open::checkpoint(&connection);
-        connection
-            .close()
-            .map_err(|(_, error)| CatalogError::file("close", &self.path, error))?;
+        connection.close().map_err(|(_, error)| CatalogError::file("close", &self.path, error))?;
         checkpointed
     }
 
