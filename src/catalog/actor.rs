@@ -186,7 +186,7 @@ fn answer(store: &mut Store, request: Request) -> Result<Reply, CatalogError> {
             Reply::Done
         }
         Request::Close => {
-            store.close()?;
+            store.end()?;
             Reply::Done
         }
     })
@@ -273,7 +273,7 @@ fn find_backup(store: &Store, key: &BackupKey) -> Result<Vec<BackupRecord>, Cata
         BackupKey::Id(id) => store.select("WHERE id = ?", &[Cell::BigInt(*id)]),
         BackupKey::Name(name) => store.select("WHERE backup_name = ?", &[text(name)]),
         BackupKey::Object { namespace, name } => store.select(
-            "WHERE backup_metadata->>'$.namespace' = ? AND backup_metadata->>'$.object' = ? \
+            "WHERE (backup_metadata->>'$.namespace') = ? AND (backup_metadata->>'$.object') = ? \
              ORDER BY created_at DESC, id DESC LIMIT 1",
             &[text(namespace), text(name)],
         ),
@@ -285,9 +285,9 @@ fn list_backups(store: &Store, filter: &BackupFilter) -> Result<Vec<BackupRecord
     let mut parameters = Vec::new();
     let texts = [
         (" AND target = ?", filter.target.as_deref()),
-        (" AND backup_metadata->>'$.namespace' = ?", filter.namespace.as_deref()),
-        (" AND backup_metadata->>'$.schedule' = ?", filter.schedule.as_deref()),
-        (" AND backup_metadata->>'$.store' = ?", filter.store.as_deref()),
+        (" AND (backup_metadata->>'$.namespace') = ?", filter.namespace.as_deref()),
+        (" AND (backup_metadata->>'$.schedule') = ?", filter.schedule.as_deref()),
+        (" AND (backup_metadata->>'$.store') = ?", filter.store.as_deref()),
         (" AND status = ?", filter.status.map(RecordStatus::as_str)),
     ];
     for (condition, value) in texts {

@@ -21,12 +21,13 @@ pub(super) struct Store {
     path: PathBuf,
     /// The highest number in use, by table.
     numbers: HashMap<&'static str, i64>,
-    _claim: Claim,
+    /// Given up only after the file is closed for good.
+    claim: Option<Claim>,
 }
 
 impl Store {
     pub fn new(connection: Connection, path: PathBuf, claim: Claim) -> Self {
-        Self { connection: Some(connection), path, numbers: HashMap::new(), _claim: claim }
+        Self { connection: Some(connection), path, numbers: HashMap::new(), claim: Some(claim) }
     }
 
     pub fn path(&self) -> &Path {
@@ -61,6 +62,15 @@ impl Store {
         let checkpointed = open::checkpoint(&connection);
         connection.close().map_err(|(_, error)| CatalogError::file("close", &self.path, error))?;
         checkpointed
+    }
+
+    /// Closes the database for good; whoever asks next may open the file.
+    pub fn end(&mut self) -> Result<(), CatalogError> {
+        let closed = self.close();
+        if self.connection.is_none() {
+            self.claim = None;
+        }
+        closed
     }
 
     pub fn select<R: Record>(
