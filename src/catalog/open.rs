@@ -43,6 +43,9 @@ pub struct OpenReport {
     /// Damaged files, under their new names. A log (`.wal`) alone means that the database itself
     /// opened: what is lost is what was recorded after its last checkpoint.
     pub set_aside: Vec<PathBuf>,
+    /// A log was found: the last session did not close the file. The engine takes a log that is
+    /// cut off for a shorter one, so the caller is to compare the records with the manifests.
+    pub unclean: bool,
     /// Rows may be missing: the caller is to rebuild from the manifests.
     pub needs_rebuild: bool,
     /// Version of the program that used the file before.
@@ -300,6 +303,7 @@ pub(super) fn open(
         std::fs::create_dir_all(directory)
             .map_err(|error| CatalogError::file("create", directory, error))?;
     }
+    report.unclean = LOGS.iter().any(|suffix| beside(path, suffix).exists());
     let mut connection = open_or_set_aside(path, options, &mut report)?;
     let found = migration::inspect(&connection, path, migrations)?;
     let newest = migrations.last().map_or(0, |migration| migration.version);

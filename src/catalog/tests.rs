@@ -286,10 +286,20 @@ async fn damage_is_set_aside_and_strangers_are_left_alone() {
         Err(CatalogError::Held { holder: Some(Holder { pid, .. }), .. }) if pid == std::process::id()
     ));
     catalog.insert_backup(backup(1)).await.unwrap();
+    catalog.checkpoint().await.unwrap();
+    for number in 2..20 {
+        catalog.insert_backup(backup(number)).await.unwrap();
+    }
+    // The files as a crash at this moment would leave them.
+    let (path, running) = (directory.path().join("crashed.duckdb"), path);
+    std::fs::copy(&running, &path).unwrap();
+    let mut log = std::fs::read(open::beside(&running, ".wal")).unwrap();
+    let middle = log.len() / 2;
+    log[middle] ^= 0x10;
+    std::fs::write(open::beside(&path, ".wal"), log).unwrap();
     catalog.close().await.unwrap();
-    std::fs::write(open::beside(&path, ".wal"), [7; 4096]).unwrap();
     let Opened { catalog, report } = open(&path);
-    assert!(report.needs_rebuild && !report.created);
+    assert!(report.needs_rebuild && report.unclean && !report.created, "{report:?}");
     assert_eq!(report.set_aside.len(), 1);
     assert_eq!(catalog.backups(BackupFilter::default()).await.unwrap().len(), 1);
     catalog.close().await.unwrap();
@@ -349,7 +359,7 @@ async fn a_killed_holder_is_named_and_loses_nothing_acknowledged() {
         last = acknowledged(&line).unwrap_or(last);
     }
     let Opened { catalog, report } = open(&path);
-    assert!(!report.needs_rebuild, "{report:?}");
+    assert!(report.unclean && !report.needs_rebuild, "{report:?}");
     let kept = catalog.backups(BackupFilter::default()).await.unwrap();
     assert!(kept.len() > last, "{} of {last}", kept.len());
     assert!(catalog.open_operations().await.unwrap().len() > last);
