@@ -99,6 +99,7 @@ CREATE TABLE scheduled_tasks (
     last_success_at TIMESTAMP,
     next_run_at TIMESTAMP,
     missed_runs BIGINT NOT NULL,
+    decided_until TIMESTAMP,
     error_message VARCHAR,
     created_at TIMESTAMP NOT NULL,
     updated_at TIMESTAMP NOT NULL

@@ -81,9 +81,6 @@ const METRICS_DAYS: &str = "maintenance.cleanup_performance_metrics_days";
 const JOURNAL_DAYS: &str = "maintenance.cleanup_operation_journal_days";
 const VACUUM_SCHEDULE: &str = "maintenance.vacuum_schedule";
 const UNFINISHED_GRACE: &str = "backup.unfinished_grace_minutes";
-const AUTO_ENABLED: &str = "auto_backup_enabled";
-const AUTO_SCHEDULE: &str = "auto_backup_schedule";
-const AUTO_RETENTION: &str = "auto_backup_retention_days";
 const AUTO_DIRECTORY: &str = "auto_backup_directory";
 
 const DAYS: &str = "integer 1..3650";
@@ -110,7 +107,7 @@ pub(super) fn defaults(now: Timestamp) -> Vec<ConfigEntry> {
                 updated_at: now,
             }
         };
-    let (text, number, flag) = (ConfigType::String, ConfigType::Number, ConfigType::Boolean);
+    let (text, number) = (ConfigType::String, ConfigType::Number);
     vec![
         entry(
             APP_VERSION,
@@ -176,40 +173,13 @@ pub(super) fn defaults(now: Timestamp) -> Vec<ConfigEntry> {
             "Minutes after which an unfinished archive without an operation may be removed.",
         ),
         entry(
-            AUTO_ENABLED,
-            json!(false),
-            flag,
-            None,
-            false,
-            true,
-            "Whether the schedule `default` runs.",
-        ),
-        entry(
-            AUTO_SCHEDULE,
-            json!("0 2 * * *"),
-            text,
-            Some("cron"),
-            false,
-            true,
-            "When the schedule `default` runs.",
-        ),
-        entry(
-            AUTO_RETENTION,
-            json!(7),
-            number,
-            Some(DAYS),
-            false,
-            true,
-            "Days for which the schedule `default` keeps backups.",
-        ),
-        entry(
             AUTO_DIRECTORY,
             json!("/var/lib/eider/backups"),
             text,
             Some("path"),
             false,
             true,
-            "Where the schedule `default` puts its archives.",
+            "Where archives go when no store is named and none is known.",
         ),
     ]
 }
@@ -272,24 +242,10 @@ pub struct Settings {
     pub vacuum_schedule: String,
     /// Minutes after which an unfinished archive that belongs to no operation may be removed.
     pub unfinished_grace_minutes: i64,
-    /// The schedule named `default`.
-    pub auto_backup: AutoBackup,
+    /// Where archives go when no store is named and none is known.
+    pub default_directory: String,
     /// Version of the program that last opened the catalog.
     pub app_version: String,
-}
-
-/// The settings of the schedule named `default`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AutoBackup {
-    /// Whether it runs.
-    pub enabled: bool,
-    /// When it runs, as a cron expression.
-    pub schedule: String,
-    /// Days for which its backups are kept.
-    pub retention_days: i64,
-    /// Where its archives lie.
-    pub directory: String,
 }
 
 impl Settings {
@@ -317,12 +273,7 @@ impl Settings {
             operation_journal_days: number(JOURNAL_DAYS),
             vacuum_schedule: text(VACUUM_SCHEDULE),
             unfinished_grace_minutes: number(UNFINISHED_GRACE),
-            auto_backup: AutoBackup {
-                enabled: value(AUTO_ENABLED).as_bool().unwrap_or_default(),
-                schedule: text(AUTO_SCHEDULE),
-                retention_days: number(AUTO_RETENTION),
-                directory: text(AUTO_DIRECTORY),
-            },
+            default_directory: text(AUTO_DIRECTORY),
             app_version: text(APP_VERSION),
         }
     }

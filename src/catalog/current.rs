@@ -90,6 +90,8 @@ pub struct ScheduledTask {
     pub next_run_at: Option<Timestamp>,
     /// Runs that did not happen.
     pub missed_runs: i64,
+    /// Every time up to here has been decided on.
+    pub decided_until: Option<Timestamp>,
     /// Why the last run failed.
     pub error_message: Option<String>,
     /// When the row was first made.
@@ -112,6 +114,7 @@ impl Record for ScheduledTask {
         column("last_success_at", "lastSuccessAt", Kind::Time),
         column("next_run_at", "nextRunAt", Kind::Time),
         column("missed_runs", "missedRuns", Kind::Integer),
+        column("decided_until", "decidedUntil", Kind::Time),
         column("error_message", "errorMessage", Kind::Text),
         column("created_at", "createdAt", Kind::Time),
         column("updated_at", "updatedAt", Kind::Time),

@@ -1,6 +1,6 @@
 //! The requests as methods.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -42,8 +42,11 @@ impl Catalog {
     }
 
     /// The lines of an operation, oldest first.
-    pub async fn journal(&self, operation: OperationId) -> Result<Vec<JournalEntry>, CatalogError> {
-        expect!(self.call(Request::Journal(operation)).await?, Journal)
+    pub async fn journal(
+        &self,
+        operation: &OperationId,
+    ) -> Result<Vec<JournalEntry>, CatalogError> {
+        expect!(self.call(Request::Journal(operation.clone())).await?, Journal)
     }
 
     /// The operations without a `Done` or `Failed` for the step `operation`, oldest first.
@@ -64,11 +67,20 @@ impl Catalog {
     /// A resource, even a removed one.
     pub async fn resource(
         &self,
-        kind: String,
-        namespace: String,
-        name: String,
-    ) -> Result<Option<Box<ResourceRecord>>, CatalogError> {
-        expect!(self.call(Request::Resource { kind, namespace, name }).await?, Resource)
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<ResourceRecord>, CatalogError> {
+        expect!(
+            self.call(Request::Resource {
+                kind: kind.to_owned(),
+                namespace: namespace.to_owned(),
+                name: name.to_owned()
+            })
+            .await?,
+            Resource
+        )
+        .map(|found| found.map(|found| *found))
     }
 
     /// The resources of a kind, or all, that are not removed.
@@ -82,12 +94,21 @@ impl Catalog {
     /// Marks a resource as removed; returns how many there were.
     pub async fn remove_resource(
         &self,
-        kind: String,
-        namespace: String,
-        name: String,
+        kind: &str,
+        namespace: &str,
+        name: &str,
         at: Timestamp,
     ) -> Result<u64, CatalogError> {
-        expect!(self.call(Request::RemoveResource { kind, namespace, name, at }).await?, Count)
+        expect!(
+            self.call(Request::RemoveResource {
+                kind: kind.to_owned(),
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                at
+            })
+            .await?,
+            Count
+        )
     }
 
     /// Records a backup and returns its number. A record of the same archive name is rewritten and keeps its number: after a crash, the same insert may be repeated.
@@ -101,8 +122,9 @@ impl Catalog {
     }
 
     /// A backup's record.
-    pub async fn backup(&self, key: BackupKey) -> Result<Option<Box<BackupRecord>>, CatalogError> {
+    pub async fn backup(&self, key: BackupKey) -> Result<Option<BackupRecord>, CatalogError> {
         expect!(self.call(Request::Backup(key)).await?, Backup)
+            .map(|found| found.map(|found| *found))
     }
 
     /// The backups that a filter lets through, newest first.
@@ -221,10 +243,17 @@ impl Catalog {
     /// Forgets a schedule.
     pub async fn remove_scheduled_task(
         &self,
-        namespace: String,
-        name: String,
+        namespace: &str,
+        name: &str,
     ) -> Result<u64, CatalogError> {
-        expect!(self.call(Request::RemoveScheduledTask { namespace, name }).await?, Count)
+        expect!(
+            self.call(Request::RemoveScheduledTask {
+                namespace: namespace.to_owned(),
+                name: name.to_owned()
+            })
+            .await?,
+            Count
+        )
     }
 
     /// All settings, by key.
@@ -235,20 +264,19 @@ impl Catalog {
     /// Sets a setting, after judging its type and rule.
     pub async fn set_configuration(
         &self,
-        key: String,
+        key: &str,
         value: Value,
         at: Timestamp,
     ) -> Result<(), CatalogError> {
-        expect!(self.call(Request::SetConfiguration { key, value, at }).await?, Done)
+        expect!(
+            self.call(Request::SetConfiguration { key: key.to_owned(), value, at }).await?,
+            Done
+        )
     }
 
     /// Sets a setting to its default.
-    pub async fn reset_configuration(
-        &self,
-        key: String,
-        at: Timestamp,
-    ) -> Result<(), CatalogError> {
-        expect!(self.call(Request::ResetConfiguration { key, at }).await?, Done)
+    pub async fn reset_configuration(&self, key: &str, at: Timestamp) -> Result<(), CatalogError> {
+        expect!(self.call(Request::ResetConfiguration { key: key.to_owned(), at }).await?, Done)
     }
 
     /// Notes that a session uses the catalog.
@@ -271,27 +299,27 @@ impl Catalog {
     }
 
     /// Answers one reading SQL statement with at most `limit` rows, within 30 s.
-    pub async fn query(&self, sql: String, limit: u32) -> Result<QueryResult, CatalogError> {
-        expect!(self.call(Request::Query { sql, limit }).await?, Rows)
+    pub async fn query(&self, sql: &str, limit: u32) -> Result<QueryResult, CatalogError> {
+        expect!(self.call(Request::Query { sql: sql.to_owned(), limit }).await?, Rows)
     }
 
     /// Writes every table as Parquet; the directory must be absolute.
-    pub async fn export(&self, directory: PathBuf) -> Result<Vec<PathBuf>, CatalogError> {
-        expect!(self.call(Request::Export { directory }).await?, Paths)
+    pub async fn export(&self, directory: &Path) -> Result<Vec<PathBuf>, CatalogError> {
+        expect!(self.call(Request::Export { directory: directory.to_owned() }).await?, Paths)
     }
 
     /// Copies the catalog to a new file.
-    pub async fn back_up_to(&self, file: PathBuf) -> Result<(), CatalogError> {
-        expect!(self.call(Request::BackUpTo { file }).await?, Done)
+    pub async fn back_up_to(&self, file: &Path) -> Result<(), CatalogError> {
+        expect!(self.call(Request::BackUpTo { file: file.to_owned() }).await?, Done)
     }
 
     /// Replaces the catalog; returns where the replaced one is kept.
     pub async fn restore_from(
         &self,
-        file: PathBuf,
+        file: &Path,
         at: Timestamp,
     ) -> Result<Vec<PathBuf>, CatalogError> {
-        expect!(self.call(Request::RestoreFrom { file, at }).await?, Paths)
+        expect!(self.call(Request::RestoreFrom { file: file.to_owned(), at }).await?, Paths)
     }
 
     /// Judges every row, key and reference, and the archives the caller looked at.

@@ -34,7 +34,7 @@ pub use activity::{
 pub use backup::{
     BackupFilter, BackupKey, BackupRecord, RecordStatus, UpgradeRecord, UpgradeStatusWord,
 };
-pub use configuration::{AutoBackup, ConfigEntry, ConfigType, Settings};
+pub use configuration::{ConfigEntry, ConfigType, Settings};
 pub use current::{
     ApplicationState, CurrentService, Host, ResourceRecord, ScheduledTask, SessionState,
 };
@@ -44,6 +44,9 @@ pub use remote::serve_router;
 pub use request::{
     ArchiveOnDisk, Finding, MaintenanceReport, QueryResult, RebuildReport, Reply, Request, Severity,
 };
+
+/// The version of DuckDB this program is built against.
+pub const DUCKDB_VERSION: &str = "1.5.6";
 
 /// Requests that may wait for the owner before callers have to.
 const WAITING: usize = 128;

@@ -448,6 +448,6 @@ proptest! {
             prop_assert_eq!(catalog.settings().await.unwrap(), Settings::from_entries(&[]));
             Ok(set)
         })?;
-        prop_assert_eq!(settings.auto_backup.directory, value);
+        prop_assert_eq!(settings.default_directory, value);
     }
 }

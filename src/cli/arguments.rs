@@ -25,10 +25,24 @@ pub struct Arguments {
 #[derive(Debug, Clone, Args)]
 pub struct GlobalArguments {
     /// The catalog file.
-    #[arg(long, global = true, env = "EIDER_CATALOG", default_value = "/var/lib/eider/eider.duckdb", value_name = "FILE", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "EIDER_CATALOG",
+        default_value = "/var/lib/eider/eider.duckdb",
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
     pub catalog: PathBuf,
     /// Socket of a running daemon; used when the daemon holds the catalog.
-    #[arg(long, global = true, env = "EIDER_SOCKET", default_value = "/run/eider/eider.sock", value_name = "FILE", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "EIDER_SOCKET",
+        default_value = "/run/eider/eider.sock",
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
     pub socket: PathBuf,
     /// How lists and records are printed.
     #[arg(long, short, global = true, value_enum, default_value_t = OutputFormat::Table, help_heading = "Global options")]
@@ -157,9 +171,9 @@ fn parse_listen(text: &str) -> Result<Listen, String> {
     if text == "off" {
         return Ok(Listen::Off);
     }
-    text.parse()
-        .map(Listen::At)
-        .map_err(|_| format!("`{text}` is not an address such as 127.0.0.1:9110 or [::1]:9110, nor `off`"))
+    text.parse().map(Listen::At).map_err(|_| {
+        format!("`{text}` is not an address such as 127.0.0.1:9110 or [::1]:9110, nor `off`")
+    })
 }
 
 /// What `--type` of `backup create` takes: how much is kept or, as older spellings have it, why.

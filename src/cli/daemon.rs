@@ -38,7 +38,12 @@ pub async fn daemon(
     let operator =
         Operator::new(catalog.clone(), metrics()?, None, usize::from(arguments.concurrency));
     let health = Arc::new(Health::starting(&["recovery", "specs"]));
-    let server = Server { operator: operator.clone(), health: Arc::clone(&health) };
+    let catalog_path = super::backup::absolute(&global.catalog)?;
+    let server = Server {
+        operator: operator.clone(),
+        health: Arc::clone(&health),
+        catalog: catalog_path.into(),
+    };
     let _socket = serve_socket(&global.socket, server.clone()).await?;
     if let Listen::At(address) = arguments.listen {
         let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| {

@@ -33,7 +33,9 @@ pub async fn database(
         DbCommand::Backup { file } => {
             let file = super::backup::absolute(file)?;
             session.operator.catalog().back_up_to(&file).await?;
-            session.output.done(&format!("catalog copied to {}", file.display()), &json!({"file": file}))
+            session
+                .output
+                .done(&format!("catalog copied to {}", file.display()), &json!({"file": file}))
         }
         DbCommand::Restore { file } => restore(&session, file, global.yes).await,
     };
@@ -165,9 +167,7 @@ async fn query(session: &Session, sql: &str, csv: bool) -> Result<(), CliError> 
     let items: Vec<Value> = result
         .rows
         .iter()
-        .map(|row| {
-            Value::Object(result.columns.iter().cloned().zip(row.iter().cloned()).collect())
-        })
+        .map(|row| Value::Object(result.columns.iter().cloned().zip(row.iter().cloned()).collect()))
         .collect();
     let headers: Vec<&str> = result.columns.iter().map(String::as_str).collect();
     let rows = result.rows.iter().map(|row| row.iter().map(cell).collect()).collect();
@@ -192,7 +192,11 @@ async fn restore(session: &Session, file: &std::path::Path, yes: bool) -> Result
     let kept = session.operator.catalog().restore_from(&file, Timestamp::now()).await?;
     let kept: Vec<String> = kept.iter().map(|path| path.display().to_string()).collect();
     session.output.done(
-        &format!("the catalog is now that of {}; the one before is {}", file.display(), kept.join(", ")),
+        &format!(
+            "the catalog is now that of {}; the one before is {}",
+            file.display(),
+            kept.join(", ")
+        ),
         &json!({"file": file, "kept": kept}),
     )
 }

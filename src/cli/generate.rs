@@ -7,7 +7,9 @@ use serde_json::json;
 
 use super::arguments::{Arguments, GenerateArguments, GenerateCommand};
 use super::output::{CliError, ExitCode, Output};
-use crate::spec::{Kind, Reason, reference_page, write_crds};
+use crate::spec::crd::write_crds;
+use crate::spec::reference_page::reference_page;
+use crate::spec::{Kind, Reason};
 use crate::telemetry::catalogue;
 
 /// Carries one of them out.
@@ -28,7 +30,12 @@ fn failed(what: &str, error: impl std::fmt::Display) -> CliError {
     CliError::new(ExitCode::Failed, Reason::InternalError, format!("{what}: {error}"))
 }
 
-fn report(drift: &[PathBuf], check: bool, directory: &Path, output: &Output) -> Result<(), CliError> {
+fn report(
+    drift: &[PathBuf],
+    check: bool,
+    directory: &Path,
+    output: &Output,
+) -> Result<(), CliError> {
     let names: Vec<String> = drift.iter().map(|path| path.display().to_string()).collect();
     if check && !drift.is_empty() {
         return Err(CliError::new(
@@ -114,5 +121,8 @@ fn man(directory: &Path, output: &Output) -> Result<(), CliError> {
     std::fs::create_dir_all(directory)
         .and_then(|()| clap_mangen::generate_to(Arguments::command(), directory))
         .map_err(|error| failed(&directory.display().to_string(), error))?;
-    output.done(&format!("man pages written to {}", directory.display()), &json!({"directory": directory}))
+    output.done(
+        &format!("man pages written to {}", directory.display()),
+        &json!({"directory": directory}),
+    )
 }

@@ -12,7 +12,10 @@ use crate::spec::{Kind, Reason};
 use crate::web::object;
 
 /// The records that the arguments mean.
-async fn find(session: &Session, arguments: &GetArguments) -> Result<Vec<ResourceRecord>, CliError> {
+async fn find(
+    session: &Session,
+    arguments: &GetArguments,
+) -> Result<Vec<ResourceRecord>, CliError> {
     let kind: Option<Kind> = match arguments.kind.as_str() {
         "all" | "eider" => None,
         word => Some(word.parse().map_err(|error: crate::spec::UnknownKind| {
@@ -80,13 +83,19 @@ fn state(record: &ResourceRecord) -> String {
 
 fn columns(kind: Option<Kind>) -> Vec<&'static str> {
     match kind {
-        Some(Kind::Backup) => vec!["NAMESPACE", "NAME", "PHASE", "SIZE", "FILES", "VERIFIED", "AGE", "TARGET"],
-        Some(Kind::Restore) => vec!["NAMESPACE", "NAME", "PHASE", "FILES", "AGE", "ARCHIVE", "TARGET"],
+        Some(Kind::Backup) => {
+            vec!["NAMESPACE", "NAME", "PHASE", "SIZE", "FILES", "VERIFIED", "AGE", "TARGET"]
+        }
+        Some(Kind::Restore) => {
+            vec!["NAMESPACE", "NAME", "PHASE", "FILES", "AGE", "ARCHIVE", "TARGET"]
+        }
         Some(Kind::Upgrade) => vec!["NAMESPACE", "NAME", "PHASE", "FROM", "TO", "BACKUP", "AGE"],
         Some(Kind::BackupSchedule) => {
             vec!["NAMESPACE", "NAME", "SCHEDULE", "OVERDUE", "NEXT RUN", "LAST BACKUP", "AGE"]
         }
-        Some(Kind::BackupStore) => vec!["NAMESPACE", "NAME", "STATE", "BACKUPS", "SIZE", "FREE", "AGE"],
+        Some(Kind::BackupStore) => {
+            vec!["NAMESPACE", "NAME", "STATE", "BACKUPS", "SIZE", "FREE", "AGE"]
+        }
         None => vec!["NAMESPACE", "KIND", "NAME", "STATE", "AGE", "MESSAGE"],
     }
 }

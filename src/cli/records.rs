@@ -145,7 +145,10 @@ pub async fn upgrade(
             })?;
             let fields = vec![
                 ("Name".to_owned(), name_of(upgrade)),
-                ("Status".to_owned(), json!(upgrade.status).as_str().unwrap_or_default().to_owned()),
+                (
+                    "Status".to_owned(),
+                    json!(upgrade.status).as_str().unwrap_or_default().to_owned(),
+                ),
                 ("From".to_owned(), upgrade.from_version.clone().unwrap_or_default()),
                 ("To".to_owned(), upgrade.to_version.clone()),
                 ("Target".to_owned(), upgrade.target.clone()),
@@ -178,8 +181,12 @@ pub async fn config(
                     vec![
                         entry.config_key.clone(),
                         entry.config_value.to_string(),
-                        if entry.config_value == entry.default_value { "default" } else { "changed" }
-                            .to_owned(),
+                        if entry.config_value == entry.default_value {
+                            "default"
+                        } else {
+                            "changed"
+                        }
+                        .to_owned(),
                         entry.description.clone().unwrap_or_default(),
                     ]
                 })
@@ -195,7 +202,7 @@ pub async fn config(
                     ("Key".to_owned(), entry.config_key.clone()),
                     ("Value".to_owned(), entry.config_value.to_string()),
                     ("Default".to_owned(), entry.default_value.to_string()),
-                    ("Type".to_owned(), entry.config_type.clone()),
+                    ("Type".to_owned(), format!("{:?}", entry.config_type).to_lowercase()),
                     ("Rule".to_owned(), entry.validation_rule.clone().unwrap_or_default()),
                     ("Description".to_owned(), entry.description.clone().unwrap_or_default()),
                 ],

@@ -60,7 +60,8 @@ async fn create(
     options.insert("mode".to_owned(), json!(if arguments.merge { "Merge" } else { "Replace" }));
     options.insert("safetyBackup".to_owned(), json!(!arguments.no_safety_backup));
     let name = arguments.name.clone().unwrap_or_else(|| stamped("restore"));
-    carry_out(session, &arguments.namespace, &name, options, &what, arguments.dry_run, global.yes).await
+    carry_out(session, &arguments.namespace, &name, options, &what, arguments.dry_run, global.yes)
+        .await
 }
 
 /// How a Restore names this record: by its Backup where that is unambiguous, by its archive else.

@@ -42,9 +42,8 @@ pub fn validate(arguments: &FileArguments, output: &Output) -> Result<(), CliErr
         .iter()
         .map(|(document, file)| {
             let name = document.name().map(str::to_owned);
-            let name = name.unwrap_or_else(|| {
-                format!("{}…", document.generate_name().unwrap_or_default())
-            });
+            let name = name
+                .unwrap_or_else(|| format!("{}…", document.generate_name().unwrap_or_default()));
             vec![
                 document.kind().to_string(),
                 document.namespace().to_owned(),
@@ -87,8 +86,10 @@ pub async fn run(
         dry_run(&session, loaded).await?;
         return session.close().await;
     }
-    let schedules =
-        loaded.documents.iter().any(|(document, _)| matches!(document, Document::BackupSchedule(_)));
+    let schedules = loaded
+        .documents
+        .iter()
+        .any(|(document, _)| matches!(document, Document::BackupSchedule(_)));
     let done = session.carry_out(loaded.documents).await?;
     report(&session.output, &done)?;
     if arguments.watch {
@@ -197,10 +198,7 @@ async fn watch(session: &Session, files: &[PathBuf]) -> Result<(), CliError> {
 }
 
 /// The documents that say something new. One whose name is generated is new only at the start.
-async fn changed(
-    session: &Session,
-    loaded: Loaded,
-) -> Result<Vec<(Document, String)>, CliError> {
+async fn changed(session: &Session, loaded: Loaded) -> Result<Vec<(Document, String)>, CliError> {
     let mut changed = Vec::new();
     for (document, file) in loaded.documents {
         if document.name().is_some() && session.operator.differs(&document).await? {

@@ -116,13 +116,26 @@ async fn list(session: &Session) -> Result<(), CliError> {
         items.push(item(&known, &task));
     }
     session.output.table(
-        &["NAMESPACE", "NAME", "SCHEDULE", "SUSPENDED", "LAST RUN", "LAST SUCCESS", "NEXT RUN", "OVERDUE"],
+        &[
+            "NAMESPACE",
+            "NAME",
+            "SCHEDULE",
+            "SUSPENDED",
+            "LAST RUN",
+            "LAST SUCCESS",
+            "NEXT RUN",
+            "OVERDUE",
+        ],
         rows,
         &items,
     )
 }
 
-async fn run(global: &GlobalArguments, name: &ScheduleName, output: Output) -> Result<(), CliError> {
+async fn run(
+    global: &GlobalArguments,
+    name: &ScheduleName,
+    output: Output,
+) -> Result<(), CliError> {
     let session = Session::open_to_act(global, output).await?;
     session.listen_for_interrupts();
     let known = session.operator.schedule(&name.namespace, &name.name).await?;
@@ -175,7 +188,9 @@ async fn suspend(
         daemon.sync().await.map_err(CliError::from)?;
     }
     if !suspended && known.spec.suspend {
-        session.output.note("its document says `suspend: true`; it stays suspended until that is changed");
+        session
+            .output
+            .note("its document says `suspend: true`; it stays suspended until that is changed");
     }
     session.output.done(
         &format!("schedule {}/{} {word}", name.namespace, name.name),

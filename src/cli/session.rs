@@ -61,16 +61,19 @@ pub async fn open_catalog(path: &Path, output: &Output) -> Result<(Catalog, bool
             .hint("name another file with --catalog or EIDER_CATALOG")
         })?;
     }
-    let mut options = OpenOptions::default();
-    options.probe = std::env::current_exe().ok();
-    let opened = Catalog::open(path, options).map_err(CliError::from)?;
+    let options = OpenOptions { probe: std::env::current_exe().ok(), now: jiff::Timestamp::now() };
+    let path = path.to_owned();
+    let opened = tokio::task::spawn_blocking(move || Catalog::open(&path, &options))
+        .await
+        .map_err(|error| CliError::internal(error.to_string()))??;
     for file in &opened.report.set_aside {
         output.note(&format!("the catalog was damaged; kept as {}", file.display()));
     }
     if let Some(version) = opened.report.migrated_from {
         output.note(&format!("the catalog was migrated from schema version {version}"));
     }
-    Ok((opened.catalog, opened.report.needs_rebuild))
+    let lost = opened.report.needs_rebuild || opened.report.unclean;
+    Ok((opened.catalog, lost))
 }
 
 impl Session {
@@ -137,7 +140,10 @@ impl Session {
     }
 
     /// Applies documents and carries them out, here or in the daemon, one after the other.
-    pub async fn carry_out(&self, documents: Vec<(Document, String)>) -> Result<Vec<Done>, CliError> {
+    pub async fn carry_out(
+        &self,
+        documents: Vec<(Document, String)>,
+    ) -> Result<Vec<Done>, CliError> {
         let mut done = Vec::new();
         for (document, source) in documents {
             let operation = match &self.daemon {
@@ -231,17 +237,13 @@ async fn reach(socket: &Path, catalog: &Path) -> Option<Catalog> {
     if !socket.exists() {
         return None;
     }
-    let remote = Catalog::remote(socket).ok()?;
-    let state = remote.state().await.ok()?;
-    let holds = state
-        .and_then(|state| state.state_data["catalog"].as_str().map(str::to_owned))
-        .unwrap_or_default();
+    let holds = ControlClient::new(socket).catalog().await.ok()?;
     let same = match (catalog.canonicalize(), Path::new(&holds).canonicalize()) {
         (Ok(one), Ok(other)) => one == other,
         // In another mount namespace paths say nothing; the socket was named on purpose.
         _ => true,
     };
-    same.then_some(remote)
+    same.then(|| Catalog::remote(socket))
 }
 
 /// Resolves at the first SIGINT or SIGTERM.
@@ -264,9 +266,10 @@ pub fn judge(done: &[Done]) -> Result<(), CliError> {
         return Ok(());
     };
     let operation = &failed.operation;
-    let failure = failed.conclusion.failure.clone().unwrap_or_else(|| {
-        Failure::new(Reason::InternalError, failed.conclusion.message.clone())
-    });
+    let failure =
+        failed.conclusion.failure.clone().unwrap_or_else(|| {
+            Failure::new(Reason::InternalError, failed.conclusion.message.clone())
+        });
     Err(CliError::from(failure)
         .object(format!("{} {}/{}", operation.kind, operation.namespace, operation.name)))
 }

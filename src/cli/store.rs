@@ -79,7 +79,10 @@ async fn check(
         .filter(|(_, store)| name.is_none_or(|name| store.name == name))
         .collect();
     if stores.is_empty() {
-        let which = name.map_or_else(|| "no store is known".to_owned(), |name| format!("there is no store `{name}`"));
+        let which = name.map_or_else(
+            || "no store is known".to_owned(),
+            |name| format!("there is no store `{name}`"),
+        );
         return Err(CliError::new(ExitCode::NotFound, Reason::StoreNotFound, which)
             .hint("`eider store list` shows what there is"));
     }
@@ -94,7 +97,13 @@ async fn check(
         }
         let report = session
             .operator
-            .check_store(&namespace, &store, full, session.progress(), session.interrupted().clone())
+            .check_store(
+                &namespace,
+                &store,
+                full,
+                session.progress(),
+                session.interrupted().clone(),
+            )
             .await;
         session.finish_progress();
         let report = report?;
@@ -104,7 +113,11 @@ async fn check(
                 report.name.clone(),
                 "-".to_owned(),
                 "ok".to_owned(),
-                format!("{} backups, {}", report.backups, size(i64::try_from(report.bytes).unwrap_or(i64::MAX))),
+                format!(
+                    "{} backups, {}",
+                    report.backups,
+                    size(i64::try_from(report.bytes).unwrap_or(i64::MAX))
+                ),
             ]);
         }
         for problem in &report.problems {
@@ -152,7 +165,10 @@ async fn migrate(
         .operator
         .audit(&UserAction {
             action_type: "STORE_MIGRATE".to_owned(),
-            action_description: format!("store {old} to {new}: {} archives moved, {failed} not", report.moved.len()),
+            action_description: format!(
+                "store {old} to {new}: {} archives moved, {failed} not",
+                report.moved.len()
+            ),
             action_params: json!({"old": old, "new": new, "namespace": namespace}),
             status: if failed == 0 { "SUCCESS" } else { "FAILED" }.to_owned(),
             started_at,

@@ -66,6 +66,9 @@ pub struct Manifest {
     pub namespace: String,
     /// Name of the Backup object.
     pub backup: String,
+    /// Generation of the Backup object that was carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
     /// Why the backup was taken.
     pub trigger: BackupTrigger,
     /// What it contains.
@@ -148,6 +151,7 @@ impl Manifest {
             format,
             namespace: String::new(),
             backup: String::new(),
+            generation: None,
             trigger: BackupTrigger::default(),
             backup_type: BackupType::default(),
             target: Target::default(),

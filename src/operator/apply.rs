@@ -89,7 +89,11 @@ fn suffix() -> String {
 
 impl Operator {
     /// Writes a document as a resource. Nothing is carried out yet.
-    pub async fn apply(&self, mut document: Document, source: &str) -> Result<Applied, OperatorError> {
+    pub async fn apply(
+        &self,
+        mut document: Document,
+        source: &str,
+    ) -> Result<Applied, OperatorError> {
         if let Some(stem) = document.generate_name().map(str::to_owned) {
             document.metadata_mut().name = Some(format!("{stem}{}", suffix()));
             document.metadata_mut().generate_name = None;
@@ -110,7 +114,10 @@ impl Operator {
         };
         let value = document.to_value();
         let unchanged = known.as_ref().is_some_and(|known| {
-            !changed && known.document == value && known.source == source && known.removed_at.is_none()
+            !changed
+                && known.document == value
+                && known.source == source
+                && known.removed_at.is_none()
         });
         if !unchanged {
             let record = ResourceRecord {

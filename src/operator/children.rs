@@ -28,10 +28,11 @@ impl Operator {
             return Ok(Ok(operation));
         }
         let parent_journal = self.catalog.journal(parent.operation()).await?;
-        let job = match self.child_job(parent, child, &operation, &Log::new(&parent_journal)).await? {
-            Ok(job) => job,
-            Err(failure) => return Ok(Err(failure)),
-        };
+        let job =
+            match self.child_job(parent, child, &operation, &Log::new(&parent_journal)).await? {
+                Ok(job) => job,
+                Err(failure) => return Ok(Err(failure)),
+            };
         let spec = match &job {
             Job::Backup(job) => json!(job.spec),
             Job::Restore(job) => json!(job.spec),
@@ -101,8 +102,7 @@ impl Operator {
                 None => Err(Failure::new(Reason::StoreNotFound, "the upgrade names no store")),
             },
             (Job::Upgrade(parent), Child::UpgradeRollback) => {
-                let backup: ChildFacts =
-                    log.facts(upgrade::step::BACKUP).unwrap_or_default();
+                let backup: ChildFacts = log.facts(upgrade::step::BACKUP).unwrap_or_default();
                 let key = BackupKey::Object {
                     namespace: operation.namespace.clone(),
                     name: backup.name.clone(),

@@ -45,13 +45,10 @@ impl Daemon {
 
     /// Runs until `stop` resolves; then cancels what is under way, waits until everything has been
     /// put back, and returns.
-    pub async fn run(
-        mut self,
-        stop: impl Future<Output = ()>,
-    ) -> Result<(), OperatorError> {
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), OperatorError> {
         let now = jiff::Timestamp::now();
         let operator = self.operator.clone();
-        operator.catalog().start_session(operator.session(), now).await?;
+        operator.catalog().start_session(operator.session().to_owned(), now).await?;
         // The services of an interrupted operation may be down: they come before anything else.
         self.health.waiting("recovery", "interrupted operations are finished or undone");
         operator.recover().await?;
@@ -209,7 +206,7 @@ fn watch(
 impl Operator {
     /// Whether an operation has come to its end.
     pub async fn has_ended(&self, operation: &OperationId) -> Result<bool, OperatorError> {
-        let journal = self.catalog.journal(operation).await?;
+        let journal = self.catalog.journal(&operation).await?;
         Ok(crate::plan::Log::new(&journal).conclusion().is_some())
     }
 }

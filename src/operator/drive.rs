@@ -16,8 +16,8 @@ use super::{Operator, OperatorError};
 use crate::engine::{Cancel, Progress};
 use crate::failpoint;
 use crate::plan::{
-    self, Action, Child, ChildFacts, Conclusion, Decision, Failure, JournalEntry, Log, Mark, OPERATION,
-    OperationId, status,
+    self, Action, Child, ChildFacts, Conclusion, Decision, Failure, JournalEntry, Log, Mark,
+    OPERATION, OperationId, status,
 };
 use crate::runtime::{BoxFuture, Handles, Runtime};
 use crate::spec::Reason;
@@ -42,7 +42,7 @@ impl Operator {
     /// # Errors
     /// Only when the catalog fails: everything else is a conclusion.
     pub async fn drive(&self, operation: &OperationId) -> Result<Conclusion, OperatorError> {
-        let journal = self.catalog.journal(operation).await?;
+        let journal = self.catalog.journal(&operation).await?;
         if let Some((conclusion, _)) = Log::new(&journal).conclusion() {
             return Ok(conclusion);
         }
@@ -66,7 +66,7 @@ impl Operator {
         cancel: Cancel,
     ) -> BoxFuture<'a, Result<Conclusion, OperatorError>> {
         Box::pin(async move {
-            let journal = self.catalog.journal(operation).await?;
+            let journal = self.catalog.journal(&operation).await?;
             if let Some((conclusion, _)) = Log::new(&journal).conclusion() {
                 return Ok(conclusion);
             }
@@ -83,13 +83,17 @@ impl Operator {
         })
     }
 
-    async fn turn(&self, resolved: &Resolved, running: &Running) -> Result<Conclusion, OperatorError> {
+    async fn turn(
+        &self,
+        resolved: &Resolved,
+        running: &Running,
+    ) -> Result<Conclusion, OperatorError> {
         let job = &resolved.job;
         let operation = job.operation();
         let runtime = match self.runtime_for(job) {
             Ok(runtime) => runtime,
             Err(failure) => {
-                let journal = self.catalog.journal(operation).await?;
+                let journal = self.catalog.journal(&operation).await?;
                 return self.conclude_unresolved(operation, &journal, failure).await;
             }
         };
@@ -99,7 +103,7 @@ impl Operator {
             cancel: running.cancel.clone(),
         };
         loop {
-            let journal = self.catalog.journal(operation).await?;
+            let journal = self.catalog.journal(&operation).await?;
             let log = Log::new(&journal);
             self.publish(job, &log, running).await?;
             let observed = match runtime.observe(job, log).await {
@@ -108,7 +112,9 @@ impl Operator {
                     // Not seeing is no ground for deciding: look again, as long as it takes.
                     warn!(%operation, %failure, "cannot observe; looking again in 5 s");
                     if running.cancel.is_cancelled() && journal.is_empty() {
-                        return self.conclude(resolved, &journal, Conclusion::failed(failure)).await;
+                        return self
+                            .conclude(resolved, &journal, Conclusion::failed(failure))
+                            .await;
                     }
                     tokio::time::sleep(Duration::from_secs(5)).await;
                     continue;
@@ -179,7 +185,8 @@ impl Operator {
                 self.watch_service(job, action, true).await?;
             }
             Err(failure) => {
-                let failure = if handles.cancel.is_cancelled() && forward { cancelled() } else { failure };
+                let failure =
+                    if handles.cancel.is_cancelled() && forward { cancelled() } else { failure };
                 warn!(%operation, step, reason = %failure.reason, "failed: {}", failure.message);
                 self.write(operation, step, Mark::Failed, json!(failure)).await?;
             }
@@ -235,7 +242,7 @@ impl Operator {
         let mark = if conclusion.is_success() { Mark::Done } else { Mark::Failed };
         self.write(operation, OPERATION, mark, json!(conclusion)).await?;
         point("closed");
-        let journal = self.catalog.journal(operation).await?;
+        let journal = self.catalog.journal(&operation).await?;
         let status = status::of(&resolved.job, &Log::new(&journal), None);
         self.put_status(operation, status).await?;
         self.catalog.checkpoint().await?;

@@ -43,7 +43,9 @@ impl Operator {
         .await?;
         let mut record = record_of(&manifest, &directory);
         record.store.clone_from(&store.name);
-        if let Some(known) = self.catalog.backup(BackupKey::Name(record.backup_name.clone())).await? {
+        if let Some(known) =
+            self.catalog.backup(BackupKey::Name(record.backup_name.clone())).await?
+        {
             record.id = known.id;
             self.catalog.update_backup(record.clone()).await?;
         } else {

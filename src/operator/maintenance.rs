@@ -48,9 +48,11 @@ impl Operator {
                 targets.len() - 1
             });
             let facts = &mut targets[index];
-            let succeeded = matches!(record.status, RecordStatus::Succeeded | RecordStatus::Deleted);
+            let succeeded =
+                matches!(record.status, RecordStatus::Succeeded | RecordStatus::Deleted);
             if succeeded && facts.last_success.is_none() {
-                let unsigned = |number: Option<i64>| u64::try_from(number.unwrap_or(0)).unwrap_or(0);
+                let unsigned =
+                    |number: Option<i64>| u64::try_from(number.unwrap_or(0)).unwrap_or(0);
                 facts.last_success = Some(record.created_at);
                 facts.archive_bytes = unsigned(record.backup_size);
                 facts.source_bytes = unsigned(record.source_bytes);

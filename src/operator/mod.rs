@@ -14,8 +14,8 @@ mod files;
 mod import;
 mod locks;
 mod maintenance;
-pub mod progress;
 mod preview;
+pub mod progress;
 mod prune;
 mod publish;
 mod record;
@@ -39,8 +39,8 @@ use crate::telemetry::Metrics;
 
 pub use apply::Applied;
 pub use drive::Running;
-pub use import::Imported;
 pub use files::{Loaded, load};
+pub use import::Imported;
 pub use prune::{PruneReport, PrunedBackup};
 pub use resolve::Resolved;
 pub use schedules::KnownSchedule;
@@ -164,9 +164,8 @@ impl Operator {
         &self,
         operation: &OperationId,
     ) -> Result<Option<Conclusion>, OperatorError> {
-        let enter = || {
-            self.queued.lock().unwrap_or_else(PoisonError::into_inner).insert(operation.clone())
-        };
+        let enter =
+            || self.queued.lock().unwrap_or_else(PoisonError::into_inner).insert(operation.clone());
         if !enter() {
             return Ok(None);
         }

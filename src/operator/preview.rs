@@ -39,7 +39,8 @@ impl Operator {
             .collect();
         let preview = self.with_stores(overlay);
         let job = match preview.job_of(&operation, key.kind, &document.to_value()).await? {
-            Err(failure) => match planned_restore(&preview, document, documents, &operation).await? {
+            Err(failure) => match planned_restore(&preview, document, documents, &operation).await?
+            {
                 Some(job) => job,
                 None => return Ok(Some(Err(failure))),
             },
@@ -52,7 +53,8 @@ impl Operator {
     pub async fn differs(&self, document: &Document) -> Result<bool, OperatorError> {
         let key = document.key();
         let known = self.catalog.resource(key.kind.as_str(), &key.namespace, &key.name).await?;
-        Ok(known.is_none_or(|known| known.spec_digest != super::apply::digest(&document.spec_value())))
+        Ok(known
+            .is_none_or(|known| known.spec_digest != super::apply::digest(&document.spec_value())))
     }
 }
 

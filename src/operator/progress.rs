@@ -31,7 +31,9 @@ impl Meter {
 
     /// The present reading.
     pub fn status(&self) -> ProgressStatus {
-        let read = |counter: &AtomicU64| i64::try_from(counter.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        let read = |counter: &AtomicU64| {
+            i64::try_from(counter.load(Ordering::Relaxed)).unwrap_or(i64::MAX)
+        };
         ProgressStatus {
             files: read(&self.entries),
             bytes: read(&self.bytes),

@@ -25,10 +25,8 @@ impl Operator {
         operation: &OperationId,
         status: Value,
     ) -> Result<(), OperatorError> {
-        let found = self
-            .catalog
-            .resource(&operation.kind, &operation.namespace, &operation.name)
-            .await?;
+        let found =
+            self.catalog.resource(&operation.kind, &operation.namespace, &operation.name).await?;
         let Some(mut resource) = found else {
             return Ok(());
         };

@@ -123,7 +123,8 @@ impl Operator {
         let operation = resolved.job.operation();
         let began = log.began_at().unwrap_or(at);
         let took = positive(at.duration_since(began));
-        let reason = conclusion.failure.as_ref().map_or(Reason::Succeeded, |failure| failure.reason);
+        let reason =
+            conclusion.failure.as_ref().map_or(Reason::Succeeded, |failure| failure.reason);
         match &resolved.job {
             Job::Backup(job) => self.end_backup(job, log, conclusion, at, took).await?,
             Job::Restore(_) => self.metrics.restore_finished(reason, took),
@@ -166,8 +167,7 @@ impl Operator {
         use backup::step::{ARCHIVE, SEAL, VERIFY};
         let mut record = self.backup_row(job).await?;
         let facts: ArchiveFacts = log.facts(ARCHIVE).unwrap_or_default();
-        let verified_at =
-            log.facts::<VerifyFacts>(VERIFY).and_then(|facts| facts.verified_at);
+        let verified_at = log.facts::<VerifyFacts>(VERIFY).and_then(|facts| facts.verified_at);
         let kept = match &conclusion.failure {
             None => true,
             Some(failure) => log.done(SEAL) && backup::keeps_archive(failure.reason),
@@ -191,7 +191,8 @@ impl Operator {
         }
         let target = record.target.clone();
         self.put_backup(record).await?;
-        let reason = conclusion.failure.as_ref().map_or(Reason::Succeeded, |failure| failure.reason);
+        let reason =
+            conclusion.failure.as_ref().map_or(Reason::Succeeded, |failure| failure.reason);
         self.metrics.backup_finished(&BackupFinished {
             namespace: &job.operation.namespace,
             target: &target,
@@ -216,7 +217,8 @@ impl Operator {
         took: Duration,
         at: Timestamp,
     ) -> Result<(), OperatorError> {
-        let tags = json!({"operation": job.operation.to_string(), "target": job.spec.target.summary()});
+        let tags =
+            json!({"operation": job.operation.to_string(), "target": job.spec.target.summary()});
         let metric = |name: &str, value: f64, unit: &str| PerformanceMetric {
             id: 0,
             metric_name: name.to_owned(),
@@ -257,7 +259,9 @@ impl Operator {
         let record = UpgradeRecord {
             id: 0,
             upgrade_id: job.operation.to_string(),
-            from_version: log.facts::<PreflightFacts>(PREFLIGHT).and_then(|facts| facts.from_version),
+            from_version: log
+                .facts::<PreflightFacts>(PREFLIGHT)
+                .and_then(|facts| facts.from_version),
             to_version: job.spec.to_version.clone(),
             upgrade_type: format!("{:?}", job.spec.upgrade_type).to_uppercase(),
             status: match failure {
@@ -319,7 +323,10 @@ impl Operator {
         };
         self.audit(&UserAction {
             action_type: operation.kind.to_uppercase(),
-            action_description: format!("{} {}/{}", operation.kind, operation.namespace, operation.name),
+            action_description: format!(
+                "{} {}/{}",
+                operation.kind, operation.namespace, operation.name
+            ),
             action_params: json!({"operation": operation.to_string()}),
             status: status.to_owned(),
             result_message: Some(conclusion.message.clone()),
@@ -382,7 +389,7 @@ impl Operator {
         let at = Timestamp::now();
         let conclusion = Conclusion::failed(failure);
         if let Some(resolved) = resolved {
-            let journal = self.catalog.journal(operation).await?;
+            let journal = self.catalog.journal(&operation).await?;
             self.record_end(&resolved, &Log::new(&journal), &conclusion, at).await?;
         } else {
             self.record_refused_backup(operation, &conclusion, at).await?;
@@ -401,14 +408,13 @@ impl Operator {
         conclusion: &Conclusion,
         at: Timestamp,
     ) -> Result<(), OperatorError> {
-        let resource = self
-            .catalog
-            .resource(&operation.kind, &operation.namespace, &operation.name)
-            .await?;
+        let resource =
+            self.catalog.resource(&operation.kind, &operation.namespace, &operation.name).await?;
         let Some(resource) = resource.filter(|_| operation.kind == "Backup") else {
             return Ok(());
         };
-        let Ok(spec) = serde_json::from_value::<crate::spec::BackupSpec>(resource.document["spec"].clone())
+        let Ok(spec) =
+            serde_json::from_value::<crate::spec::BackupSpec>(resource.document["spec"].clone())
         else {
             return Ok(());
         };

@@ -36,7 +36,7 @@ impl Operator {
         &self,
         operation: &OperationId,
     ) -> Result<Result<Resolved, Failure>, OperatorError> {
-        let journal = self.catalog.journal(operation).await?;
+        let journal = self.catalog.journal(&operation).await?;
         if let Some(job) = Log::new(&journal).job() {
             return Ok(Ok(Resolved { job }));
         }
@@ -88,7 +88,10 @@ impl Operator {
     ) -> Result<Result<Job, Failure>, OperatorError> {
         let spec = document["spec"].clone();
         let undecodable = |error: serde_json::Error| {
-            Failure::new(Reason::InvalidSpec, format!("the recorded document does not decode: {error}"))
+            Failure::new(
+                Reason::InvalidSpec,
+                format!("the recorded document does not decode: {error}"),
+            )
         };
         match kind {
             Kind::Backup => match serde_json::from_value::<BackupSpec>(spec) {
@@ -132,8 +135,7 @@ impl Operator {
             let unsigned = |number: Option<i64>| u64::try_from(number.unwrap_or(0)).unwrap_or(0);
             SourceSize { files: unsigned(record.file_count), bytes: unsigned(record.source_bytes) }
         });
-        let schedule =
-            document["metadata"]["labels"][SCHEDULE_LABEL].as_str().map(str::to_owned);
+        let schedule = document["metadata"]["labels"][SCHEDULE_LABEL].as_str().map(str::to_owned);
         Ok(Ok(Job::Backup(BackupJob {
             operation: operation.clone(),
             spec,
@@ -201,10 +203,8 @@ impl Operator {
         spec: &RestoreSpec,
     ) -> Result<Result<BackupRecord, Failure>, OperatorError> {
         if let Some(reference) = &spec.from.backup_ref {
-            let key = BackupKey::Object {
-                namespace: namespace.to_owned(),
-                name: reference.name.clone(),
-            };
+            let key =
+                BackupKey::Object { namespace: namespace.to_owned(), name: reference.name.clone() };
             let Some(record) = self.catalog.backup(key).await? else {
                 return Ok(Err(Failure::new(
                     Reason::BackupNotFound,
@@ -221,7 +221,11 @@ impl Operator {
                 .hint("apply the Restore again when it has")),
                 RecordStatus::Failed | RecordStatus::Deleted => Err(Failure::new(
                     Reason::BackupNotFound,
-                    format!("Backup {namespace}/{} has no archive: {}", reference.name, record.error_message.as_deref().unwrap_or("it was deleted")),
+                    format!(
+                        "Backup {namespace}/{} has no archive: {}",
+                        reference.name,
+                        record.error_message.as_deref().unwrap_or("it was deleted")
+                    ),
                 )
                 .hint("`eider backup list` shows what there is")),
             });
@@ -246,7 +250,11 @@ impl Operator {
         Ok(found.ok_or_else(|| {
             Failure::new(
                 Reason::BackupNotFound,
-                format!("schedule {namespace}/{} has no verified backup{}", latest.schedule_ref.name, if before.is_some() { " before that time" } else { "" }),
+                format!(
+                    "schedule {namespace}/{} has no verified backup{}",
+                    latest.schedule_ref.name,
+                    if before.is_some() { " before that time" } else { "" }
+                ),
             )
             .hint("`eider backup list --schedule NAME` shows what there is")
         }))
@@ -258,12 +266,13 @@ impl Operator {
         namespace: &str,
         name: &str,
     ) -> Result<Result<StoreBinding, Failure>, OperatorError> {
-        let overlay = self.overlay.iter().find(|(found, store)| found == namespace && store.name == name);
+        let overlay =
+            self.overlay.iter().find(|(found, store)| found == namespace && store.name == name);
         if let Some((_, store)) = overlay {
             return Ok(Ok(store.clone()));
         }
         let resource = self.catalog.resource(Kind::BackupStore.as_str(), namespace, name).await?;
-        let Some(resource) = resource else {
+        let Some(resource) = resource.filter(|found| found.removed_at.is_none()) else {
             return Ok(Err(Failure::new(
                 Reason::StoreNotFound,
                 format!("there is no BackupStore {namespace}/{name}"),
@@ -281,7 +290,10 @@ impl Operator {
 
     /// Where a recorded archive is now: the directory it was recorded in. That follows a
     /// migration, which re-points records, and survives a store document that has been removed.
-    pub(super) async fn store_of(&self, record: &BackupRecord) -> Result<StoreBinding, OperatorError> {
+    pub(super) async fn store_of(
+        &self,
+        record: &BackupRecord,
+    ) -> Result<StoreBinding, OperatorError> {
         let directory = Path::new(&record.backup_path).parent().unwrap_or(Path::new("/"));
         if let Ok(binding) = self.store(&record.namespace, &record.store).await?
             && binding.spec.local.as_ref().is_some_and(|local| Path::new(&local.path) == directory)

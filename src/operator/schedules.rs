@@ -50,10 +50,16 @@ impl Operator {
     }
 
     /// A schedule by name.
-    pub async fn schedule(&self, namespace: &str, name: &str) -> Result<KnownSchedule, OperatorError> {
-        let found = self.schedules().await?.into_iter().find(|known| {
-            known.resource.namespace == namespace && known.resource.name == name
-        });
+    pub async fn schedule(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<KnownSchedule, OperatorError> {
+        let found = self
+            .schedules()
+            .await?
+            .into_iter()
+            .find(|known| known.resource.namespace == namespace && known.resource.name == name);
         found.ok_or_else(|| {
             Failure::new(
                 Reason::TargetNotFound,
@@ -65,7 +71,11 @@ impl Operator {
     }
 
     /// The Backup that a run of a schedule is.
-    pub fn scheduled_backup(known: &KnownSchedule, name: String, trigger: BackupTrigger) -> Document {
+    pub fn scheduled_backup(
+        known: &KnownSchedule,
+        name: String,
+        trigger: BackupTrigger,
+    ) -> Document {
         let mut spec = known.spec.template.spec.clone();
         spec.trigger = trigger;
         let labels = BTreeMap::from([(SCHEDULE_LABEL.to_owned(), known.resource.name.clone())]);
@@ -157,7 +167,9 @@ impl Operator {
         for skipped in &decision.skip {
             warn!(schedule = name, at = %skipped.scheduled_for, reason = %skipped.reason, "run skipped");
         }
-        for operation in running.iter().filter(|operation| decision.cancel.contains(&operation.name)) {
+        for operation in
+            running.iter().filter(|operation| decision.cancel.contains(&operation.name))
+        {
             info!(%operation, "replaced by a newer run");
             self.cancel(operation);
         }
@@ -165,7 +177,8 @@ impl Operator {
         if let Some(run) = &decision.start {
             // The document is written before the schedule is moved on, under a name that is derived
             // from the time: a crash in between makes the same document again, not a second one.
-            let document = Self::scheduled_backup(known, run.name.clone(), BackupTrigger::Scheduled);
+            let document =
+                Self::scheduled_backup(known, run.name.clone(), BackupTrigger::Scheduled);
             let applied = self.apply(document, &format!("schedule {name}")).await?;
             task.last_run_at = Some(run.scheduled_for);
             start = applied.operation();
@@ -203,7 +216,11 @@ impl Operator {
     }
 
     /// The runs of a schedule that wait or work.
-    async fn running_of(&self, namespace: &str, name: &str) -> Result<Vec<OperationId>, OperatorError> {
+    async fn running_of(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Vec<OperationId>, OperatorError> {
         let mut running = Vec::new();
         for operation in self.queued() {
             if operation.kind != Kind::Backup.as_str() || operation.namespace != namespace {
@@ -278,8 +295,11 @@ impl Operator {
     }
 
     /// What follows a finished operation: retention of its schedule, and a look at its store.
-    pub(super) async fn after_operation(&self, operation: &OperationId) -> Result<(), OperatorError> {
-        let journal = self.catalog.journal(operation).await?;
+    pub(super) async fn after_operation(
+        &self,
+        operation: &OperationId,
+    ) -> Result<(), OperatorError> {
+        let journal = self.catalog.journal(&operation).await?;
         let Some(crate::plan::Job::Backup(job)) = crate::plan::Log::new(&journal).job() else {
             return Ok(());
         };

@@ -1,16 +1,14 @@
 //! Stores as objects: their status, what they hold against what is recorded, moving one to another.
 
-use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::json;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use super::resolve::directory_store;
 use super::{Operator, OperatorError};
-use crate::catalog::{BackupFilter, BackupRecord, RecordStatus, RebuildReport, ResourceRecord};
+use crate::catalog::{BackupFilter, BackupRecord, RebuildReport, RecordStatus, ResourceRecord};
 use crate::engine::{self, Cancel, LocalStore, Manifest, Progress};
 use crate::plan::{Failure, StoreBinding, conditions};
 use crate::runtime::host;
@@ -86,16 +84,26 @@ impl Operator {
             .collect();
         let failure = match stores.len() {
             1 => return Ok(stores.remove(0)),
-            0 => Failure::new(Reason::StoreNotFound, format!("no store is known in namespace {namespace}"))
-                .hint("name a directory with `--store DIR`, or apply a BackupStore"),
-            _ => Failure::new(Reason::StoreNotFound, format!("several stores are known in namespace {namespace}"))
-                .hint("name one with `--store NAME`; `eider store list` shows them"),
+            0 => Failure::new(
+                Reason::StoreNotFound,
+                format!("no store is known in namespace {namespace}"),
+            )
+            .hint("name a directory with `--store DIR`, or apply a BackupStore"),
+            _ => Failure::new(
+                Reason::StoreNotFound,
+                format!("several stores are known in namespace {namespace}"),
+            )
+            .hint("name one with `--store NAME`; `eider store list` shows them"),
         };
         Err(failure.into())
     }
 
     /// Looks into a store and publishes what it finds as its status.
-    pub(super) async fn refresh_store(&self, namespace: &str, name: &str) -> Result<(), OperatorError> {
+    pub(super) async fn refresh_store(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), OperatorError> {
         let found = self.catalog.resource(Kind::BackupStore.as_str(), namespace, name).await?;
         let Some(mut resource) = found else {
             return Ok(());
@@ -146,8 +154,10 @@ impl Operator {
         let path = host::local_path(store)?;
         let names: Vec<String> = {
             let store = store.clone();
-            blocking(move || Ok(manifests(&store)?.into_iter().map(|manifest| manifest.name).collect()))
-                .await?
+            blocking(move || {
+                Ok(manifests(&store)?.into_iter().map(|manifest| manifest.name).collect())
+            })
+            .await?
         };
         for name in &names {
             let (name, store, progress, cancel) =
@@ -188,14 +198,14 @@ impl Operator {
 
     /// Removes what uploads have left that nobody is working on any more.
     pub async fn clean_store(&self, store: &StoreBinding) -> Result<Vec<String>, OperatorError> {
-        let grace = self.catalog.unfinished_grace().await?;
-        self.clean_store_after(store, grace).await
+        let minutes = self.catalog.settings().await?.unfinished_grace_minutes;
+        self.clean_store_after(store, SignedDuration::from_mins(minutes)).await
     }
 
     async fn clean_store_after(
         &self,
         store: &StoreBinding,
-        grace: Duration,
+        grace: SignedDuration,
     ) -> Result<Vec<String>, OperatorError> {
         let store = store.clone();
         let cleaned = blocking(move || {
@@ -250,13 +260,17 @@ impl Operator {
             if cancel.is_cancelled() {
                 return Err(Failure::new(
                     Reason::Cancelled,
-                    format!("cancelled after {} archives; run it again to go on", report.moved.len()),
+                    format!(
+                        "cancelled after {} archives; run it again to go on",
+                        report.moved.len()
+                    ),
                 )
                 .into());
             }
             let name = manifest.name.clone();
             let copied = {
-                let (old, new, name, cancel) = (old.clone(), new.clone(), name.clone(), cancel.clone());
+                let (old, new, name, cancel) =
+                    (old.clone(), new.clone(), name.clone(), cancel.clone());
                 blocking(move || {
                     let from = host::open_store(&old)?;
                     let to = host::open_store(&new)?;
@@ -346,6 +360,7 @@ pub(super) fn record_of(manifest: &Manifest, directory: &Path) -> BackupRecord {
         verified_at: manifest.verified_at,
         namespace: manifest.namespace.clone(),
         object: manifest.backup.clone(),
+        generation: manifest.generation,
         store: manifest.store.clone(),
         schedule: manifest.schedule.clone(),
         trigger: Some(manifest.trigger.as_str().to_owned()),
@@ -361,8 +376,7 @@ pub(super) fn record_of(manifest: &Manifest, directory: &Path) -> BackupRecord {
 
 /// A quick look: what is there, how much room is left, what is plainly wrong.
 async fn look(namespace: String, store: StoreBinding) -> StoreReport {
-    let mut report =
-        StoreReport { name: store.name.clone(), namespace, ..StoreReport::default() };
+    let mut report = StoreReport { name: store.name.clone(), namespace, ..StoreReport::default() };
     let name = store.name.clone();
     let result = blocking(move || {
         let path = host::local_path(&store)?;
@@ -431,6 +445,9 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(Failure::new(Reason::InternalError, format!("a worker thread ended unexpectedly: {error}")))
+        Err(Failure::new(
+            Reason::InternalError,
+            format!("a worker thread ended unexpectedly: {error}"),
+        ))
     })
 }

@@ -125,11 +125,8 @@ fn check_guards(job: &BackupJob, log: &Log<'_>) -> Result<(), Failure> {
     let previous =
         job.previous.map(|previous| SourceFacts { files: previous.files, bytes: previous.bytes });
     let current = SourceFacts { files: archive.files, bytes: archive.source_bytes };
-    guard::check(previous.as_ref(), &current, &job.spec.guards).map_err(|found| Failure {
-        reason: found.reason,
-        message: found.message,
-        hint: found.hint,
-    })
+    guard::check(previous.as_ref(), &current, &job.spec.guards)
+        .map_err(|found| Failure::new(found.reason, found.message))
 }
 
 /// Whether a failed backup keeps its archive: a suspicious one does, unverified, for a person to look at.

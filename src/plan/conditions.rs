@@ -44,10 +44,17 @@ impl ConditionType {
     }
 
     fn rank(name: &str) -> usize {
-        [Self::Succeeded, Self::Verified, Self::Ready, Self::Overdue, Self::Reconciling, Self::Stalled]
-            .iter()
-            .position(|condition| condition.as_str() == name)
-            .unwrap_or(usize::MAX)
+        [
+            Self::Succeeded,
+            Self::Verified,
+            Self::Ready,
+            Self::Overdue,
+            Self::Reconciling,
+            Self::Stalled,
+        ]
+        .iter()
+        .position(|condition| condition.as_str() == name)
+        .unwrap_or(usize::MAX)
     }
 }
 
@@ -179,7 +186,15 @@ pub fn ready(
     use ConditionType::{Ready, Reconciling, Stalled};
     set(conditions, Ready, holds.into(), reason, message, generation, now);
     set(conditions, Reconciling, Truth::False, reason, "", generation, now);
-    set(conditions, Stalled, (!holds).into(), reason, if holds { "" } else { message }, generation, now);
+    set(
+        conditions,
+        Stalled,
+        (!holds).into(),
+        reason,
+        if holds { "" } else { message },
+        generation,
+        now,
+    );
 }
 
 /// Whether the last success of a schedule is too old.
@@ -226,7 +241,10 @@ mod tests {
     fn run_once_objects_are_read_rightly_by_kstatus_in_every_phase() {
         let mut conditions = Vec::new();
         running(&mut conditions, Reason::Running, "step archive", 1, at(1));
-        assert_eq!(summary(&conditions), ["Succeeded=Unknown", "Reconciling=True", "Stalled=False"]);
+        assert_eq!(
+            summary(&conditions),
+            ["Succeeded=Unknown", "Reconciling=True", "Stalled=False"]
+        );
         assert_eq!(kstatus(&conditions), "InProgress");
         let mut good = conditions.clone();
         succeeded(&mut good, "done", 1, at(2));

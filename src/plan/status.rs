@@ -100,7 +100,9 @@ fn of_backup(job: &BackupJob, log: &Log<'_>, progress: Option<ProgressStatus>) -
     };
     let message = match &conclusion {
         Some((conclusion, _)) => conclusion.message.clone(),
-        None => log.latest_step().map_or_else(|| "waiting".to_owned(), |step| format!("step {step}")),
+        None => {
+            log.latest_step().map_or_else(|| "waiting".to_owned(), |step| format!("step {step}"))
+        }
     };
     let facts: Option<ArchiveFacts> = log.facts(ARCHIVE);
     let verified: Option<VerifyFacts> = log.facts(VERIFY);
@@ -109,7 +111,13 @@ fn of_backup(job: &BackupJob, log: &Log<'_>, progress: Option<ProgressStatus>) -
     if let Some(at) = verified_at {
         conditions::verified(&mut conditions, true, "every byte was read back", generation, at);
     } else if let Some((_, at)) = &conclusion {
-        conditions::verified(&mut conditions, false, "the archive was not read back", generation, *at);
+        conditions::verified(
+            &mut conditions,
+            false,
+            "the archive was not read back",
+            generation,
+            *at,
+        );
     }
     let kept = match &conclusion {
         Some((conclusion, _)) => match &conclusion.failure {
@@ -158,9 +166,7 @@ pub fn expires_at(job: &BackupJob, log: &Log<'_>) -> Option<Timestamp> {
 }
 
 fn of_restore(job: &RestoreJob, log: &Log<'_>, progress: Option<ProgressStatus>) -> RestoreStatus {
-    use restore::step::{
-        DISCARD_STAGING, EXTRACT, SAFETY_BACKUP, SWAP, SWAP_BACK, VERIFY_SOURCE,
-    };
+    use restore::step::{DISCARD_STAGING, EXTRACT, SAFETY_BACKUP, SWAP, SWAP_BACK, VERIFY_SOURCE};
     let generation = job.operation.generation;
     let conclusion = log.conclusion();
     let phase = match &conclusion {
@@ -175,7 +181,9 @@ fn of_restore(job: &RestoreJob, log: &Log<'_>, progress: Option<ProgressStatus>)
     };
     let message = match &conclusion {
         Some((conclusion, _)) => conclusion.message.clone(),
-        None => log.latest_step().map_or_else(|| "waiting".to_owned(), |step| format!("step {step}")),
+        None => {
+            log.latest_step().map_or_else(|| "waiting".to_owned(), |step| format!("step {step}"))
+        }
     };
     let extract: Option<ExtractFacts> = log.facts(EXTRACT);
     let safety: Option<ChildFacts> = log.facts(SAFETY_BACKUP);
@@ -194,7 +202,9 @@ fn of_restore(job: &RestoreJob, log: &Log<'_>, progress: Option<ProgressStatus>)
         bytes: extract.as_ref().map(|facts| count(facts.bytes)),
         downtime: seconds(downtime(log)),
         progress: progress.filter(|_| completed.is_none()),
-        warnings: extract.map(|facts| facts.warnings.into_iter().take(20).collect()).unwrap_or_default(),
+        warnings: extract
+            .map(|facts| facts.warnings.into_iter().take(20).collect())
+            .unwrap_or_default(),
         conditions,
     }
 }
@@ -206,7 +216,9 @@ fn of_upgrade(job: &UpgradeJob, log: &Log<'_>) -> UpgradeStatus {
     let failure = conclusion.as_ref().and_then(|(conclusion, _)| conclusion.failure.clone());
     let phase = match (&conclusion, &failure) {
         (Some(_), None) => UpgradePhase::Succeeded,
-        (Some(_), Some(failure)) if failure.reason == Reason::RolledBack => UpgradePhase::RolledBack,
+        (Some(_), Some(failure)) if failure.reason == Reason::RolledBack => {
+            UpgradePhase::RolledBack
+        }
         (Some(_), Some(_)) => UpgradePhase::Failed,
         _ if log.touched(REMOVE_NEW) => UpgradePhase::RollingBack,
         _ if log.touched(HEALTH) => UpgradePhase::Verifying,
@@ -218,7 +230,9 @@ fn of_upgrade(job: &UpgradeJob, log: &Log<'_>) -> UpgradeStatus {
     };
     let message = match &conclusion {
         Some((conclusion, _)) => conclusion.message.clone(),
-        None => log.latest_step().map_or_else(|| "waiting".to_owned(), |step| format!("step {step}")),
+        None => {
+            log.latest_step().map_or_else(|| "waiting".to_owned(), |step| format!("step {step}"))
+        }
     };
     let conditions = run_once_conditions(conclusion.as_ref(), log, generation, &message);
     UpgradeStatus {

@@ -28,7 +28,9 @@ pub use backup::{
     ArchiveFormat, ArchiveOptions, ArchiveStatus, Backup, BackupPhase, BackupSpec, BackupStatus,
     BackupTrigger, BackupType, DeletionPolicy, Guards, ProgressStatus, VerifyMode,
 };
-pub use document::{API_VERSION, DEFAULT_NAMESPACE, Document, Kind, ObjectKey, RECONCILE_AT};
+pub use document::{
+    API_VERSION, DEFAULT_NAMESPACE, Document, Kind, ObjectKey, RECONCILE_AT, UnknownKind,
+};
 pub use hooks::{ExecHook, Hook, Hooks, HttpHook, HttpMethod, OnError};
 pub use problem::Problem;
 pub use quantity::{ByteSize, DurationText, QuantityError};
@@ -45,4 +47,4 @@ pub use schedule::{
 pub use store::{BackupStore, BackupStoreSpec, BackupStoreStatus, LocalStore};
 pub use target::{Consistency, ConsistencyMode, HostTarget, Target};
 pub use upgrade::{Upgrade, UpgradePhase, UpgradeSpec, UpgradeStatus};
-pub use yaml::{Located, load, to_json, to_yaml, validate_update};
+pub use yaml::{Located, load, print as value_to_yaml, to_json, to_yaml, validate_update};

@@ -8,7 +8,7 @@ use super::reason::Reason;
 use super::tree::Position;
 
 /// One thing that is wrong with a document.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Problem {
     /// Name of the file, as it was given; empty when the object did not come from a file.
     pub file: String,

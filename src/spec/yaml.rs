@@ -146,7 +146,10 @@ pub fn to_json(document: &Document) -> Result<String, serde_json::Error> {
 }
 
 /// Prints anything as YAML, without folding long lines.
-pub(super) fn print<T: Serialize>(value: &T) -> Result<String, serde_saphyr::ser::Error> {
+///
+/// # Errors
+/// When the printer fails, which no plain data makes it do.
+pub fn print<T: Serialize>(value: &T) -> Result<String, serde_saphyr::ser::Error> {
     serde_saphyr::to_string(value)
 }
 

@@ -34,7 +34,10 @@ impl From<CatalogError> for Refusal {
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, reason: &str, message: impl Into<String>) -> Self {
-        Self(status, json!({"reason": reason, "message": message.into(), "object": null, "hint": null}))
+        Self(
+            status,
+            json!({"reason": reason, "message": message.into(), "object": null, "hint": null}),
+        )
     }
 }
 

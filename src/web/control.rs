@@ -57,6 +57,7 @@ pub(super) fn router() -> Router<Server> {
         .route("/control/state", post(state))
         .route("/control/cancel", post(cancel))
         .route("/control/sync", post(sync))
+        .route("/control/about", post(about))
 }
 
 fn refuse(error: &crate::operator::OperatorError) -> Refusal {
@@ -119,6 +120,11 @@ async fn sync(State(server): State<Server>) -> Json<Value> {
     Json(json!({"woken": true}))
 }
 
+/// Which catalog this daemon holds.
+async fn about(State(server): State<Server>) -> Json<Value> {
+    Json(json!({"catalog": &*server.catalog, "version": crate::VERSION}))
+}
+
 /// Talks to a running daemon.
 #[derive(Debug, Clone)]
 pub struct ControlClient {
@@ -149,6 +155,12 @@ impl ControlClient {
     /// Has the daemon look at its schedules, stores and files at once.
     pub async fn sync(&self) -> Result<Value, Failure> {
         self.post("/control/sync", &json!({})).await
+    }
+
+    /// The file of the catalog that the daemon holds.
+    pub async fn catalog(&self) -> Result<String, Failure> {
+        let answer: Value = self.post("/control/about", &json!({})).await?;
+        Ok(answer["catalog"].as_str().unwrap_or_default().to_owned())
     }
 
     async fn post<Q: Serialize, A: DeserializeOwned>(

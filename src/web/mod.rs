@@ -27,6 +27,8 @@ pub struct Server {
     pub operator: Operator,
     /// The state of the parts.
     pub health: Arc<Health>,
+    /// The catalog's file.
+    pub catalog: Arc<std::path::Path>,
 }
 
 /// What is served on the network: nothing that changes anything.
@@ -68,10 +70,8 @@ async fn metrics(State(server): State<Server>) -> Response {
         );
     }
     match server.operator.metrics().render() {
-        Ok(text) => {
-            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
-                .into_response()
-        }
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+            .into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

@@ -45,7 +45,10 @@ fn patterns(include: &[String]) -> Result<Option<Gitignore>, CliError> {
     Ok(Some(builder.build().map_err(invalid)?))
 }
 
-pub(super) async fn files(session: &Session, arguments: &BackupFilesArguments) -> Result<(), CliError> {
+pub(super) async fn files(
+    session: &Session,
+    arguments: &BackupFilesArguments,
+) -> Result<(), CliError> {
     let record = super::resolve(session, &arguments.backup).await?;
     let (path, format) = archive(&record)?;
     let patterns = patterns(&arguments.include)?;
@@ -140,9 +143,7 @@ pub(super) async fn extract(
         let work = tokio::task::spawn_blocking(move || {
             let mut output = std::io::BufWriter::new(std::io::stdout().lock());
             let bytes = engine::extract_one(&path, format, &name, &mut output)?;
-            output
-                .flush()
-                .map_err(|source| engine::EngineError::WriteArchive { source })?;
+            output.flush().map_err(|source| engine::EngineError::WriteArchive { source })?;
             Ok::<u64, engine::EngineError>(bytes)
         });
         work.await.map_err(failed)??;

@@ -182,11 +182,7 @@ pub(in crate::cli) fn checked(document: &Value) -> Result<Vec<Document>, CliErro
 /// The path seen from the root, without `.` and `..`.
 pub(in crate::cli) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
     let path = std::path::absolute(path).map_err(|error| {
-        CliError::new(
-            ExitCode::Usage,
-            Reason::InvalidSpec,
-            format!("{}: {error}", path.display()),
-        )
+        CliError::new(ExitCode::Usage, Reason::InvalidSpec, format!("{}: {error}", path.display()))
     })?;
     let mut clean = PathBuf::new();
     for component in path.components() {

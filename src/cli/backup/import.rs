@@ -22,12 +22,8 @@ pub(super) async fn import(
         ));
     }
     session.listen_for_interrupts();
-    let (name, documents) = super::store_reference(
-        session,
-        &arguments.namespace,
-        arguments.store.as_deref(),
-    )
-    .await?;
+    let (name, documents) =
+        super::store_reference(session, &arguments.namespace, arguments.store.as_deref()).await?;
     for document in documents {
         session.operator.apply(document, "cli").await?;
     }
@@ -62,7 +58,9 @@ pub(super) async fn import(
         session.output.note(
             "the archive had no manifest: its content was read completely, but nothing says what it should be",
         );
-        session.output.note("a restore of it needs `--path`, since it does not say where it was taken");
+        session
+            .output
+            .note("a restore of it needs `--path`, since it does not say where it was taken");
     }
     session.output.object(&record, &super::backup_fields(&record))
 }

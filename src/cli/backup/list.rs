@@ -31,7 +31,10 @@ fn item(record: &BackupRecord) -> Value {
     item
 }
 
-pub(super) async fn list(session: &Session, arguments: &BackupListArguments) -> Result<(), CliError> {
+pub(super) async fn list(
+    session: &Session,
+    arguments: &BackupListArguments,
+) -> Result<(), CliError> {
     let filter = BackupFilter {
         namespace: arguments.namespace.clone(),
         schedule: arguments.schedule.clone(),
@@ -72,7 +75,10 @@ pub(super) async fn list(session: &Session, arguments: &BackupListArguments) -> 
         .collect();
     let items: Vec<Value> = records.iter().map(item).collect();
     session.output.table(
-        &["ID", "NAME", "TYPE", "CREATED", "VERSION", "SIZE", "STATUS", "VERIFIED", "FILE", "TARGET"],
+        &[
+            "ID", "NAME", "TYPE", "CREATED", "VERSION", "SIZE", "STATUS", "VERIFIED", "FILE",
+            "TARGET",
+        ],
         rows,
         &items,
     )
@@ -99,12 +105,18 @@ pub(in crate::cli) fn backup_fields(record: &BackupRecord) -> Vec<(String, Strin
     field("Archive", (record.status != RecordStatus::Failed).then(|| record.backup_name.clone()));
     field("Location", Some(record.backup_path.clone()));
     field("File", Some(presence(record).to_owned()));
-    field("Type", Some(format!("{}, {}", record.backup_type, record.trigger.as_deref().unwrap_or("manual"))));
+    field(
+        "Type",
+        Some(format!("{}, {}", record.backup_type, record.trigger.as_deref().unwrap_or("manual"))),
+    );
     field("Target", Some(record.target.clone()));
     field("Version", record.source_version.clone());
     field("Schedule", record.schedule.clone());
     field("Store", Some(record.store.clone()));
-    field("Created", Some(format!("{} ({} ago)", local_time(record.created_at), age(record.created_at))));
+    field(
+        "Created",
+        Some(format!("{} ({} ago)", local_time(record.created_at), age(record.created_at))),
+    );
     field("Duration", record.duration_seconds.map(seconds));
     field("Downtime", record.downtime_seconds.map(seconds));
     field("Files", record.file_count.map(|count| count.to_string()));

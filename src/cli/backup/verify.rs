@@ -42,7 +42,9 @@ pub(super) async fn verify(
         let result = verify_one(&session, &record, mode).await;
         session.finish_progress();
         let (word, message) = match &result {
-            Ok(()) if mode == VerifyMode::Full => ("verified", "every byte was read back".to_owned()),
+            Ok(()) if mode == VerifyMode::Full => {
+                ("verified", "every byte was read back".to_owned())
+            }
             Ok(()) => ("plausible", "manifest and size agree".to_owned()),
             Err(error) if error.reason == Reason::Cancelled => return Err(CliError::interrupted()),
             Err(error) => {
@@ -83,11 +85,10 @@ async fn verify_one(
 ) -> Result<(), CliError> {
     let (progress, cancel) = (session.progress(), session.interrupted().clone());
     let work = record.clone();
-    let result = tokio::task::spawn_blocking(move || {
-        check(&work, mode, progress.as_ref(), &cancel)
-    })
-    .await
-    .map_err(|error| CliError::internal(error.to_string()))?;
+    let result =
+        tokio::task::spawn_blocking(move || check(&work, mode, progress.as_ref(), &cancel))
+            .await
+            .map_err(|error| CliError::internal(error.to_string()))?;
     if mode == VerifyMode::Quick {
         return result;
     }

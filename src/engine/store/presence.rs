@@ -13,7 +13,9 @@ impl LocalStore {
 
     /// Whether anything of the archive is there, committed or not.
     pub fn has_any(&self, name: &str) -> bool {
-        self.has_manifest(name) || self.archive_path(name).exists() || self.partial_path(name).exists()
+        self.has_manifest(name)
+            || self.archive_path(name).exists()
+            || self.partial_path(name).exists()
     }
 
     /// Whether the archive's file lies under its final name.
@@ -26,7 +28,12 @@ impl LocalStore {
     ///
     /// # Errors
     /// [`EngineError::Damaged`] when it is not, [`EngineError::Missing`] when nothing is there.
-    pub fn check_left_behind(&self, name: &str, sha256: &str, size: u64) -> Result<(), EngineError> {
+    pub fn check_left_behind(
+        &self,
+        name: &str,
+        sha256: &str,
+        size: u64,
+    ) -> Result<(), EngineError> {
         let published = self.archive_path(name);
         let path = if published.is_file() { published } else { self.partial_path(name) };
         let (found, bytes) = file_digest(&path)?;
@@ -62,7 +69,8 @@ impl PendingArchive {
             if count == 0 {
                 return Ok(());
             }
-            self.write_all(&buffer[..count]).map_err(|source| EngineError::WriteArchive { source })?;
+            self.write_all(&buffer[..count])
+                .map_err(|source| EngineError::WriteArchive { source })?;
             progress.advance(0, count as u64);
         }
     }

@@ -157,7 +157,11 @@ fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
     if !estimate.unreadable.is_empty() && !job.spec.allow_unreadable {
         return Err(engine::EngineError::Unreadable {
             total: usize::try_from(estimate.unreadable_count).unwrap_or(usize::MAX),
-            paths: estimate.unreadable.iter().map(|found| format!("{} ({})", found.path, found.message)).collect(),
+            paths: estimate
+                .unreadable
+                .iter()
+                .map(|found| format!("{} ({})", found.path, found.message))
+                .collect(),
         }
         .into());
     }
@@ -240,6 +244,7 @@ fn manifest(
     let mut manifest = Manifest::new(&facts.name, job.spec.archive.format, &summary, created_at);
     manifest.namespace.clone_from(&job.operation.namespace);
     manifest.backup.clone_from(&job.operation.name);
+    manifest.generation = Some(job.operation.generation);
     manifest.trigger = job.spec.trigger;
     manifest.backup_type = job.spec.backup_type;
     manifest.target_summary = job.spec.target.summary();
@@ -251,11 +256,8 @@ fn manifest(
     manifest.deletion_policy = job.spec.deletion_policy;
     manifest.host = host_name();
     manifest.completed_at = Some(now);
-    manifest.expires_at = job
-        .spec
-        .expires_after
-        .as_ref()
-        .and_then(|after| now.checked_add(after.to_signed()).ok());
+    manifest.expires_at =
+        job.spec.expires_after.as_ref().and_then(|after| now.checked_add(after.to_signed()).ok());
     manifest.duration_seconds = now.duration_since(created_at).as_secs_f64().max(0.0);
     manifest.downtime_seconds = downtime;
     manifest.roots = roots;

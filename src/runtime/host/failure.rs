@@ -12,6 +12,6 @@ impl From<EngineError> for Failure {
 
 impl From<ReplaceError> for Failure {
     fn from(error: ReplaceError) -> Self {
-        Self { reason: error.reason(), message: error.to_string(), hint: Some(error.hint()) }
+        Self::new(error.reason(), error.to_string())
     }
 }

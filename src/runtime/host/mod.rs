@@ -53,7 +53,10 @@ impl Runtime for HostRuntime {
         if job.target().host.is_none() {
             return Err(Failure::new(
                 Reason::UnsupportedTarget,
-                format!("the target {} is not one of directories on this host", job.target().summary()),
+                format!(
+                    "the target {} is not one of directories on this host",
+                    job.target().summary()
+                ),
             )
             .hint("use `target.host.paths`, or run Eider where that target is"));
         }
@@ -81,7 +84,11 @@ impl Runtime for HostRuntime {
         Ok(())
     }
 
-    fn observe<'a>(&'a self, job: &'a Job, log: Log<'a>) -> BoxFuture<'a, Result<Observed, Failure>> {
+    fn observe<'a>(
+        &'a self,
+        job: &'a Job,
+        log: Log<'a>,
+    ) -> BoxFuture<'a, Result<Observed, Failure>> {
         Box::pin(async move {
             Ok(match job {
                 Job::Backup(job) => {
@@ -158,10 +165,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn unsupported(action: &Action) -> Failure {
-    Failure::new(
-        Reason::UnsupportedTarget,
-        format!("a plain host cannot {}", action.describe()),
-    )
+    Failure::new(Reason::UnsupportedTarget, format!("a plain host cannot {}", action.describe()))
 }
 
 async fn run_hooks(job: &Job, phase: HookPhase, handles: Handles) -> Result<Value, Failure> {
@@ -197,7 +201,7 @@ async fn run_hooks(job: &Job, phase: HookPhase, handles: Handles) -> Result<Valu
                 facts.warnings.push(message);
                 continue;
             }
-            let failure = Failure { reason: error.reason(), message, hint: Some(error.hint()) };
+            let failure = Failure::new(error.reason(), message);
             if phase == HookPhase::Before {
                 return Err(failure);
             }

@@ -154,7 +154,11 @@ fn preflight(job: &RestoreJob) -> Result<Value, Failure> {
         if archive.starts_with(path) {
             return Err(Failure::new(
                 Reason::InvalidSpec,
-                format!("the store of {} lies inside {}, which is to be replaced", job.archive, path.display()),
+                format!(
+                    "the store of {} lies inside {}, which is to be replaced",
+                    job.archive,
+                    path.display()
+                ),
             )
             .hint("move the store out of what is restored"));
         }

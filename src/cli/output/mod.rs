@@ -1,0 +1,178 @@
+//! The only place that prints: results to standard output, everything else to standard error.
+//!
+//! A reader that goes away ends the printing, not the work: what was asked for has been done.
+
+pub mod error;
+pub mod format;
+pub mod progress;
+mod table;
+
+use std::io::{IsTerminal, Write};
+
+use clap::ValueEnum;
+use serde::Serialize;
+use serde_json::json;
+
+pub use error::{CliError, ExitCode};
+
+use self::progress::ProgressReporter;
+use crate::spec::{Problem, Reason};
+
+/// How lists and records are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON document; lists as `{"items": […]}`. Stable.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// Where results and remarks go.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// The format of results.
+    pub format: OutputFormat,
+    quiet: bool,
+    color: bool,
+}
+
+impl Output {
+    /// Output as the global options ask for it.
+    pub fn new(format: OutputFormat, quiet: bool, no_color: bool) -> Self {
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let color = !no_color && !unwanted && std::io::stderr().is_terminal();
+        Self { format, quiet, color }
+    }
+
+    /// Writes to standard output. A closed pipe is no error: `eider … | head` has seen enough.
+    pub fn raw(&self, text: &str) -> Result<(), CliError> {
+        let mut stdout = std::io::stdout().lock();
+        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(CliError::internal(format!("writing the result failed: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn structured(&self, value: &serde_json::Value) -> Result<(), CliError> {
+        let text = match self.format {
+            OutputFormat::Yaml => crate::spec::value_to_yaml(value)
+                .map_err(|error| CliError::internal(error.to_string()))?,
+            _ => {
+                let mut text = serde_json::to_string_pretty(value)
+                    .map_err(|error| CliError::internal(error.to_string()))?;
+                text.push('\n');
+                text
+            }
+        };
+        self.raw(&text)
+    }
+
+    /// A list: a table for people, `{"items": […]}` for machines.
+    pub fn table<T: Serialize>(
+        &self,
+        headers: &[&str],
+        rows: Vec<Vec<String>>,
+        items: &[T],
+    ) -> Result<(), CliError> {
+        if self.format != OutputFormat::Table {
+            return self.structured(&json!({"items": items}));
+        }
+        if rows.is_empty() {
+            self.note("nothing to show");
+            return Ok(());
+        }
+        self.raw(&table::render(headers, &rows, table::width()))
+    }
+
+    /// One record: its fields for people, the whole of it for machines.
+    pub fn object<T: Serialize>(
+        &self,
+        value: &T,
+        fields: &[(String, String)],
+    ) -> Result<(), CliError> {
+        if self.format != OutputFormat::Table {
+            return self.structured(&json!(value));
+        }
+        self.raw(&table::fields(fields))
+    }
+
+    /// What a verb did: a sentence for people, facts for machines.
+    pub fn done<T: Serialize>(&self, message: &str, value: &T) -> Result<(), CliError> {
+        if self.format != OutputFormat::Table {
+            return self.structured(&json!(value));
+        }
+        if self.quiet {
+            return Ok(());
+        }
+        self.raw(&format!("{message}\n"))
+    }
+
+    /// A remark to standard error; not with `--quiet`.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(std::io::stderr().lock(), "{text}");
+        }
+    }
+
+    /// Problems of documents, with their places.
+    pub fn problems(&self, problems: &[Problem]) -> Result<(), CliError> {
+        if self.format != OutputFormat::Table {
+            return self.structured(&json!({"problems": problems}));
+        }
+        let mut stderr = std::io::stderr().lock();
+        for problem in problems {
+            let _ = writeln!(stderr, "{problem}");
+        }
+        Ok(())
+    }
+
+    /// An error, as the last thing a verb says.
+    pub fn error(&self, error: &CliError, verbose: bool) {
+        let text = if self.format == OutputFormat::Json {
+            let mut text = error.to_json().to_string();
+            text.push('\n');
+            text
+        } else {
+            error.to_text(verbose, self.color)
+        };
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    /// Asks before something that cannot be undone.
+    ///
+    /// # Errors
+    /// With [`ExitCode::Usage`] where nobody can be asked and `--yes` was not said, with
+    /// [`ExitCode::Interrupted`] when the answer is no.
+    pub fn confirm(&self, question: &str, yes: bool) -> Result<(), CliError> {
+        if yes {
+            return Ok(());
+        }
+        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+            return Err(CliError::new(
+                ExitCode::Usage,
+                Reason::Cancelled,
+                format!("{question} Nobody can be asked here"),
+            )
+            .hint("say --yes"));
+        }
+        let mut stderr = std::io::stderr().lock();
+        let _ = write!(stderr, "{question} [y/N] ");
+        let _ = stderr.flush();
+        let mut answer = String::new();
+        let _ = std::io::stdin().read_line(&mut answer);
+        if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
+            return Ok(());
+        }
+        Err(CliError::new(ExitCode::Interrupted, Reason::Cancelled, "nothing was done"))
+    }
+
+    /// Draws progress: a bar on a terminal, a line now and then elsewhere, nothing with `--quiet`.
+    pub fn progress(&self) -> ProgressReporter {
+        ProgressReporter::new(self.quiet, std::io::stderr().is_terminal())
+    }
+}

@@ -1,0 +1,148 @@
+//! Tables as kubectl prints them: no borders, columns two spaces apart, no trailing space.
+
+use unicode_width::UnicodeWidthStr;
+
+/// The widest a table is where nothing is known of the reader.
+const DEFAULT_WIDTH: usize = 100;
+const GAP: usize = 2;
+/// No column is cut below this.
+const NARROWEST: usize = 8;
+
+/// Columns of the terminal, or the default: what is piped into a file should fit a page too.
+pub(super) fn width() -> usize {
+    use std::io::IsTerminal;
+    if !std::io::stdout().is_terminal() {
+        return DEFAULT_WIDTH;
+    }
+    comfy_table::Table::new().width().map_or(DEFAULT_WIDTH, |width| usize::from(width).max(60))
+}
+
+/// Control characters would move the cursor; a name may hold any.
+fn clean(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
+}
+
+fn cut(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut kept = String::new();
+    for letter in text.chars() {
+        kept.push(letter);
+        if kept.width() + 1 > width {
+            kept.pop();
+            break;
+        }
+    }
+    kept.push('…');
+    kept
+}
+
+/// A table of at most `limit` columns of text: the widest columns give way, the right ones first.
+pub(super) fn render(headers: &[&str], rows: &[Vec<String>], limit: usize) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
+    let mut widths: Vec<usize> = headers.iter().map(|header| header.width()).collect();
+    let floors: Vec<usize> = widths.iter().map(|width| (*width).max(NARROWEST)).collect();
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.width());
+        }
+    }
+    let gaps = GAP * headers.len().saturating_sub(1);
+    while widths.iter().sum::<usize>() + gaps > limit {
+        let excess = widths.iter().sum::<usize>() + gaps - limit;
+        let widest = widths
+            .iter()
+            .enumerate()
+            .filter(|(index, width)| **width > floors[*index])
+            .max_by_key(|(index, width)| (**width, *index))
+            .map(|(index, _)| index);
+        let Some(index) = widest else { break };
+        let next = widths
+            .iter()
+            .enumerate()
+            .filter(|(other, width)| *other != index && **width < widths[index])
+            .map(|(_, width)| *width)
+            .max()
+            .unwrap_or(0);
+        let down_to =
+            floors[index].max(next.saturating_sub(1)).max(widths[index].saturating_sub(excess));
+        widths[index] = down_to.min(widths[index] - 1);
+    }
+    let mut text = String::new();
+    let mut line = |cells: &[String]| {
+        let mut line = String::new();
+        for (index, (cell, width)) in cells.iter().zip(&widths).enumerate() {
+            if index > 0 {
+                line.push_str(&" ".repeat(GAP));
+            }
+            let cell = cut(cell, *width);
+            line.push_str(&cell);
+            line.push_str(&" ".repeat(width.saturating_sub(cell.width())));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    };
+    line(&headers.iter().map(|header| (*header).to_owned()).collect::<Vec<_>>());
+    for row in &rows {
+        line(row);
+    }
+    text
+}
+
+/// Names and values, one a line; several lines of one name stand under each other.
+pub(super) fn fields(fields: &[(String, String)]) -> String {
+    let width = fields.iter().map(|(name, _)| name.width()).max().unwrap_or(0) + 1;
+    let mut text = String::new();
+    let mut last = "";
+    for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
+        let shown = if name == last { String::new() } else { format!("{name}:") };
+        let pad = " ".repeat((width + GAP).saturating_sub(shown.width()));
+        text.push_str(format!("{shown}{pad}{}", clean(value)).trim_end());
+        text.push('\n');
+        last = name;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(cells: &[&str]) -> Vec<String> {
+        cells.iter().map(|cell| (*cell).to_owned()).collect()
+    }
+
+    #[test]
+    fn columns_line_up_and_lines_do_not_end_in_spaces() {
+        let text = render(&["ID", "NAME"], &[row(&["1", "a"]), row(&["100", ""])], 100);
+        assert_eq!(text, "ID   NAME\n1    a\n100\n");
+    }
+
+    #[test]
+    fn a_table_fits_its_width_whatever_is_in_it() {
+        let long = "x".repeat(300);
+        let wide = "語".repeat(90);
+        let rows = vec![row(&["1", &long, &wide, "short"]), row(&["2", "b", "c", &long])];
+        for limit in [60, 80, 100] {
+            for line in render(&["ID", "A", "B", "C"], &rows, limit).lines() {
+                assert!(line.width() <= limit, "{limit}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        let text = render(&["NAME"], &[row(&["a\x1b[31m\nb"])], 100);
+        assert!(!text.contains('\x1b'));
+        assert_eq!(text.lines().count(), 2);
+    }
+
+    #[test]
+    fn repeated_names_are_shown_once() {
+        let pairs = [("Warning", "one"), ("Warning", "two"), ("Empty", "")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(fields(&pairs), "Warning:  one\n          two\n");
+    }
+}
