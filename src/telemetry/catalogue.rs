@@ -100,20 +100,12 @@ const fn histogram(
     buckets: &'static [f64],
     help: &'static str,
 ) -> Metric {
-    Metric {
-        name,
-        metric_type: MetricType::Histogram,
-        labels,
-        unit: Unit::Seconds,
-        help,
-        buckets,
-    }
+    Metric { name, metric_type: MetricType::Histogram, labels, unit: Unit::Seconds, help, buckets }
 }
 
 /// From a second to eight hours: what archives of a few megabytes to a few terabytes take.
-const OPERATION_BUCKETS: &[f64] = &[
-    1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0,
-];
+const OPERATION_BUCKETS: &[f64] =
+    &[1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0];
 /// Downtime is what people feel: finer below a minute.
 const DOWNTIME_BUCKETS: &[f64] =
     &[0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];

@@ -57,8 +57,8 @@ pub struct LogOptions {
 /// Sets logging up for the whole process, once.
 pub fn initialize(options: &LogOptions) -> Result<(), LoggingError> {
     let terminal = std::io::stderr().is_terminal();
-    let no_color = options.no_color
-        || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let no_color =
+        options.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let filter = filter(options.level.as_deref(), std::env::var("RUST_LOG").ok().as_deref())?;
     let json = is_json(options.format, terminal);
     subscriber(json, terminal && !no_color, filter, std::io::stderr)

@@ -50,7 +50,8 @@ fn rules_and_dashboard_name_only_metrics_that_exist() {
 fn every_alert_has_a_runbook_a_test_that_fires_and_one_that_does_not() {
     let rules = read("deploy/monitoring/rules.yaml");
     let tests = read("deploy/monitoring/rules_test.yaml");
-    let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let alerts: Vec<_> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert_eq!(alerts.len(), 8, "{alerts:?}");
     for alert in alerts {
         assert!(alert.starts_with("Eider"), "{alert}");

@@ -209,7 +209,8 @@ impl Metrics {
 
     /// An operation has started (or was taken up again after a restart).
     pub fn operation_started(&self, kind: Kind, namespace: &str, name: &str) {
-        if let Ok(gauge) = self.operations_in_progress.get_metric_with_label_values(&[kind.as_str()])
+        if let Ok(gauge) =
+            self.operations_in_progress.get_metric_with_label_values(&[kind.as_str()])
         {
             gauge.inc();
         }
@@ -218,7 +219,14 @@ impl Metrics {
 
     /// `done` of `total` bytes of a running operation are done; an unknown total (0) counts as 0.
     #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more than 52 bits")]
-    pub fn operation_progress(&self, kind: Kind, namespace: &str, name: &str, done: u64, total: u64) {
+    pub fn operation_progress(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        done: u64,
+        total: u64,
+    ) {
         let ratio = if total == 0 { 0.0 } else { (done as f64 / total as f64).min(1.0) };
         let labels = [kind.as_str(), namespace, name];
         if let Ok(gauge) = self.operation_progress.get_metric_with_label_values(&labels) {
@@ -228,7 +236,8 @@ impl Metrics {
 
     /// The operation has ended; once for each [`Metrics::operation_started`].
     pub fn operation_finished(&self, kind: Kind, namespace: &str, name: &str) {
-        if let Ok(gauge) = self.operations_in_progress.get_metric_with_label_values(&[kind.as_str()])
+        if let Ok(gauge) =
+            self.operations_in_progress.get_metric_with_label_values(&[kind.as_str()])
         {
             gauge.dec();
         }

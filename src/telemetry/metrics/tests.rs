@@ -73,7 +73,9 @@ fn busy() -> Metrics {
 /// The value of the series that starts with `series`.
 fn value(metrics: &Metrics, series: &str) -> Option<String> {
     let text = metrics.render().unwrap();
-    let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+    let line = text
+        .lines()
+        .find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
     line.and_then(|line| line.rsplit(' ').next()).map(str::to_owned)
 }
 
