@@ -56,7 +56,7 @@ fn every_alert_has_a_runbook_a_test_that_fires_and_one_that_does_not() {
     for alert in alerts {
         assert!(alert.starts_with("Eider"), "{alert}");
         let runbook = format!("docs/runbooks/{alert}.md");
-        assert!(rules.contains(&format!("/{runbook}")), "{alert} names no runbook");
+        assert!(rules.contains(&format!("runbook_url: {runbook}\n")), "{alert} names no runbook");
         let page = read(&runbook);
         for heading in ["## Meaning", "## Impact", "## Diagnosis", "## Fix"] {
             assert!(page.contains(heading), "{runbook} has no {heading}");
