@@ -5,6 +5,7 @@
 //! what it waits for. No I/O here.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{PoisonError, RwLock};
 
 use serde::Serialize;
@@ -42,12 +43,13 @@ impl Readiness {
         let mut text = String::new();
         for component in &self.components {
             if component.ready {
-                text.push_str(&format!("[+] {} ready\n", component.component));
+                let _ = writeln!(text, "[+] {} ready", component.component);
             } else {
-                text.push_str(&format!(
-                    "[-] {} waits for {}\n",
+                let _ = writeln!(
+                    text,
+                    "[-] {} waits for {}",
                     component.component, component.waiting_for
-                ));
+                );
             }
         }
         text.push_str(if self.ready { "ready\n" } else { "not ready\n" });

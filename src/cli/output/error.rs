@@ -2,6 +2,8 @@
 //!
 //! Every verb turns its failure into this; nothing else is printed for a failure.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 
 use super::ExitCode;
@@ -104,11 +106,11 @@ impl CliError {
             None => format!("error: {}\n", printable(&self.message)),
         };
         if let Some(hint) = &self.hint {
-            text.push_str(&format!("hint: {}\n", printable(hint)));
+            let _ = writeln!(text, "hint: {}", printable(hint));
         }
         if verbose {
             for cause in &self.chain {
-                text.push_str(&format!("  caused by: {}\n", printable(cause)));
+                let _ = writeln!(text, "  caused by: {}", printable(cause));
             }
         }
         text

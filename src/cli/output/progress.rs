@@ -3,6 +3,7 @@
 //! Independent of what does the work; safe to call from every worker thread, and cheap enough to
 //! call for every entry. Always on stderr: stdout belongs to results.
 
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -172,10 +173,10 @@ fn line(phase: &str, entries: u64, bytes: u64, total: u64, took: Duration) -> St
         let percent = (u128::from(bytes) * 100 / u128::from(total)).min(100);
         format!("{phase}: {entries} files, {done} of {} ({percent}%)", format::size(total))
     };
-    text.push_str(&format!(", {}/s", format::size(rate)));
+    let _ = write!(text, ", {}/s", format::size(rate));
     if total > bytes && rate > 0 {
         let left = Duration::from_secs((total - bytes).div_ceil(rate));
-        text.push_str(&format!(", {} left", format::duration(left)));
+        let _ = write!(text, ", {} left", format::duration(left));
     }
     text
 }
@@ -209,7 +210,7 @@ mod tests {
         let (output, _, errors) = captured(Settings { quiet: true, ..Settings::default() });
         let progress = output.progress("archiving");
         progress.phase("verifying");
-        progress.advance_at(1, 1, progress.started + Duration::from_secs(60));
+        progress.advance_at(1, 1, progress.started + Duration::from_mins(1));
         assert_eq!(errors.text(), "");
     }
 
