@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Patterns that do not match their own line. \b alone would find "/work" in "/network".
+# Each is written so that it does not match its own line.
 patterns=('(^|[^[:alnum:]_./-])/wor[k](/|\b)' '(^|[^[:alnum:]_./-])/roo[t](/|\b)' '\.pyen[v]\b'
     'registry\.npmj[s]' 'index\.crates\.i[o]' 'pypi\.or[g]' 'deb\.debian\.or[g]')
 # What this machine is called now, unless it is a name that anybody's machine may have.
