@@ -35,16 +35,18 @@ if ! missing=$(scripts/test-tools.sh); then
 fi
 
 read -r -a flags <<<"${EIDER_CARGO_FLAGS:-}"
+# nextest leaves examples in the documentation out; and they are linked without the rpath.
+# First, so that the output ends with the real count.
+if [[ $# == 0 ]]; then
+    LD_LIBRARY_PATH="${DUCKDB_LIB_DIR:-}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" \
+        cargo test --quiet --locked --doc "${flags[@]}"
+fi
+
 if command -v cargo-nextest >/dev/null; then
     cargo nextest run --locked "${flags[@]}" "$@"
 else
     echo 'test: cargo-nextest is not installed, running cargo test' >&2
     cargo test --locked --lib --bins --tests "${flags[@]}" "$@"
-fi
-# nextest leaves examples in the documentation out; and they are linked without the rpath.
-if [[ $# == 0 ]]; then
-    LD_LIBRARY_PATH="${DUCKDB_LIB_DIR:-}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" \
-        cargo test --quiet --locked --doc "${flags[@]}"
 fi
 
 if ((${#skipped[@]})); then
