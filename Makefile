@@ -7,8 +7,8 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
-# `eval "$(false)"` would succeed, hence the assignment.
-SETUP = environment="$$(scripts/env.sh)" && eval "$$environment"
+# `eval "$(false)"` would succeed, and `set -e` overlooks what is left of an &&: hence two commands.
+SETUP = environment="$$(scripts/env.sh)"; eval "$$environment"
 
 .PHONY: help
 help: ## Show this list

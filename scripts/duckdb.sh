@@ -99,6 +99,8 @@ if [ -f "$library" ] && [ -f "$stamp" ]; then
 fi
 
 mkdir -p "$directory"
+# What a run that was killed left behind.
+find "$directory" -maxdepth 1 -name '.fetch.*' -mmin +120 -exec rm -rf {} + 2>/dev/null || true
 work=$(mktemp -d "$directory/.fetch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
