@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Each is written so that it does not match its own line.
-patterns=('(^|[^[:alnum:]_./-])/wor[k](/|\b)' '(^|[^[:alnum:]_./-])/roo[t](/|\b)' '\.pyen[v]\b'
+patterns=('(^|[^[:alnum:]_./-])/wor[k]/' '(^|[^[:alnum:]_./-])/roo[t]/' '\.pyen[v]\b'
     'registry\.npmj[s]' 'index\.crates\.i[o]' 'pypi\.or[g]' 'deb\.debian\.or[g]')
 # What this machine is called now, unless it is a name that anybody's machine may have.
 literal() { printf '%s' "$1" | sed 's/[][\.*^$+?(){}|/]/\\&/g'; }
