@@ -63,7 +63,7 @@ pub fn validate(arguments: &FileArguments, output: &Output) -> Result<(), CliErr
             })
         })
         .collect();
-    output.table(&["KIND", "NAMESPACE", "NAME", "FILE", "RESULT"], rows, &items)
+    output.table(&["KIND", "NAMESPACE", "NAME", "FILE", "RESULT"], &rows, &items)
 }
 
 /// `eider run`.
@@ -107,7 +107,7 @@ fn report(output: &Output, done: &[Done]) -> Result<(), CliError> {
     if done.is_empty() {
         return Ok(());
     }
-    let rows = done
+    let rows: Vec<Vec<String>> = done
         .iter()
         .map(|done| {
             let operation = &done.operation;
@@ -134,7 +134,7 @@ fn report(output: &Output, done: &[Done]) -> Result<(), CliError> {
             })
         })
         .collect();
-    output.table(&["KIND", "NAMESPACE", "NAME", "RESULT", "MESSAGE"], rows, &items)
+    output.table(&["KIND", "NAMESPACE", "NAME", "RESULT", "MESSAGE"], &rows, &items)
 }
 
 async fn dry_run(session: &Session, loaded: Loaded) -> Result<(), CliError> {
@@ -168,7 +168,7 @@ async fn dry_run(session: &Session, loaded: Loaded) -> Result<(), CliError> {
         }
     }
     session.output.note("nothing was done; this is the plan:");
-    session.output.table(&["OBJECT", "NO", "STEP", "DOES"], rows, &items)
+    session.output.table(&["OBJECT", "NO", "STEP", "DOES"], &rows, &items)
 }
 
 /// Goes on with the files: what changes is carried out, until interrupted.

@@ -78,12 +78,14 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
     Ok(loaded)
 }
 
+/// The longest file that is read.
+const LIMIT: u64 = 4 << 20;
+
 fn read(file: &Path) -> Result<String, Failure> {
     let refuse = |what: String| {
         Failure::new(Reason::InvalidSpec, format!("{}: {what}", file.display()))
             .hint("documents are UTF-8 text of at most 4 MiB")
     };
-    const LIMIT: u64 = 4 << 20;
     let bytes = if file == Path::new("-") {
         use std::io::Read;
         let mut bytes = Vec::new();

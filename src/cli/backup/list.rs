@@ -56,7 +56,7 @@ pub(super) async fn list(
         })
         .take(limit)
         .collect();
-    let rows = records
+    let rows: Vec<Vec<String>> = records
         .iter()
         .map(|record| {
             vec![
@@ -79,7 +79,7 @@ pub(super) async fn list(
             "ID", "NAME", "TYPE", "CREATED", "VERSION", "SIZE", "STATUS", "VERIFIED", "FILE",
             "TARGET",
         ],
-        rows,
+        &rows,
         &items,
     )
 }

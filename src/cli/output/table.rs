@@ -124,7 +124,8 @@ mod tests {
     fn a_table_fits_its_width_whatever_is_in_it() {
         let long = "x".repeat(300);
         let wide = "語".repeat(90);
-        let rows = vec![row(&["1", &long, &wide, "short"]), row(&["2", "b", "c", &long])];
+        let rows: Vec<Vec<String>> =
+            vec![row(&["1", &long, &wide, "short"]), row(&["2", "b", "c", &long])];
         for limit in [60, 80, 100] {
             for line in render(&["ID", "A", "B", "C"], &rows, limit).lines() {
                 assert!(line.width() <= limit, "{limit}: {line}");
