@@ -37,6 +37,8 @@ pub struct Daemon {
     work: JoinSet<Ended>,
     problems: BTreeMap<String, Vec<Problem>>,
     maintained_at: jiff::Timestamp,
+    /// The directory as it was when it was last read.
+    seen: Option<Vec<(PathBuf, u64, u64, i64, i64)>>,
 }
 
 impl Daemon {
@@ -49,6 +51,7 @@ impl Daemon {
             work: JoinSet::new(),
             problems: BTreeMap::new(),
             maintained_at: jiff::Timestamp::now(),
+            seen: None,
         }
     }
 
@@ -140,6 +143,11 @@ impl Daemon {
 
     /// Reads the directory and starts what has not been carried out.
     async fn sync(&mut self) -> Result<(), OperatorError> {
+        // Looking is cheap, reading and judging is not: an idle daemon only looks.
+        let seen = super::fingerprint(std::slice::from_ref(&self.directory));
+        if self.seen.as_ref() == Some(&seen) {
+            return Ok(());
+        }
         let (applied, problems) = match self.operator.sync_directory(&self.directory).await {
             Ok(result) => result,
             Err(OperatorError::Refused(failure)) => {
@@ -149,6 +157,7 @@ impl Daemon {
             }
             Err(error) => return Err(error),
         };
+        self.seen = Some(seen);
         if problems != self.problems {
             for problem in problems.values().flatten() {
                 error!("{problem}");
