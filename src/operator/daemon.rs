@@ -38,7 +38,7 @@ pub struct Daemon {
     problems: BTreeMap<String, Vec<Problem>>,
     maintained_at: jiff::Timestamp,
     /// The directory as it was when it was last read.
-    seen: Option<Vec<(PathBuf, u64, u64, i64, i64)>>,
+    seen: Option<Vec<super::FileMark>>,
 }
 
 impl Daemon {

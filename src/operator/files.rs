@@ -49,20 +49,30 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-/// Names, sizes, times and inodes of the files that paths stand for: what cannot stay the same when
-/// somebody has written one of them.
-pub fn fingerprint(paths: &[PathBuf]) -> Vec<(PathBuf, u64, u64, i64, i64)> {
+/// A file as it was seen: what cannot stay the same when somebody has written it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileMark {
+    path: PathBuf,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+/// Marks of the files that paths stand for; equal marks mean that nothing has changed.
+pub fn fingerprint(paths: &[PathBuf]) -> Vec<FileMark> {
     use std::os::unix::fs::MetadataExt;
-    let mut seen = Vec::new();
-    for path in paths {
-        for file in files_of(path).unwrap_or_else(|_| vec![path.clone()]) {
-            let known = std::fs::metadata(&file).map_or((0, 0, 0, 0), |metadata| {
-                (metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec())
-            });
-            seen.push((file, known.0, known.1, known.2, known.3));
-        }
-    }
-    seen
+    let mark = |path: PathBuf| {
+        let metadata = std::fs::metadata(&path).ok();
+        let known = metadata.map_or((0, 0, (0, 0)), |metadata| {
+            (metadata.ino(), metadata.size(), (metadata.mtime(), metadata.mtime_nsec()))
+        });
+        FileMark { path, inode: known.0, size: known.1, modified: known.2 }
+    };
+    paths
+        .iter()
+        .flat_map(|path| files_of(path).unwrap_or_else(|_| vec![path.clone()]))
+        .map(mark)
+        .collect()
 }
 
 /// Reads every document of these paths; `-` is standard input.
