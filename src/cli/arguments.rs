@@ -19,7 +19,7 @@ use crate::telemetry::logging::LogFormat;
 
 /// Keeps services safe while they change: backup, restore and upgrade from declarative documents.
 #[derive(Debug, Parser)]
-#[command(name = "eider", version = crate::VERSION, max_term_width = 100, propagate_version = true)]
+#[command(name = "eider", version = crate::VERSION, max_term_width = 100)]
 #[command(after_help = "Start with `eider validate -f FILE` and `eider run -f FILE`.")]
 pub struct Arguments {
     /// Options of every verb.
@@ -392,4 +392,29 @@ pub struct GenerateArguments {
     /// Write nothing; fail when something would change.
     #[arg(long)]
     pub check: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_older_spellings_are_understood() {
+        for line in [
+            "eider backup create --type manual --version v1.2.0",
+            "eider backup list",
+            "eider backup delete --id 123",
+            "eider auto-backup enabled --enable true",
+            "eider rollback 3",
+        ] {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
 }

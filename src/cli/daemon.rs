@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::arguments::{DaemonArguments, GlobalArguments, Listen};
 use super::output::{CliError, ExitCode, Output};
-use super::session::{metrics, open_catalog, stop_signal};
+use super::session::{metrics, open_catalog, private_directory, stop_signal};
 use crate::operator::Operator;
 use crate::operator::daemon::Daemon;
 use crate::spec::Reason;
@@ -92,7 +92,7 @@ fn serve_socket(path: &Path, server: Server) -> Result<SocketFile, CliError> {
         .hint("choose another place with --socket or EIDER_SOCKET")
     };
     if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).map_err(|error| refuse("making a place for", error))?;
+        private_directory(directory).map_err(|error| refuse("making a place for", error))?;
     }
     match std::fs::remove_file(path) {
         Ok(()) => {}

@@ -39,8 +39,7 @@ pub async fn database(
         }
         DbCommand::Restore { file } => restore(&session, file, global.yes).await,
     };
-    session.close().await?;
-    result
+    session.finish(result).await
 }
 
 async fn check(session: &Session) -> Result<(), CliError> {

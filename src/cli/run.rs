@@ -82,10 +82,19 @@ pub async fn run(
     }
     let session = Session::open_to_act(global, output).await?;
     session.listen_for_interrupts();
-    if arguments.dry_run {
-        dry_run(&session, loaded).await?;
-        return session.close().await;
-    }
+    let result = if arguments.dry_run {
+        dry_run(&session, loaded).await
+    } else {
+        carry_out(&session, arguments, loaded).await
+    };
+    session.finish(result).await
+}
+
+async fn carry_out(
+    session: &Session,
+    arguments: &RunArguments,
+    loaded: Loaded,
+) -> Result<(), CliError> {
     let schedules = loaded
         .documents
         .iter()
@@ -93,13 +102,11 @@ pub async fn run(
     let done = session.carry_out(loaded.documents).await?;
     report(&session.output, &done)?;
     if arguments.watch {
-        watch(&session, &arguments.files.files).await?;
+        watch(session, &arguments.files.files).await?;
     } else if schedules && session.daemon.is_none() {
         session.output.note("schedules are kept by `eider daemon`, or run by `eider schedule run`");
     }
-    let verdict = judge(&done);
-    session.close().await?;
-    verdict
+    judge(&done)
 }
 
 /// One line an operation.

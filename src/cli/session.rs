@@ -51,7 +51,7 @@ pub fn metrics() -> Result<Arc<Metrics>, CliError> {
 /// Opens the catalog file, makes it again from the manifests where it was damaged, and says so.
 pub async fn open_catalog(path: &Path, output: &Output) -> Result<(Catalog, bool), CliError> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        std::fs::create_dir_all(directory).map_err(|error| {
+        private_directory(directory).map_err(|error| {
             CliError::new(
                 ExitCode::Failed,
                 Reason::CatalogFailed,
@@ -74,6 +74,12 @@ pub async fn open_catalog(path: &Path, output: &Output) -> Result<(Catalog, bool
     }
     let lost = opened.report.needs_rebuild || opened.report.unclean;
     Ok((opened.catalog, lost))
+}
+
+/// Makes a directory that only its owner can look into, unless it is there already.
+pub fn private_directory(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 impl Session {
@@ -233,13 +239,14 @@ impl Session {
         }
     }
 
-    /// Closes the catalog cleanly.
-    pub async fn close(self) -> Result<(), CliError> {
+    /// Closes the catalog cleanly, whatever came of the verb, and passes that on.
+    pub async fn finish(self, result: Result<(), CliError>) -> Result<(), CliError> {
         self.bar.finish();
         if self.daemon.is_none() {
-            self.operator.catalog().close().await?;
+            let closed = self.operator.catalog().close().await;
+            return result.and(closed.map_err(CliError::from));
         }
-        Ok(())
+        result
     }
 }
 

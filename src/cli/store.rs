@@ -25,8 +25,7 @@ pub async fn store(
             migrate(&session, namespace, old, new, global.yes).await
         }
     };
-    session.close().await?;
-    result
+    session.finish(result).await
 }
 
 async fn list(session: &Session) -> Result<(), CliError> {

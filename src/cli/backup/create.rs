@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::cli::arguments::{BackupCreateArguments, BackupTypeArgument, GlobalArguments};
+use crate::cli::arguments::{BackupCreateArguments, BackupTypeArgument};
 use crate::cli::output::{CliError, ExitCode, Output};
 use crate::cli::session::{Session, judge};
 use crate::operator::Operator;
@@ -13,50 +13,46 @@ use crate::plan;
 use crate::spec::{self, BackupTrigger, Document, Reason};
 
 pub(super) async fn create(
-    global: &GlobalArguments,
+    session: &Session,
     arguments: &BackupCreateArguments,
-    output: Output,
 ) -> Result<(), CliError> {
-    let session = if arguments.dry_run {
-        Session::open(global, output).await?
-    } else {
-        Session::open_to_act(global, output).await?
-    };
     session.listen_for_interrupts();
-    let documents = documents(&session, arguments).await?;
+    let documents = documents(session, arguments).await?;
     if arguments.dry_run {
-        let all: Vec<Document> = documents.clone();
         for document in &documents {
-            if let Some(job) = session.operator.preview(document, &all).await? {
-                let job = job.map_err(CliError::from)?;
-                let rows: Vec<Vec<String>> = plan::outline(&job)
-                    .into_iter()
-                    .enumerate()
-                    .map(|(number, (step, action))| {
-                        vec![(number + 1).to_string(), step.to_owned(), action.describe()]
-                    })
-                    .collect();
-                let items: Vec<Value> = plan::outline(&job)
-                    .into_iter()
-                    .map(|(step, action)| json!({"step": step, "does": action.describe()}))
-                    .collect();
+            if let Some(job) = session.operator.preview(document, &documents).await? {
                 session.output.note("nothing was done; this is the plan:");
-                session.output.table(&["NO", "STEP", "DOES"], &rows, &items)?;
+                print_plan(&session.output, &job.map_err(CliError::from)?)?;
             }
         }
-        return session.close().await;
+        return Ok(());
     }
     let documents = documents.into_iter().map(|document| (document, "cli".to_owned())).collect();
     let done = session.carry_out(documents).await?;
     if let Some(last) = done.last() {
         let word = format!("{}/{}", last.operation.namespace, last.operation.name);
-        if let Ok(record) = super::find(&session, &word).await {
+        if let Ok(record) = super::find(session, &word).await {
             session.output.object(&record, &super::backup_fields(&record))?;
         }
     }
-    let verdict = judge(&done);
-    session.close().await?;
-    verdict
+    judge(&done)
+}
+
+/// The steps of a job, numbered.
+pub(in crate::cli) fn print_plan(output: &Output, job: &plan::Job) -> Result<(), CliError> {
+    let outline = plan::outline(job);
+    let rows: Vec<Vec<String>> = outline
+        .iter()
+        .enumerate()
+        .map(|(number, (step, action))| {
+            vec![(number + 1).to_string(), (*step).to_owned(), action.describe()]
+        })
+        .collect();
+    let items: Vec<Value> = outline
+        .iter()
+        .map(|(step, action)| json!({"step": step, "does": action.describe()}))
+        .collect();
+    output.table(&["NO", "STEP", "DOES"], &rows, &items)
 }
 
 async fn documents(
