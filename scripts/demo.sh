@@ -149,13 +149,13 @@ say 'Now the release goes wrong: files deleted, altered, added.'
 show 'cd $DEMO/shop && find data -name "*.md" -type f -delete && rm -r data/odd && echo "workers = 400" >> config/shop.toml && echo junk > data/junk'
 compare() {
     if command -v rsync >/dev/null; then
-        rsync -aHAXn --checksum --delete --itemize-changes "$DEMO/reference/" "$DEMO/shop/"
+        rsync -aHAXn --checksum --delete --itemize-changes "$DEMO/reference/data" "$DEMO/reference/config" "$DEMO/shop/"
     else
         diff -r --no-dereference "$DEMO/reference" "$DEMO/shop" || [[ $? == 1 ]]
     fi
 }
 if command -v rsync >/dev/null; then
-    comparison='rsync -aHAXn --checksum --delete --itemize-changes $DEMO/reference/ $DEMO/shop/ | wc -l'
+    comparison='rsync -aHAXn --checksum --delete --itemize-changes $DEMO/reference/data $DEMO/reference/config $DEMO/shop/ | wc -l'
 else
     comparison='diff -r --no-dereference $DEMO/reference $DEMO/shop | wc -l'
 fi
@@ -192,6 +192,7 @@ show "grep -v '^#' \$DEMO/documents/restore.yaml"
 show 'eider run -f $DEMO/documents/restore.yaml'
 show "$comparison"
 [[ -z $(compare) ]] || { compare | head >&2; surprise 'the restored tree is not the same'; }
+[[ $(ls -A "$DEMO/shop") == $'config\ndata' ]] || { ls -lA "$DEMO/shop" >&2; surprise 'something was left behind'; }
 [[ $(stat -c %b "$DEMO/shop/data/odd/sparse") -lt 1000 ]] || surprise 'the sparse file has lost its hole'
 [[ $(stat -c %i "$DEMO/shop/data/odd/hard-link") == $(stat -c %i "$DEMO/shop/data/odd/a name with spaces and ümlaut") ]] ||
     surprise 'the hard link is lost'
