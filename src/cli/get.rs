@@ -168,8 +168,8 @@ pub async fn get(
     let found = find(&session, arguments).await?;
     let kind = arguments.kind.parse::<Kind>().ok();
     let items: Vec<Value> = found.iter().map(object).collect();
-    let rows = found.iter().map(|record| row(kind, record)).collect();
-    session.output.table(&columns(kind), rows, &items)?;
+    let rows: Vec<Vec<String>> = found.iter().map(|record| row(kind, record)).collect();
+    session.output.table(&columns(kind), &rows, &items)?;
     session.close().await
 }
 

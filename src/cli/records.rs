@@ -26,7 +26,7 @@ pub async fn service(
     match command {
         ServiceCommand::Status => {
             let services = session.operator.catalog().current_services().await?;
-            let rows = services
+            let rows: Vec<Vec<String>> = services
                 .iter()
                 .map(|service| {
                     vec![
@@ -37,7 +37,7 @@ pub async fn service(
                     ]
                 })
                 .collect();
-            session.output.table(&["SERVICE", "STATUS", "HEALTH", "SINCE"], rows, &services)?;
+            session.output.table(&["SERVICE", "STATUS", "HEALTH", "SINCE"], &rows, &services)?;
         }
         ServiceCommand::History { name, limit } => {
             let filter = HistoryFilter {
@@ -46,7 +46,7 @@ pub async fn service(
                 ..HistoryFilter::default()
             };
             let history = session.operator.catalog().service_history(filter).await?;
-            let rows = history
+            let rows: Vec<Vec<String>> = history
                 .iter()
                 .map(|status| {
                     vec![
@@ -57,7 +57,7 @@ pub async fn service(
                     ]
                 })
                 .collect();
-            session.output.table(&["TIME", "SERVICE", "STATUS", "HEALTH"], rows, &history)?;
+            session.output.table(&["TIME", "SERVICE", "STATUS", "HEALTH"], &rows, &history)?;
         }
     }
     session.close().await
@@ -76,7 +76,7 @@ pub async fn history(
         ..HistoryFilter::default()
     };
     let actions = session.operator.catalog().user_actions(filter).await?;
-    let rows = actions
+    let rows: Vec<Vec<String>> = actions
         .iter()
         .map(|action| {
             let took = action.duration_seconds.map_or_else(
@@ -97,7 +97,11 @@ pub async fn history(
             ]
         })
         .collect();
-    session.output.table(&["TIME", "ACTOR", "ACTION", "STATUS", "TOOK", "WHAT"], rows, &actions)?;
+    session.output.table(
+        &["TIME", "ACTOR", "ACTION", "STATUS", "TOOK", "WHAT"],
+        &rows,
+        &actions,
+    )?;
     session.close().await
 }
 
@@ -114,7 +118,7 @@ pub async fn upgrade(
     };
     match command {
         UpgradeCommand::List => {
-            let rows = upgrades
+            let rows: Vec<Vec<String>> = upgrades
                 .iter()
                 .map(|upgrade| {
                     vec![
@@ -129,7 +133,7 @@ pub async fn upgrade(
                 .collect();
             session.output.table(
                 &["NAME", "FROM", "TO", "STATUS", "STARTED", "TARGET"],
-                rows,
+                &rows,
                 &upgrades,
             )?;
         }
@@ -175,7 +179,7 @@ pub async fn config(
     let changed = match command {
         ConfigCommand::List => {
             let entries = catalog.configuration().await?;
-            let rows = entries
+            let rows: Vec<Vec<String>> = entries
                 .iter()
                 .map(|entry| {
                     vec![
@@ -191,7 +195,7 @@ pub async fn config(
                     ]
                 })
                 .collect();
-            session.output.table(&["KEY", "VALUE", "STATE", "DESCRIPTION"], rows, &entries)?;
+            session.output.table(&["KEY", "VALUE", "STATE", "DESCRIPTION"], &rows, &entries)?;
             None
         }
         ConfigCommand::Get { key } => {

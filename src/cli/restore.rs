@@ -105,7 +105,7 @@ async fn carry_out(
     }
     if dry_run {
         session.output.note(&format!("{what} would be restored to {target}; nothing was done:"));
-        let rows = outline
+        let rows: Vec<Vec<String>> = outline
             .iter()
             .enumerate()
             .map(|(number, (step, action))| {
@@ -116,7 +116,7 @@ async fn carry_out(
             .iter()
             .map(|(step, action)| json!({"step": step, "does": action.describe()}))
             .collect();
-        session.output.table(&["NO", "STEP", "DOES"], rows, &items)?;
+        session.output.table(&["NO", "STEP", "DOES"], &rows, &items)?;
         return session.close().await;
     }
     session.output.confirm(&format!("Restore {what} to {target}?"), yes)?;

@@ -126,7 +126,7 @@ async fn list(session: &Session) -> Result<(), CliError> {
             "NEXT RUN",
             "OVERDUE",
         ],
-        rows,
+        &rows,
         &items,
     )
 }

@@ -81,19 +81,30 @@ impl Session {
     pub async fn open(global: &GlobalArguments, output: Output) -> Result<Self, CliError> {
         let bar = Arc::new(Bar::new(&output));
         let listener = Some(Arc::clone(&bar) as Arc<dyn Progress>);
+        let mut lost = false;
         // The default socket belongs to the default catalog: with another file it is another daemon's.
         let (catalog, daemon) = match reach(&global.socket, &global.catalog).await {
             Some(catalog) => (catalog, Some(ControlClient::new(&global.socket))),
             None => {
                 let (catalog, needs_rebuild) = open_catalog(&global.catalog, &output).await?;
-                if needs_rebuild {
-                    output.note("run `eider db rebuild --store DIR` to make its records again");
-                }
+                lost = needs_rebuild;
                 (catalog, None)
             }
         };
         let operator = Operator::new(catalog, metrics()?, listener, 1);
-        Ok(Self { operator, daemon, output, bar, interrupted: Cancel::new() })
+        let session = Self { operator, daemon, output, bar, interrupted: Cancel::new() };
+        if lost {
+            let added = session.operator.add_missing_records().await?;
+            if added > 0 {
+                session.output.note(&format!("{added} records were made again from manifests"));
+            }
+            if session.operator.stores().await?.is_empty() {
+                session
+                    .output
+                    .note("run `eider db rebuild --store DIR` to make records again from archives");
+            }
+        }
+        Ok(session)
     }
 
     /// A session for verbs that carry operations out: what an earlier process left is put right first.

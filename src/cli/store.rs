@@ -59,7 +59,7 @@ async fn list(session: &Session) -> Result<(), CliError> {
     }
     session.output.table(
         &["NAMESPACE", "NAME", "READY", "BACKUPS", "SIZE", "FREE", "LOCATION"],
-        rows,
+        &rows,
         &items,
     )
 }
@@ -130,7 +130,7 @@ async fn check(
         }
         items.push(json!(report));
     }
-    session.output.table(&["STORE", "OBJECT", "RESULT", "MESSAGE"], rows, &items)?;
+    session.output.table(&["STORE", "OBJECT", "RESULT", "MESSAGE"], &rows, &items)?;
     if problems > 0 {
         let plural = if problems == 1 { "" } else { "s" };
         return Err(CliError::new(

@@ -49,6 +49,22 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
+/// Names, sizes, times and inodes of the files that paths stand for: what cannot stay the same when
+/// somebody has written one of them.
+pub fn fingerprint(paths: &[PathBuf]) -> Vec<(PathBuf, u64, u64, i64, i64)> {
+    use std::os::unix::fs::MetadataExt;
+    let mut seen = Vec::new();
+    for path in paths {
+        for file in files_of(path).unwrap_or_else(|_| vec![path.clone()]) {
+            let known = std::fs::metadata(&file).map_or((0, 0, 0, 0), |metadata| {
+                (metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec())
+            });
+            seen.push((file, known.0, known.1, known.2, known.3));
+        }
+    }
+    seen
+}
+
 /// Reads every document of these paths; `-` is standard input.
 pub fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
     let mut loaded = Loaded::default();
@@ -78,12 +94,14 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
     Ok(loaded)
 }
 
+/// The longest file that is read.
+const LIMIT: u64 = 4 << 20;
+
 fn read(file: &Path) -> Result<String, Failure> {
     let refuse = |what: String| {
         Failure::new(Reason::InvalidSpec, format!("{}: {what}", file.display()))
             .hint("documents are UTF-8 text of at most 4 MiB")
     };
-    const LIMIT: u64 = 4 << 20;
     let bytes = if file == Path::new("-") {
         use std::io::Read;
         let mut bytes = Vec::new();

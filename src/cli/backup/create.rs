@@ -29,7 +29,7 @@ pub(super) async fn create(
         for document in &documents {
             if let Some(job) = session.operator.preview(document, &all).await? {
                 let job = job.map_err(CliError::from)?;
-                let rows = plan::outline(&job)
+                let rows: Vec<Vec<String>> = plan::outline(&job)
                     .into_iter()
                     .enumerate()
                     .map(|(number, (step, action))| {
@@ -41,7 +41,7 @@ pub(super) async fn create(
                     .map(|(step, action)| json!({"step": step, "does": action.describe()}))
                     .collect();
                 session.output.note("nothing was done; this is the plan:");
-                session.output.table(&["NO", "STEP", "DOES"], rows, &items)?;
+                session.output.table(&["NO", "STEP", "DOES"], &rows, &items)?;
             }
         }
         return session.close().await;
@@ -117,12 +117,21 @@ pub(in crate::cli) async fn store_reference(
     namespace: &str,
     word: Option<&str>,
 ) -> Result<(String, Vec<Document>), CliError> {
-    let Some(word) = word.filter(|word| word.contains('/')) else {
-        let store = session.operator.store_or_only(namespace, word).await?;
-        return Ok((store.name, Vec::new()));
+    let known = session.operator.stores().await?;
+    let path = match word {
+        Some(word) if word.contains('/') => absolute(Path::new(word))?,
+        // Nothing named and nothing known: the place that the settings name.
+        None if !known.iter().any(|(found, _)| found == namespace) => {
+            let directory = session.operator.catalog().settings().await?.default_directory;
+            session.output.note(&format!("no store is known: using {directory}"));
+            absolute(Path::new(&directory))?
+        }
+        word => {
+            let store = session.operator.store_or_only(namespace, word).await?;
+            return Ok((store.name, Vec::new()));
+        }
     };
-    let path = absolute(Path::new(word))?;
-    for (found, store) in session.operator.stores().await? {
+    for (found, store) in known {
         let same = store.spec.local.as_ref().is_some_and(|local| Path::new(&local.path) == path);
         if found == namespace && same {
             return Ok((store.name, Vec::new()));

@@ -64,7 +64,7 @@ pub(super) async fn verify(
             "reason": reason, "message": message,
         }));
     }
-    session.output.table(&["ID", "ARCHIVE", "RESULT", "MESSAGE"], rows, &items)?;
+    session.output.table(&["ID", "ARCHIVE", "RESULT", "MESSAGE"], &rows, &items)?;
     session.close().await?;
     if failures > 0 {
         let plural = if failures == 1 { "" } else { "s" };
