@@ -2,4 +2,5 @@
 //! the new one, the hooks `after` have run, and no acknowledged backup is lost.
 
 mod kill;
+mod matrix;
 mod points;
