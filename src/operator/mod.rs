@@ -7,6 +7,7 @@
 //! ```
 
 mod apply;
+mod audit;
 mod children;
 pub mod daemon;
 mod drive;

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::resolve::Resolved;
 use super::{Operator, OperatorError};
 use crate::catalog::{
-    BackupKey, BackupRecord, Host, PerformanceMetric, RecordStatus, ServiceStatus, SystemCheck,
-    UpgradeRecord, UpgradeStatusWord, UserAction,
+    BackupKey, BackupRecord, Host, PerformanceMetric, RecordStatus, ServiceStatus, UpgradeRecord,
+    UpgradeStatusWord,
 };
 use crate::plan::{
     Action, ArchiveFacts, BackupJob, ChildFacts, Conclusion, Failure, HookPhase, Job, JournalEntry,
@@ -23,7 +23,7 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn positive(span: SignedDuration) -> Duration {
+pub(super) fn positive(span: SignedDuration) -> Duration {
     Duration::try_from(span).unwrap_or_default()
 }
 
@@ -156,6 +156,17 @@ impl Operator {
             &operation.namespace,
             &operation.name,
         );
+        // The histories have no key to find a row again by. The audit is written last: when it is
+        // there, an earlier process wrote the rest too and died before it could close the journal.
+        if self.is_audited(operation, began).await? {
+            return Ok(());
+        }
+        if let Job::Backup(job) = &resolved.job
+            && conclusion.is_success()
+        {
+            let facts = log.facts(backup::step::ARCHIVE).unwrap_or_default();
+            self.measure(job, &facts, took, at).await?;
+        }
         self.record_checks(log, at).await?;
         self.record_action(operation, conclusion, began, at).await
     }
@@ -208,9 +219,6 @@ impl Operator {
             source_bytes: facts.source_bytes,
             files: facts.files,
         });
-        if conclusion.is_success() {
-            self.measure(job, &facts, took, at).await?;
-        }
         Ok(())
     }
 
@@ -288,70 +296,6 @@ impl Operator {
             updated_at: at,
         };
         self.catalog.put_upgrade(record).await?;
-        Ok(())
-    }
-
-    async fn record_checks(&self, log: &Log<'_>, at: Timestamp) -> Result<(), OperatorError> {
-        let facts: PreflightFacts = log.facts(backup::step::PREFLIGHT).unwrap_or_default();
-        if facts.checks.is_empty() {
-            return Ok(());
-        }
-        let checks = facts
-            .checks
-            .into_iter()
-            .map(|(name, outcome, found)| SystemCheck {
-                check_type: name.clone(),
-                check_name: name.to_lowercase(),
-                platform: Some(format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH)),
-                actual_value: Some(found),
-                status: outcome,
-                checked_at: at,
-                ..SystemCheck::default()
-            })
-            .collect();
-        self.catalog.append_checks(checks).await?;
-        Ok(())
-    }
-
-    async fn record_action(
-        &self,
-        operation: &OperationId,
-        conclusion: &Conclusion,
-        began: Timestamp,
-        at: Timestamp,
-    ) -> Result<(), OperatorError> {
-        let status = match &conclusion.failure {
-            None => "SUCCESS",
-            Some(failure) if failure.reason == Reason::Cancelled => "CANCELLED",
-            Some(_) => "FAILED",
-        };
-        self.audit(&UserAction {
-            action_type: operation.kind.to_uppercase(),
-            action_description: format!(
-                "{} {}/{}",
-                operation.kind, operation.namespace, operation.name
-            ),
-            action_params: json!({"operation": operation.to_string()}),
-            status: status.to_owned(),
-            result_message: Some(conclusion.message.clone()),
-            started_at: began,
-            completed_at: Some(at),
-            duration_seconds: Some(positive(at.duration_since(began)).as_secs_f64()),
-            ..UserAction::default()
-        })
-        .await
-    }
-
-    /// Writes a line of the audit, with who and what this process is.
-    pub async fn audit(&self, action: &UserAction) -> Result<(), OperatorError> {
-        let action = UserAction {
-            actor: actor(),
-            session_id: Some(self.session().to_owned()),
-            client_version: Some(crate::VERSION.to_owned()),
-            platform_info: Some(format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH)),
-            ..action.clone()
-        };
-        self.catalog.append_user_action(action).await?;
         Ok(())
     }
 
@@ -476,11 +420,4 @@ impl Operator {
 
 fn host_name() -> String {
     crate::runtime::host::host_name()
-}
-
-/// The user this process acts for.
-fn actor() -> String {
-    std::env::var("SUDO_USER")
-        .or_else(|_| std::env::var("USER"))
-        .unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()))
 }

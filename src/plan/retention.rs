@@ -1,103 +1,135 @@
-//! Which backups a schedule keeps, each with the rule that says so.
+//! Which backups stay and which may be removed, each with the rules that say so.
 //!
-//! Rules add up: what any rule keeps is kept. Only verified backups are counted by the keep rules;
-//! unverified ones are counted among themselves, so that neither do they push out a proved one nor
-//! does a store of somebody who never verifies grow for ever. Whatever the rules say, the newest
-//! verified backup stays, and the parents of what stays, and what is running or being read.
+//! Pure: data in, verdicts out; nothing is removed here. The time zone database is jiff's, no clock
+//! is read.
+//!
+//! - **Rules add up.** A backup that any rule keeps is kept. Once one of the rules for successes is
+//!   set (all but `keepFailed`), a success that no rule keeps is dropped.
+//! - **Expiry is the earliest time, not a date of death.** Before its `expires_at` a backup is kept
+//!   whatever the policy says. After it the rules decide; with no rule for successes it is dropped.
+//! - **Verified and unverified successes are counted apart**, each by the whole policy. An
+//!   unverified backup must not take the place of a proved one, and the store of somebody who
+//!   chose `verify: Quick` must not be emptied.
+//! - **Never dropped:** the newest verified success, what is running, what is being read, and every
+//!   ancestor of what is kept. A failed record counts as a child too: after `SuspiciousShrink` its
+//!   archive is still there and needs its parents.
+//! - **Failed records** are counted by `keepFailed` alone; unset keeps them all.
+//! - **A name has one fate.** Archives are removed by name, so records that share one are kept
+//!   together.
+//!
+//! Hours, days, ISO weeks, months and years are those of the schedule's time zone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
+use jiff::civil::{Date, DateTime, Time};
+use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 
 use crate::spec::Retention;
 
 /// How a backup came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BackupState {
     /// It is being taken.
     Running,
     /// There is an archive.
     Succeeded,
-    /// There is a record of a failure.
+    /// There is a record of a failure, and perhaps a suspicious archive.
     Failed,
 }
 
 /// What retention has to know of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupFacts {
-    /// Its name, unique.
+    /// Its name; other backups refer to it by this.
     pub name: String,
-    /// When it was begun.
+    /// When it was begun. May lie ahead of now when the clock was set back.
     pub created_at: Timestamp,
     /// How it came out.
     pub state: BackupState,
-    /// Whether its archive was read back.
+    /// Whether every byte of its archive was read back.
     pub verified: bool,
     /// Name of the backup it builds on.
     pub parent: Option<String>,
-    /// Age alone may not remove it before this.
+    /// The earliest time at which it may be removed.
     pub expires_at: Option<Timestamp>,
     /// Whether somebody is reading it.
     pub in_use: bool,
 }
 
+/// What becomes of a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Its name.
+    pub name: String,
+    /// Whether it stays.
+    pub keep: bool,
+    /// Every rule that keeps it, or why it is dropped; never empty.
+    pub rules: Vec<Rule>,
+}
+
 /// Why a backup is kept or dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
-    /// One of the newest: which, of how many.
-    Last(usize, u32),
-    /// The newest of an hour, day, week, month or year.
-    Bucket(Bucket, String),
-    /// Younger than that.
+    /// One of the newest: which (from 1), of how many.
+    Last(u32, u32),
+    /// The newest of a span of the calendar.
+    Newest(Span),
+    /// No older than `keepWithin`, as it was written.
     Within(String),
-    /// The newest verified backup there is.
+    /// The newest verified success there is.
     LastVerified,
-    /// Something that is kept builds on it.
+    /// The named backup is kept and builds on it.
     ParentOf(String),
-    /// One of the newest failures: which, of how many.
-    Failed(usize, u32),
+    /// One of the newest failures: which (from 1), of how many.
+    Failed(u32, u32),
     /// It is being taken.
     Running,
     /// It is being read.
     InUse,
-    /// Its `expiresAfter` has not passed.
+    /// Its time to expire has not come.
     NotExpired,
-    /// The policy limits nothing of its sort.
+    /// The policy sets no limit for its sort.
     Unlimited,
-    /// Dropped: its `expiresAfter` has passed and no rule keeps it.
+    /// Dropped: its time to expire has come.
     Expired,
-    /// Dropped: no rule keeps it.
+    /// Dropped: the policy has rules and none keeps it.
     NoRule,
     /// Dropped: there are that many newer failures.
     FailedBeyond(u32),
 }
 
-/// A span of the calendar of which the newest backup is kept.
+/// A span of the calendar, of which the newest backup is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Bucket {
-    /// An hour.
-    Hourly,
+pub enum Span {
+    /// An hour of a day. The offset is set only where clocks went back and the hour came twice:
+    /// these are two hours.
+    Hour(Date, i8, Option<Offset>),
     /// A day.
-    Daily,
-    /// An ISO week.
-    Weekly,
-    /// A month.
-    Monthly,
+    Day(Date),
+    /// An ISO 8601 week: its year, which around New Year is not always the date's, and its number.
+    Week(i16, i8),
+    /// A month of a year.
+    Month(i16, i8),
     /// A year.
-    Yearly,
+    Year(i16),
+}
+
+/// Why there are no verdicts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RetentionError {
+    /// No such time zone.
+    #[error("time zone `{0}` is not known; write an IANA name as Europe/Berlin or UTC")]
+    TimeZone(String),
 }
 
 impl fmt::Display for Rule {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Last(rank, of) => write!(formatter, "last {rank} of {of}"),
-            Self::Bucket(bucket, span) => {
-                write!(formatter, "{} {span}", format!("{bucket:?}").to_lowercase())
-            }
-            Self::Within(span) => write!(formatter, "within {span}"),
+            Self::Newest(span) => span.fmt(formatter),
+            Self::Within(age) => write!(formatter, "within {age}"),
             Self::LastVerified => formatter.write_str("last verified"),
             Self::ParentOf(child) => write!(formatter, "parent of {child}"),
             Self::Failed(rank, of) => write!(formatter, "failed {rank} of {of}"),
@@ -112,182 +144,253 @@ impl fmt::Display for Rule {
     }
 }
 
-/// What becomes of a backup.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// Its name.
-    pub name: String,
-    /// Whether it stays.
-    pub keep: bool,
-    /// The rules that say so; never empty.
-    pub rules: Vec<Rule>,
+impl fmt::Display for Span {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hour(date, hour, None) => write!(formatter, "hourly {date} {hour:02}h"),
+            Self::Hour(date, hour, Some(offset)) => {
+                write!(formatter, "hourly {date} {hour:02}h{offset}")
+            }
+            Self::Day(date) => write!(formatter, "daily {date}"),
+            Self::Week(year, week) => write!(formatter, "weekly {year:04}-W{week:02}"),
+            Self::Month(year, month) => write!(formatter, "monthly {year:04}-{month:02}"),
+            Self::Year(year) => write!(formatter, "yearly {year:04}"),
+        }
+    }
 }
 
-/// The time zone of the schedule is not known.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the time zone `{0}` is not known; use an IANA name such as Europe/Berlin")]
-pub struct UnknownTimeZone(String);
+impl Span {
+    fn hour(local: DateTime, offset: Offset, zone: &TimeZone) -> Self {
+        let (date, hour) = (local.date(), local.hour());
+        let is_repeated = |minute, second| {
+            Time::new(hour, minute, second, 0).is_ok_and(|time| {
+                let ambiguous = zone.to_ambiguous_timestamp(date.to_datetime(time));
+                matches!(ambiguous.offset(), AmbiguousOffset::Fold { .. })
+            })
+        };
+        // Asked of the hour, not of the time in it, so that the whole hour gets one answer.
+        let repeated = is_repeated(0, 0) || is_repeated(59, 59);
+        Self::Hour(date, hour, repeated.then_some(offset))
+    }
 
-/// Decides on each backup. Verdicts come newest first, of the same time by name.
+    fn week(date: Date) -> Self {
+        let week = date.iso_week_date();
+        Self::Week(week.year(), week.week())
+    }
+}
+
+/// The rules that keep a backup, by its name.
+type Kept<'a> = BTreeMap<&'a str, Vec<Rule>>;
+
+/// Decides on each backup. Verdicts come newest first, those of the same time by name.
+///
+/// The order of `backups` does not matter. Deciding again on what is kept, with the same policy at
+/// the same time, drops nothing more.
 ///
 /// # Errors
-/// When the time zone, by whose calendar days and weeks are counted, is not known.
+/// When the time zone is not known.
 pub fn decide(
     backups: &[BackupFacts],
     retention: &Retention,
     time_zone: &str,
     now: Timestamp,
-) -> Result<Vec<Verdict>, UnknownTimeZone> {
-    let zone = TimeZone::get(time_zone).map_err(|_| UnknownTimeZone(time_zone.to_owned()))?;
-    let mut sorted: Vec<&BackupFacts> = backups.iter().collect();
-    sorted.sort_by(|one, other| (other.created_at, &one.name).cmp(&(one.created_at, &other.name)));
-    let mut rules: BTreeMap<&str, Vec<Rule>> = BTreeMap::new();
+) -> Result<Vec<Verdict>, RetentionError> {
+    let zone =
+        TimeZone::get(time_zone).map_err(|_| RetentionError::TimeZone(time_zone.to_owned()))?;
+    let newest_first = newest_first(backups);
+    let mut kept = Kept::new();
     for verified in [true, false] {
-        let counted: Vec<&BackupFacts> = sorted
+        let successes: Vec<&BackupFacts> = newest_first
             .iter()
             .copied()
             .filter(|backup| backup.state == BackupState::Succeeded && backup.verified == verified)
             .collect();
-        count(&counted, retention, &zone, now, &mut rules);
+        count_last(&successes, retention.keep_last, &mut kept);
+        count_spans(&successes, retention, &zone, &mut kept);
+        keep_within(&successes, retention, now, &mut kept);
+        if verified && let Some(newest) = successes.first() {
+            kept.entry(&newest.name).or_default().push(Rule::LastVerified);
+        }
     }
-    let newest_verified =
-        sorted.iter().find(|backup| backup.state == BackupState::Succeeded && backup.verified);
-    if let Some(backup) = newest_verified {
-        rules.entry(&backup.name).or_default().push(Rule::LastVerified);
-    }
+    count_failed(&newest_first, retention.keep_failed, &mut kept);
     let limited = limits_successes(retention);
-    let mut failures = 0;
-    for backup in &sorted {
-        let own = rules.entry(&backup.name).or_default();
-        if backup.in_use {
-            own.push(Rule::InUse);
-        }
-        match backup.state {
-            BackupState::Running => own.push(Rule::Running),
-            BackupState::Failed => {
-                failures += 1;
-                match retention.keep_failed {
-                    None => own.push(Rule::Unlimited),
-                    Some(limit) if failures <= limit as usize => {
-                        own.push(Rule::Failed(failures, limit));
-                    }
-                    Some(_) => {}
-                }
-            }
-            BackupState::Succeeded => match backup.expires_at {
-                Some(expires_at) if expires_at > now => own.push(Rule::NotExpired),
-                None if !limited => own.push(Rule::Unlimited),
-                _ => {}
-            },
-        }
+    for backup in &newest_first {
+        protect(backup, limited, now, &mut kept);
     }
-    keep_parents(&sorted, &mut rules);
-    Ok(sorted
-        .into_iter()
-        .map(|backup| {
-            let mut own = rules.remove(backup.name.as_str()).unwrap_or_default();
-            let keep = !own.is_empty();
-            if !keep {
-                own.push(match (backup.state, retention.keep_failed) {
-                    (BackupState::Failed, Some(limit)) => Rule::FailedBeyond(limit),
-                    _ if backup.expires_at.is_some() => Rule::Expired,
-                    _ => Rule::NoRule,
-                });
-            }
-            Verdict { name: backup.name.clone(), keep, rules: own }
-        })
-        .collect())
+    keep_ancestors(&newest_first, &mut kept);
+    Ok(newest_first.into_iter().map(|backup| verdict(backup, &kept, retention, limited)).collect())
 }
 
-/// Whether any rule says how many successes are kept.
+/// The newest first; every fact breaks ties, so that the order given never matters.
+fn newest_first(backups: &[BackupFacts]) -> Vec<&BackupFacts> {
+    let mut sorted: Vec<&BackupFacts> = backups.iter().collect();
+    sorted.sort_by(|one, other| {
+        let rest = |backup: &BackupFacts| (backup.verified, backup.expires_at, backup.in_use);
+        other
+            .created_at
+            .cmp(&one.created_at)
+            .then_with(|| one.name.cmp(&other.name))
+            .then_with(|| one.state.cmp(&other.state))
+            .then_with(|| one.parent.cmp(&other.parent))
+            .then_with(|| rest(one).cmp(&rest(other)))
+    });
+    sorted
+}
+
+/// Whether any rule says how many successes stay.
 fn limits_successes(retention: &Retention) -> bool {
-    retention.keep_within.is_some()
-        || [
-            retention.keep_last,
-            retention.keep_hourly,
-            retention.keep_daily,
-            retention.keep_weekly,
-            retention.keep_monthly,
-            retention.keep_yearly,
-        ]
-        .iter()
-        .any(Option::is_some)
+    let Retention {
+        keep_last,
+        keep_hourly,
+        keep_daily,
+        keep_weekly,
+        keep_monthly,
+        keep_yearly,
+        keep_within,
+        keep_failed: _,
+    } = retention;
+    keep_within.is_some()
+        || [keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly]
+            .iter()
+            .any(|rule| rule.is_some())
 }
 
-/// Applies the keep rules to backups that are counted together, newest first.
-fn count<'a>(
-    backups: &[&'a BackupFacts],
+fn count_last<'a>(successes: &[&'a BackupFacts], keep_last: Option<u32>, kept: &mut Kept<'a>) {
+    let of = keep_last.unwrap_or(0);
+    for (rank, backup) in (1..=of).zip(successes) {
+        kept.entry(&backup.name).or_default().push(Rule::Last(rank, of));
+    }
+}
+
+fn count_spans<'a>(
+    successes: &[&'a BackupFacts],
     retention: &Retention,
     zone: &TimeZone,
-    now: Timestamp,
-    rules: &mut BTreeMap<&'a str, Vec<Rule>>,
+    kept: &mut Kept<'a>,
 ) {
-    let limit = retention.keep_last.unwrap_or(0);
-    for (index, backup) in backups.iter().take(limit as usize).enumerate() {
-        rules.entry(&backup.name).or_default().push(Rule::Last(index + 1, limit));
-    }
-    for (bucket, limit) in [
-        (Bucket::Hourly, retention.keep_hourly),
-        (Bucket::Daily, retention.keep_daily),
-        (Bucket::Weekly, retention.keep_weekly),
-        (Bucket::Monthly, retention.keep_monthly),
-        (Bucket::Yearly, retention.keep_yearly),
-    ] {
+    type SpanOf = fn(DateTime, Offset, &TimeZone) -> Span;
+    let rules: [(Option<u32>, SpanOf); 5] = [
+        (retention.keep_hourly, Span::hour),
+        (retention.keep_daily, |local, _, _| Span::Day(local.date())),
+        (retention.keep_weekly, |local, _, _| Span::week(local.date())),
+        (retention.keep_monthly, |local, _, _| Span::Month(local.year(), local.month())),
+        (retention.keep_yearly, |local, _, _| Span::Year(local.year())),
+    ];
+    for (limit, span_of) in rules {
+        let mut left = limit.unwrap_or(0);
+        // All spans seen, not only the last one: where clocks go back over midnight (St. John's
+        // until 2011) the day before comes again after the day.
         let mut seen = BTreeSet::new();
-        for backup in backups {
-            let span = span(bucket, backup.created_at, zone);
-            if seen.len() < limit.unwrap_or(0) as usize && seen.insert(span.clone()) {
-                rules.entry(&backup.name).or_default().push(Rule::Bucket(bucket, span));
+        for backup in successes {
+            if left == 0 {
+                break;
             }
-        }
-    }
-    if let Some(within) = &retention.keep_within {
-        for backup in backups {
-            // A time ahead of the clock is within any span.
-            if now.duration_since(backup.created_at) <= within.to_signed() {
-                rules.entry(&backup.name).or_default().push(Rule::Within(within.to_string()));
+            let offset = zone.to_offset(backup.created_at);
+            let span = span_of(offset.to_datetime(backup.created_at), offset, zone);
+            if seen.insert(span) {
+                kept.entry(&backup.name).or_default().push(Rule::Newest(span));
+                left -= 1;
             }
         }
     }
 }
 
-/// The span of the calendar that a time lies in.
-fn span(bucket: Bucket, at: Timestamp, zone: &TimeZone) -> String {
-    let local = at.to_zoned(zone.clone());
-    let date: Date = local.date();
-    match bucket {
-        // The offset tells the two hours apart that a clock set back makes of one.
-        Bucket::Hourly => format!("{date} {:02}h{}", local.hour(), local.offset()),
-        Bucket::Daily => date.to_string(),
-        Bucket::Weekly => {
-            let week = date.iso_week_date();
-            format!("{}-W{:02}", week.year(), week.week())
+/// Days are 24 hours here. What is exactly that old is kept, and what is dated ahead of now is no
+/// older than anything; a span of zero keeps nothing, as a count of zero does.
+fn keep_within<'a>(
+    successes: &[&'a BackupFacts],
+    retention: &Retention,
+    now: Timestamp,
+    kept: &mut Kept<'a>,
+) {
+    let Some(within) =
+        retention.keep_within.as_ref().filter(|within| !within.to_signed().is_zero())
+    else {
+        return;
+    };
+    for backup in successes {
+        // The distance of any two timestamps fits; `now - within` might not.
+        if now.duration_since(backup.created_at) <= within.to_signed() {
+            let rule = Rule::Within(within.as_str().to_owned());
+            kept.entry(&backup.name).or_default().push(rule);
         }
-        Bucket::Monthly => format!("{}-{:02}", date.year(), date.month()),
-        Bucket::Yearly => date.year().to_string(),
     }
 }
 
-/// What is kept keeps what it builds on, and so on.
-fn keep_parents<'a>(sorted: &[&'a BackupFacts], rules: &mut BTreeMap<&'a str, Vec<Rule>>) {
-    let by_name: BTreeMap<&str, &BackupFacts> =
-        sorted.iter().map(|backup| (backup.name.as_str(), *backup)).collect();
-    let mut open: Vec<&BackupFacts> = sorted
-        .iter()
-        .copied()
-        .filter(|backup| rules.get(backup.name.as_str()).is_some_and(|own| !own.is_empty()))
-        .collect();
+fn count_failed<'a>(
+    newest_first: &[&'a BackupFacts],
+    keep_failed: Option<u32>,
+    kept: &mut Kept<'a>,
+) {
+    let mut failed = newest_first.iter().filter(|backup| backup.state == BackupState::Failed);
+    match keep_failed {
+        None => {
+            for backup in failed {
+                kept.entry(&backup.name).or_default().push(Rule::Unlimited);
+            }
+        }
+        Some(of) => {
+            for (rank, backup) in (1..=of).zip(&mut failed) {
+                kept.entry(&backup.name).or_default().push(Rule::Failed(rank, of));
+            }
+        }
+    }
+}
+
+/// What keeps a backup for its own sake, whatever is counted.
+fn protect<'a>(backup: &'a BackupFacts, limited: bool, now: Timestamp, kept: &mut Kept<'a>) {
+    let mut add = |rule| kept.entry(&backup.name).or_default().push(rule);
+    if backup.state == BackupState::Running {
+        add(Rule::Running);
+    }
+    if backup.in_use {
+        add(Rule::InUse);
+    }
+    match backup.expires_at {
+        Some(expires_at) if expires_at > now => add(Rule::NotExpired),
+        None if backup.state == BackupState::Succeeded && !limited => add(Rule::Unlimited),
+        _ => {}
+    }
+}
+
+/// What is kept keeps what it builds on, and so on. Missing parents and circles do no harm.
+fn keep_ancestors<'a>(newest_first: &[&'a BackupFacts], kept: &mut Kept<'a>) {
+    let mut by_name: BTreeMap<&str, Vec<&'a BackupFacts>> = BTreeMap::new();
+    for backup in newest_first {
+        by_name.entry(&backup.name).or_default().push(backup);
+    }
+    let mut open: Vec<&'a str> = kept.keys().copied().collect();
     let mut followed = BTreeSet::new();
     while let Some(child) = open.pop() {
-        let parent = child.parent.as_deref().and_then(|parent| by_name.get(parent));
-        if let Some(parent) = parent
-            && followed.insert((parent.name.as_str(), child.name.as_str()))
+        for parent in by_name
+            .get(child)
+            .into_iter()
+            .flatten()
+            .filter_map(|child| child.parent.as_deref().filter(|parent| *parent != child.name))
         {
-            let own = rules.entry(&parent.name).or_default();
-            own.push(Rule::ParentOf(child.name.clone()));
-            open.push(parent);
+            if by_name.contains_key(parent) && followed.insert((parent, child)) {
+                kept.entry(parent).or_default().push(Rule::ParentOf(child.to_owned()));
+                open.push(parent);
+            }
         }
     }
+}
+
+fn verdict(backup: &BackupFacts, kept: &Kept<'_>, retention: &Retention, limited: bool) -> Verdict {
+    let name = backup.name.clone();
+    if let Some(rules) = kept.get(backup.name.as_str()) {
+        let mut rules = rules.clone();
+        rules.dedup();
+        return Verdict { name, keep: true, rules };
+    }
+    let rules = match (backup.state, retention.keep_failed) {
+        (BackupState::Failed, Some(of)) => vec![Rule::FailedBeyond(of)],
+        // Both had to agree: an expiry that lies ahead would have kept it.
+        _ if limited && backup.expires_at.is_some() => vec![Rule::Expired, Rule::NoRule],
+        _ if limited => vec![Rule::NoRule],
+        _ => vec![Rule::Expired],
+    };
+    Verdict { name, keep: false, rules }
 }
 
 #[cfg(test)]

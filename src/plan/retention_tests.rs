@@ -1,13 +1,21 @@
-use std::collections::BTreeSet;
-
-use proptest::prelude::*;
-
 use super::*;
 
-fn backup(at: &str) -> BackupFacts {
+#[path = "retention_calendar_tests.rs"]
+mod calendar;
+#[path = "retention_law_tests.rs"]
+mod laws;
+
+const NOW: &str = "2026-11-20T12:00:00Z";
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+/// A verified success, named after its time unless renamed.
+fn backup(created_at: &str) -> BackupFacts {
     BackupFacts {
-        name: at.to_owned(),
-        created_at: at.parse().unwrap(),
+        name: created_at.to_owned(),
+        created_at: at(created_at),
         state: BackupState::Succeeded,
         verified: true,
         parent: None,
@@ -16,32 +24,50 @@ fn backup(at: &str) -> BackupFacts {
     }
 }
 
-fn now() -> Timestamp {
-    "2026-11-21T12:00:00Z".parse().unwrap()
+fn named(name: &str, created_at: &str) -> BackupFacts {
+    BackupFacts { name: name.to_owned(), ..backup(created_at) }
 }
 
-fn retention(json: serde_json::Value) -> Retention {
-    serde_json::from_value(json).unwrap()
+fn failed(name: &str, created_at: &str) -> BackupFacts {
+    BackupFacts { state: BackupState::Failed, verified: false, ..named(name, created_at) }
 }
 
-fn kept(backups: &[BackupFacts], retention: &Retention, zone: &str) -> Vec<String> {
-    decide(backups, retention, zone, now())
-        .unwrap()
-        .into_iter()
-        .filter(|verdict| verdict.keep)
-        .map(|verdict| verdict.name)
-        .collect()
+fn unverified(name: &str, created_at: &str) -> BackupFacts {
+    BackupFacts { verified: false, ..named(name, created_at) }
 }
 
-fn rules(backups: &[BackupFacts], retention: &Retention) -> Vec<String> {
-    decide(backups, retention, "UTC", now())
+fn within(text: &str) -> Retention {
+    Retention { keep_within: Some(text.parse().unwrap()), ..Retention::default() }
+}
+
+fn last(count: u32) -> Retention {
+    Retention { keep_last: Some(count), ..Retention::default() }
+}
+
+fn zeros() -> Retention {
+    let none = Some(0);
+    Retention {
+        keep_hourly: none,
+        keep_daily: none,
+        keep_weekly: none,
+        keep_monthly: none,
+        keep_yearly: none,
+        keep_failed: none,
+        keep_last: none,
+        ..within("0s")
+    }
+}
+
+/// One line for each verdict: `+name: rules` or `-name: rules`.
+fn lines(backups: &[BackupFacts], retention: &Retention, time_zone: &str) -> Vec<String> {
+    decide(backups, retention, time_zone, at(NOW))
         .unwrap()
         .into_iter()
         .map(|verdict| {
             let rules: Vec<String> = verdict.rules.iter().map(ToString::to_string).collect();
             format!(
-                "{} {} {}",
-                if verdict.keep { "keep" } else { "drop" },
+                "{}{}: {}",
+                if verdict.keep { '+' } else { '-' },
                 verdict.name,
                 rules.join(", ")
             )
@@ -50,234 +76,283 @@ fn rules(backups: &[BackupFacts], retention: &Retention) -> Vec<String> {
 }
 
 #[test]
-fn an_empty_policy_keeps_everything_that_has_not_expired() {
-    let mut old = backup("2020-01-01T00:00:00Z");
-    old.expires_at = Some("2020-02-01T00:00:00Z".parse().unwrap());
-    let backups = [backup("2026-11-20T00:00:00Z"), backup("2019-01-01T00:00:00Z"), old];
-    assert_eq!(
-        rules(&backups, &Retention::default()),
-        [
-            "keep 2026-11-20T00:00:00Z last verified, nothing limits it",
-            "drop 2020-01-01T00:00:00Z expired",
-            "keep 2019-01-01T00:00:00Z nothing limits it",
-        ]
-    );
-}
-
-#[test]
-fn each_backup_names_the_rules_that_keep_it() {
+fn the_rules_add_up_and_each_says_its_name() {
+    let retention = Retention {
+        keep_last: Some(1),
+        keep_hourly: Some(1),
+        keep_daily: Some(2),
+        keep_weekly: Some(2),
+        keep_monthly: Some(2),
+        keep_yearly: Some(2),
+        keep_failed: Some(1),
+        ..within("7d")
+    };
     let backups = [
-        backup("2026-11-21T02:00:00Z"),
-        backup("2026-11-20T02:00:00Z"),
-        backup("2026-11-19T02:00:00Z"),
-        backup("2026-10-31T02:00:00Z"),
+        named("a", "2026-11-20T02:30:00Z"),
+        named("b", "2026-11-20T02:00:00Z"),
+        failed("c", "2026-11-19T03:00:00Z"),
+        named("d", "2026-11-19T02:00:00Z"),
+        failed("e", "2026-11-18T03:00:00Z"),
+        named("f", "2026-11-13T11:59:59Z"),
+        named("g", "2026-10-31T02:00:00Z"),
+        named("h", "2026-10-30T02:00:00Z"),
+        named("i", "2025-12-31T02:00:00Z"),
     ];
-    let policy = retention(serde_json::json!({"keepLast": 1, "keepDaily": 2, "keepMonthly": 2}));
     assert_eq!(
-        rules(&backups, &policy),
+        lines(&backups, &retention, "UTC"),
         [
-            "keep 2026-11-21T02:00:00Z last 1 of 1, daily 2026-11-21, monthly 2026-11, last verified",
-            "keep 2026-11-20T02:00:00Z daily 2026-11-20",
-            "drop 2026-11-19T02:00:00Z no rule keeps it",
-            "keep 2026-10-31T02:00:00Z monthly 2026-10",
+            "+a: last 1 of 1, hourly 2026-11-20 02h, daily 2026-11-20, weekly 2026-W47, \
+             monthly 2026-11, yearly 2026, within 7d, last verified",
+            "+b: within 7d",
+            "+c: failed 1 of 1",
+            "+d: daily 2026-11-19, within 7d",
+            "-e: failed, beyond 1",
+            "+f: weekly 2026-W46",
+            "+g: monthly 2026-10",
+            "-h: no rule keeps it",
+            "+i: yearly 2025",
         ]
     );
 }
 
 #[test]
-fn days_are_those_of_the_schedules_time_zone() {
-    // 23:30 UTC on the 19th is 00:30 on the 20th in Berlin.
-    let backups = [backup("2026-11-20T10:00:00Z"), backup("2026-11-19T23:30:00Z")];
-    let policy = retention(serde_json::json!({"keepDaily": 5}));
-    assert_eq!(kept(&backups, &policy, "UTC").len(), 2);
-    assert_eq!(kept(&backups, &policy, "Europe/Berlin"), ["2026-11-20T10:00:00Z"]);
-    assert!(decide(&backups, &policy, "Mars/Olympus", now()).is_err());
-}
-
-#[test]
-fn weeks_are_iso_weeks_across_the_end_of_the_year() {
-    // Monday 2024-12-30 and Wednesday 2025-01-01 are both in 2025-W01.
+fn an_empty_policy_drops_only_what_has_expired() {
+    let expiring = |name: &str, expires_at: &str| BackupFacts {
+        expires_at: Some(at(expires_at)),
+        ..named(name, "2026-11-01T00:00:00Z")
+    };
     let backups = [
-        backup("2025-01-01T00:00:00Z"),
-        backup("2024-12-30T00:00:00Z"),
-        backup("2024-12-29T00:00:00Z"),
+        named("newest", "2026-11-02T00:00:00Z"),
+        expiring("ahead", "2026-11-20T12:00:00.000000001Z"),
+        expiring("just", NOW),
+        expiring("long ago", "2026-11-02T00:00:00Z"),
+        failed("failed", "2026-10-01T00:00:00Z"),
+        unverified("old", "1999-01-01T00:00:00Z"),
     ];
-    let policy = retention(serde_json::json!({"keepWeekly": 2}));
-    assert_eq!(kept(&backups, &policy, "UTC"), ["2025-01-01T00:00:00Z", "2024-12-29T00:00:00Z"]);
-}
-
-#[test]
-fn the_hour_that_a_clock_repeats_is_two_hours() {
-    let backups = [backup("2026-10-25T00:30:00Z"), backup("2026-10-25T01:30:00Z")];
-    let policy = retention(serde_json::json!({"keepHourly": 5}));
-    assert_eq!(kept(&backups, &policy, "Europe/Berlin").len(), 2);
-}
-
-#[test]
-fn unverified_backups_do_not_push_out_verified_ones() {
-    let mut quick = backup("2026-11-21T02:00:00Z");
-    quick.verified = false;
-    let backups = [quick, backup("2026-11-20T02:00:00Z"), backup("2026-11-19T02:00:00Z")];
-    let policy = retention(serde_json::json!({"keepLast": 1}));
-    assert_eq!(kept(&backups, &policy, "UTC"), ["2026-11-21T02:00:00Z", "2026-11-20T02:00:00Z"]);
-}
-
-#[test]
-fn failures_are_limited_only_by_their_own_rule() {
-    let mut backups = vec![backup("2026-11-01T00:00:00Z")];
-    for day in ["2026-11-18", "2026-11-19", "2026-11-20"] {
-        let mut failed = backup(&format!("{day}T00:00:00Z"));
-        failed.state = BackupState::Failed;
-        failed.verified = false;
-        backups.push(failed);
-    }
-    let policy = retention(serde_json::json!({"keepFailed": 1}));
-    assert_eq!(
-        rules(&backups, &policy),
-        [
-            "keep 2026-11-20T00:00:00Z failed 1 of 1",
-            "drop 2026-11-19T00:00:00Z failed, beyond 1",
-            "drop 2026-11-18T00:00:00Z failed, beyond 1",
-            "keep 2026-11-01T00:00:00Z last verified, nothing limits it",
+    let kept_and_expired = |failed: &str| {
+        vec![
+            "+newest: last verified, nothing limits it".to_owned(),
+            "+ahead: not expired".to_owned(),
+            "-just: expired".to_owned(),
+            "-long ago: expired".to_owned(),
+            failed.to_owned(),
+            "+old: nothing limits it".to_owned(),
         ]
-    );
-    assert_eq!(kept(&backups, &retention(serde_json::json!({"keepLast": 1})), "UTC").len(), 4);
-}
-
-#[test]
-fn expires_after_keeps_longer_than_the_rules_and_never_shorter() {
-    let mut young = backup("2026-11-01T00:00:00Z");
-    young.expires_at = Some("2026-12-01T00:00:00Z".parse().unwrap());
-    let mut newest = backup("2026-11-20T00:00:00Z");
-    newest.expires_at = Some("2026-11-20T01:00:00Z".parse().unwrap());
-    let policy = retention(serde_json::json!({"keepLast": 1}));
+    };
     assert_eq!(
-        rules(&[young, newest], &policy),
-        [
-            "keep 2026-11-20T00:00:00Z last 1 of 1, last verified",
-            "keep 2026-11-01T00:00:00Z not expired",
-        ]
+        lines(&backups, &Retention::default(), "UTC"),
+        kept_and_expired("+failed: nothing limits it")
     );
+    // keepFailed alone says nothing of successes.
+    let retention = Retention { keep_failed: Some(0), ..Retention::default() };
+    assert_eq!(lines(&backups, &retention, "UTC"), kept_and_expired("-failed: failed, beyond 0"));
 }
 
 #[test]
-fn a_clock_that_was_set_back_drops_nothing_of_the_future() {
+fn with_a_policy_expiry_only_delays() {
+    let expiring = |name: &str, created_at: &str, expires_at: &str| BackupFacts {
+        expires_at: Some(at(expires_at)),
+        ..named(name, created_at)
+    };
     let backups = [
-        backup("2026-12-24T00:00:00Z"),
-        backup("9000-01-01T00:00:00Z"),
-        backup("2026-11-01T00:00:00Z"),
+        expiring("counted", "2026-11-04T00:00:00Z", "2026-11-05T00:00:00Z"),
+        expiring("ahead", "2026-11-03T00:00:00Z", "2026-12-01T00:00:00Z"),
+        expiring("past", "2026-11-02T00:00:00Z", "2026-11-05T00:00:00Z"),
+        named("never by age", "2026-11-01T00:00:00Z"),
+        BackupFacts {
+            state: BackupState::Failed,
+            ..expiring("suspicious", "2026-10-01T00:00:00Z", "2026-12-01T00:00:00Z")
+        },
     ];
-    let policy = retention(serde_json::json!({"keepWithin": "7d"}));
-    assert_eq!(kept(&backups, &policy, "UTC"), ["9000-01-01T00:00:00Z", "2026-12-24T00:00:00Z"]);
+    let retention = Retention { keep_failed: Some(0), ..last(1) };
+    assert_eq!(
+        lines(&backups, &retention, "UTC"),
+        [
+            "+counted: last 1 of 1, last verified",
+            "+ahead: not expired",
+            "-past: expired, no rule keeps it",
+            "-never by age: no rule keeps it",
+            "+suspicious: not expired",
+        ]
+    );
 }
 
-prop_compose! {
-    fn any_backups()(facts in prop::collection::vec(
-        (0_i64..400, 0_u8..3, any::<bool>(), prop::option::of(0_usize..12), prop::option::of(-200_i64..200), prop::bool::weighted(0.1)),
-        0..12,
-    )) -> Vec<BackupFacts> {
-        let day = 86_400;
-        facts.iter().enumerate().map(|(index, (age, state, verified, parent, expires, in_use))| {
-            let state = match state {
-                0 => BackupState::Running,
-                1 => BackupState::Failed,
-                _ => BackupState::Succeeded,
-            };
-            BackupFacts {
-                name: format!("b{index}"),
-                created_at: Timestamp::from_second(now().as_second() - age * day / 2).unwrap(),
-                state,
-                verified: *verified && state == BackupState::Succeeded,
-                parent: parent.filter(|parent| *parent < index).map(|parent| format!("b{parent}")),
-                expires_at: expires.map(|days| Timestamp::from_second(now().as_second() + days * day).unwrap()),
-                in_use: *in_use,
-            }
-        }).collect()
+#[test]
+fn zeros_keep_only_what_is_protected() {
+    let backups = [
+        unverified("ahead of the clock", "2027-01-01T00:00:00Z"),
+        unverified("now", NOW),
+        BackupFacts { state: BackupState::Running, ..unverified("taken", "2026-11-19T00:00:00Z") },
+        BackupFacts { in_use: true, ..unverified("read", "2026-11-18T00:00:00Z") },
+        BackupFacts {
+            parent: Some("increment 1".to_owned()),
+            ..named("increment 2", "2026-11-17T00:00:00Z")
+        },
+        BackupFacts {
+            parent: Some("full".to_owned()),
+            ..unverified("increment 1", "2026-11-16T00:00:00Z")
+        },
+        failed("failed", "2026-11-15T12:00:00Z"),
+        named("full", "2026-11-15T00:00:00Z"),
+        named("older", "2026-11-14T00:00:00Z"),
+    ];
+    assert_eq!(
+        lines(&backups, &zeros(), "UTC"),
+        [
+            "-ahead of the clock: no rule keeps it",
+            "-now: no rule keeps it",
+            "+taken: running",
+            "+read: in use",
+            "+increment 2: last verified",
+            "+increment 1: parent of increment 2",
+            "-failed: failed, beyond 0",
+            "+full: parent of increment 1",
+            "-older: no rule keeps it",
+        ]
+    );
+}
+
+#[test]
+fn unverified_backups_neither_replace_nor_inherit() {
+    let backups = [
+        unverified("u1", "2026-11-20T03:00:00Z"),
+        unverified("u2", "2026-11-20T02:00:00Z"),
+        named("v1", "2026-11-20T01:00:00Z"),
+        unverified("u3", "2026-11-19T03:00:00Z"),
+        named("v2", "2026-11-18T01:00:00Z"),
+        named("v3", "2026-11-18T00:00:00Z"),
+    ];
+    let retention = Retention { keep_daily: Some(2), ..last(1) };
+    assert_eq!(
+        lines(&backups, &retention, "UTC"),
+        [
+            "+u1: last 1 of 1, daily 2026-11-20",
+            "-u2: no rule keeps it",
+            "+v1: last 1 of 1, daily 2026-11-20, last verified",
+            "+u3: daily 2026-11-19",
+            "+v2: daily 2026-11-18",
+            "-v3: no rule keeps it",
+        ]
+    );
+}
+
+#[test]
+fn running_and_failed_ones_are_not_counted() {
+    let backups = [
+        BackupFacts { state: BackupState::Running, ..named("running", "2026-11-20T03:00:00Z") },
+        failed("failed", "2026-11-20T02:00:00Z"),
+        named("good", "2026-11-20T01:00:00Z"),
+        named("old", "2026-11-19T01:00:00Z"),
+    ];
+    assert_eq!(
+        lines(&backups, &last(1), "UTC"),
+        [
+            "+running: running",
+            "+failed: nothing limits it",
+            "+good: last 1 of 1, last verified",
+            "-old: no rule keeps it",
+        ]
+    );
+}
+
+#[test]
+fn circles_and_missing_parents_end() {
+    let child = |name: &str, parent: &str, created_at: &str| BackupFacts {
+        parent: Some(parent.to_owned()),
+        ..named(name, created_at)
+    };
+    let backups = [
+        child("a", "b", "2026-11-04T00:00:00Z"),
+        child("b", "a", "2026-11-03T00:00:00Z"),
+        child("c", "c", "2026-11-02T00:00:00Z"),
+        child("d", "gone", "2026-11-01T00:00:00Z"),
+    ];
+    assert_eq!(
+        lines(&backups, &last(1), "UTC"),
+        [
+            "+a: last 1 of 1, last verified, parent of b",
+            "+b: parent of a",
+            "-c: no rule keeps it",
+            "-d: no rule keeps it",
+        ]
+    );
+}
+
+#[test]
+fn records_of_one_name_stay_together() {
+    // Removing the failed record's archive by name would take the good one with it.
+    let backups = [
+        named("same", "2026-11-04T00:00:00Z"),
+        failed("same", "2026-11-03T00:00:00Z"),
+        named("other", "2026-11-02T00:00:00Z"),
+    ];
+    let retention = Retention { keep_failed: Some(0), ..last(1) };
+    assert_eq!(
+        lines(&backups, &retention, "UTC"),
+        [
+            "+same: last 1 of 1, last verified",
+            "+same: last 1 of 1, last verified",
+            "-other: no rule keeps it",
+        ]
+    );
+}
+
+#[test]
+fn equal_times_are_ordered_by_name() {
+    let time = "2026-11-04T00:00:00Z";
+    let backups = [named("b", time), named("c", time), named("a", time)];
+    assert_eq!(
+        lines(&backups, &last(2), "UTC"),
+        ["+a: last 1 of 2, last verified", "+b: last 2 of 2", "-c: no rule keeps it"]
+    );
+}
+
+#[test]
+fn within_takes_the_exact_age_the_future_and_the_ends_of_time() {
+    let backups = [
+        BackupFacts { name: "end of time".to_owned(), created_at: Timestamp::MAX, ..backup(NOW) },
+        named("ahead", "2026-12-24T00:00:00Z"),
+        named("exact", "2026-11-13T12:00:00Z"),
+        named("older", "2026-11-13T11:59:59.999999999Z"),
+        BackupFacts { name: "dawn".to_owned(), created_at: Timestamp::MIN, ..backup(NOW) },
+    ];
+    assert_eq!(
+        lines(&backups, &within("7d"), "UTC"),
+        [
+            "+end of time: within 7d, last verified",
+            "+ahead: within 7d",
+            "+exact: within 7d",
+            "-older: no rule keeps it",
+            "-dawn: no rule keeps it",
+        ]
+    );
+    for now in [Timestamp::MIN, Timestamp::MAX] {
+        let verdicts =
+            decide(&backups, &within("9223372036854775807ms"), "Asia/Kathmandu", now).unwrap();
+        assert!(verdicts.iter().all(|verdict| verdict.keep));
     }
 }
 
-prop_compose! {
-    fn any_retention()(
-        counts in prop::collection::vec(prop::option::of(0_u32..4), 7),
-        within in prop::option::of(0_u64..100),
-    ) -> Retention {
-        Retention {
-            keep_last: counts[0],
-            keep_hourly: counts[1],
-            keep_daily: counts[2],
-            keep_weekly: counts[3],
-            keep_monthly: counts[4],
-            keep_yearly: counts[5],
-            keep_failed: counts[6],
-            keep_within: within.map(|days| format!("{days}d").parse().unwrap()),
-        }
-    }
+#[test]
+fn an_unknown_time_zone_is_refused_with_advice() {
+    let error = decide(&[], &Retention::default(), "Europe/Atlantis", at(NOW)).unwrap_err();
+    assert_eq!(error, RetentionError::TimeZone("Europe/Atlantis".to_owned()));
+    assert!(error.to_string().contains("IANA"), "{error}");
+    assert_eq!(decide(&[], &Retention::default(), "UTC", at(NOW)), Ok(vec![]));
 }
 
-fn kept_set(backups: &[BackupFacts], retention: &Retention) -> BTreeSet<String> {
-    kept(backups, retention, "Europe/Berlin").into_iter().collect()
-}
-
-proptest! {
-    #[test]
-    fn what_must_stay_stays(backups in any_backups(), retention in any_retention()) {
-        let kept = kept_set(&backups, &retention);
-        let newest = backups
-            .iter()
-            .filter(|backup| backup.verified)
-            .max_by(|one, other| (one.created_at, &other.name).cmp(&(other.created_at, &one.name)));
-        if let Some(newest) = newest {
-            prop_assert!(kept.contains(&newest.name), "the last verified {} was dropped", newest.name);
-        }
-        for backup in &backups {
-            if backup.in_use || backup.state == BackupState::Running {
-                prop_assert!(kept.contains(&backup.name));
-            }
-            if let (true, Some(parent)) = (kept.contains(&backup.name), &backup.parent) {
-                prop_assert!(kept.contains(parent), "{parent}, parent of {}", backup.name);
-            }
-        }
-    }
-
-    #[test]
-    fn every_backup_has_one_verdict_with_a_rule(backups in any_backups(), retention in any_retention()) {
-        let verdicts = decide(&backups, &retention, "UTC", now()).unwrap();
-        prop_assert_eq!(verdicts.len(), backups.len());
-        prop_assert!(verdicts.iter().all(|verdict| !verdict.rules.is_empty()));
-    }
-
-    #[test]
-    fn the_order_of_the_records_does_not_matter(backups in any_backups(), retention in any_retention()) {
-        let mut reversed = backups.clone();
-        reversed.reverse();
-        prop_assert_eq!(kept_set(&backups, &retention), kept_set(&reversed, &retention));
-    }
-
-    #[test]
-    fn a_higher_number_never_drops_more(backups in any_backups(), retention in any_retention(), which in 0_usize..7) {
-        let mut more = retention.clone();
-        let field = match which {
-            0 => &mut more.keep_last,
-            1 => &mut more.keep_hourly,
-            2 => &mut more.keep_daily,
-            3 => &mut more.keep_weekly,
-            4 => &mut more.keep_monthly,
-            5 => &mut more.keep_yearly,
-            _ => &mut more.keep_failed,
-        };
-        // A rule that was not set is no limit at all: only one that was can be raised.
-        if let Some(count) = field {
-            *count += 1;
-            let (less, more) = (kept_set(&backups, &retention), kept_set(&backups, &more));
-            prop_assert!(less.is_subset(&more));
-        }
-    }
-
-    #[test]
-    fn deciding_again_on_what_was_kept_drops_nothing(backups in any_backups(), retention in any_retention()) {
-        let kept = kept_set(&backups, &retention);
-        let left: Vec<BackupFacts> =
-            backups.into_iter().filter(|backup| kept.contains(&backup.name)).collect();
-        prop_assert_eq!(kept_set(&left, &retention), kept);
-    }
+#[test]
+fn the_first_rule_of_a_sort_is_where_a_limit_begins() {
+    // The exact exception to "a rule more never drops more": without any, nothing is limited.
+    let backups = [
+        named("new", "2026-11-02T00:00:00Z"),
+        named("old", "2026-11-01T00:00:00Z"),
+        failed("failed", "2026-10-01T00:00:00Z"),
+    ];
+    let count = |retention: &Retention| {
+        lines(&backups, retention, "UTC").iter().filter(|line| line.starts_with('+')).count()
+    };
+    assert_eq!(count(&Retention::default()), 3);
+    assert_eq!(count(&last(1)), 2);
+    assert_eq!(count(&Retention { keep_failed: Some(0), ..Retention::default() }), 2);
 }

@@ -4,3 +4,5 @@
 
 mod architecture;
 mod examples;
+mod recovery;
+mod support;
