@@ -138,7 +138,7 @@ show 'eider run -f $DEMO/documents/store.yaml -f $DEMO/documents/backup.yaml'
 
 say 'List and verify, with Eider and without it.'
 show 'eider backup list'
-show 'eider backup files before-release | tail -8'
+show 'eider backup files before-release | grep -E "odd/|config"'
 show 'eider backup verify before-release'
 show "tar tzf \$DEMO/backups/$archive | wc -l"
 show "sha256sum < \$DEMO/backups/$archive"
@@ -201,7 +201,7 @@ echo 'identical: names, bytes, times, rights, owners, links, holes'
 say 'The records, in SQL.'
 show 'eider backup list'
 show 'eider history'
-show "eider db query \"SELECT id, backup_type, file_count AS files, file_size AS bytes, round(duration_seconds, 1) AS seconds, verified_at IS NOT NULL AS verified FROM backup_records ORDER BY id\""
+show "eider db query \"SELECT id, backup_type, file_count AS files, backup_size AS bytes, round(duration_seconds, 1) AS seconds, verified_at IS NOT NULL AS verified FROM backup_records ORDER BY id\""
 show "eider db query \"SELECT operation, count(*) AS lines, min(recorded_at)::VARCHAR[12:19] AS first, max(recorded_at)::VARCHAR[12:19] AS last FROM operation_journal GROUP BY operation ORDER BY first\""
 show 'eider db check'
 

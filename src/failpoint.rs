@@ -2,7 +2,7 @@
 //!
 //! `EIDER_FAILPOINT=<point>` or `<point>:<n>` ends the process with SIGKILL when the point is passed
 //! for the n-th time (counted from 1). Release builds ignore the variable: the check is compiled out
-//! without debug assertions. The names are listed in `ARCHITECTURE.md`.
+//! without debug assertions. The names are listed in `docs/design/failpoints.md`.
 
 /// Passes the point `name`; does not return if the environment asks for the process to die there.
 #[cfg(debug_assertions)]
