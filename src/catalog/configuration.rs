@@ -300,8 +300,8 @@ mod tests {
         refused(USER_ACTIONS_DAYS, json!("90"));
         refused(USER_ACTIONS_DAYS, json!(0));
         refused(USER_ACTIONS_DAYS, json!(1.5));
-        refused(AUTO_ENABLED, json!("true"));
-        refused(AUTO_SCHEDULE, json!("whenever"));
+        refused(AUTO_DIRECTORY, json!(true));
+        refused(VACUUM_SCHEDULE, json!("whenever"));
         refused(AUTO_DIRECTORY, json!("./backups"));
     }
 

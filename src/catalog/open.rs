@@ -111,6 +111,8 @@ pub(super) fn connect(path: &Path) -> Result<Connection, CatalogError> {
             .threads(1)?
             .max_memory("256MiB")?
             .with("temp_directory", staging.display().to_string())?
+            .with("allocator_flush_threshold", "256KiB")?
+            .with("allocator_bulk_deallocation_flush_threshold", "256KiB")?
             .with("preserve_insertion_order", "true")
     };
     let connection = configure()

@@ -70,7 +70,7 @@ async fn backups_read_back_as_written_and_change_by_number() {
     let second = catalog.insert_backup(backup(2)).await.unwrap();
     assert_ne!(second, record.id);
     let key = BackupKey::Object { namespace: "shop".to_owned(), name: "nightly-1".to_owned() };
-    assert_eq!(*catalog.backup(key).await.unwrap().unwrap(), record);
+    assert_eq!(catalog.backup(key).await.unwrap().unwrap(), record);
     let filter = BackupFilter { schedule: Some("nightly".to_owned()), ..BackupFilter::default() };
     let newest = catalog.newest_verified(filter.clone()).await.unwrap().unwrap();
     assert_eq!(newest.id, second);
@@ -83,7 +83,7 @@ async fn backups_read_back_as_written_and_change_by_number() {
     catalog.close().await.unwrap();
     assert!(matches!(catalog.state().await, Err(CatalogError::Stopped)));
     let again = open(&path).catalog;
-    assert_eq!(*again.backup(BackupKey::Id(record.id)).await.unwrap().unwrap(), record);
+    assert_eq!(again.backup(BackupKey::Id(record.id)).await.unwrap().unwrap(), record);
 }
 
 #[tokio::test]
@@ -100,10 +100,10 @@ async fn an_operation_is_open_until_its_end_is_written() {
     }
     let open = catalog.open_operations().await.unwrap();
     assert_eq!(open.iter().map(ToString::to_string).collect::<Vec<_>>(), ["Backup/shop/a/1"]);
-    let lines = catalog.journal(open[0].clone()).await.unwrap();
+    let lines = catalog.journal(&open[0]).await.unwrap();
     assert_eq!(lines, [entry("a", "operation", Mark::Intent), entry("a", "stop", Mark::Done)]);
     assert_eq!(catalog.prune_journal(at(1)).await.unwrap(), 2);
-    assert_eq!(catalog.journal(open[0].clone()).await.unwrap().len(), 2);
+    assert_eq!(catalog.journal(&open[0]).await.unwrap().len(), 2);
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn current_state_is_replaced_and_histories_grow() {
     catalog.put_resource(ResourceRecord { generation: 2, ..resource }).await.unwrap();
     let all = catalog.resources(None).await.unwrap();
     assert_eq!((all.len(), all[0].generation), (1, 2));
-    let removed = catalog.remove_resource("Backup".into(), "shop".into(), "a".into(), at(5)).await;
+    let removed = catalog.remove_resource("Backup", "shop", "a", at(5)).await;
     assert_eq!(removed.unwrap(), 1);
     assert_eq!(catalog.resources(Some("Backup".into())).await.unwrap(), []);
     for (second, word) in [(0, "running"), (1, "stopped")] {
@@ -189,7 +189,7 @@ async fn current_state_is_replaced_and_histories_grow() {
         "backup_trends",
         "target_last_backup",
     ] {
-        catalog.query(format!("SELECT * FROM {view}"), 10).await.unwrap();
+        catalog.query(&format!("SELECT * FROM {view}"), 10).await.unwrap();
     }
 }
 
@@ -222,7 +222,7 @@ async fn queries_only_read_and_only_the_catalog() {
         "CHECKPOINT".to_owned(),
         String::new(),
     ] {
-        assert!(catalog.query(refused.clone(), 10).await.is_err(), "allowed: {refused}");
+        assert!(catalog.query(&refused, 10).await.is_err(), "allowed: {refused}");
     }
     for allowed in [
         "SELECT count(*) FROM backup_records;",
@@ -232,16 +232,13 @@ async fn queries_only_read_and_only_the_catalog() {
         "DESCRIBE hosts",
         "SHOW TABLES",
     ] {
-        let result = catalog.query(allowed.to_owned(), 10).await;
+        let result = catalog.query(allowed, 10).await;
         assert!(result.is_ok_and(|rows| !rows.rows.is_empty()), "refused: {allowed}");
     }
-    let rows = catalog
-        .query("SELECT id, created_at, status FROM backup_records".to_owned(), 1)
-        .await
-        .unwrap();
+    let rows = catalog.query("SELECT id, created_at, status FROM backup_records", 1).await.unwrap();
     assert_eq!(rows.columns, ["id", "created_at", "status"]);
     assert_eq!(rows.rows, [[json!(1), json!(at(1).to_string()), json!("Succeeded")]]);
-    let many = catalog.query("SELECT * FROM range(100)".to_owned(), 5).await.unwrap();
+    let many = catalog.query("SELECT * FROM range(100)", 5).await.unwrap();
     assert_eq!((many.rows.len(), many.truncated), (5, true));
 }
 
@@ -378,9 +375,9 @@ async fn the_socket_answers_as_the_owner_does() {
     assert_eq!(remote.backup(key()).await.unwrap(), local.backup(key()).await.unwrap());
     assert_eq!(remote.configuration().await.unwrap(), local.configuration().await.unwrap());
     let sql = || "SELECT * FROM backup_records".to_owned();
-    assert_eq!(remote.query(sql(), 9).await.unwrap(), local.query(sql(), 9).await.unwrap());
-    let far = remote.set_configuration("none".into(), json!(1), at(0)).await.unwrap_err();
-    let near = local.set_configuration("none".into(), json!(1), at(0)).await.unwrap_err();
+    assert_eq!(remote.query(&sql(), 9).await.unwrap(), local.query(&sql(), 9).await.unwrap());
+    let far = remote.set_configuration("none", json!(1), at(0)).await.unwrap_err();
+    let near = local.set_configuration("none", json!(1), at(0)).await.unwrap_err();
     assert_eq!(far.body(), near.body());
     remote.close().await.unwrap();
     assert!(local.state().await.is_ok(), "a caller may not end the owner");
@@ -409,7 +406,7 @@ async fn a_rebuild_gives_the_same_records_and_may_be_repeated() {
         ArchiveOnDisk { path: "/backups/shop-3.tar.gz".into(), size: Some(1003) },
     ];
     assert_eq!(catalog.check(on_disk).await.unwrap().len(), 2);
-    let files = catalog.export(directory.path().join("out")).await.unwrap();
+    let files = catalog.export(&directory.path().join("out")).await.unwrap();
     assert_eq!(files.len(), 18);
     assert_eq!(&std::fs::read(&files[0]).unwrap()[..4], b"PAR1");
 }
@@ -420,15 +417,15 @@ async fn a_copy_can_take_the_catalogs_place() {
     let catalog = open(&path).catalog;
     catalog.insert_backup(backup(1)).await.unwrap();
     let copy = directory.path().join("copy.duckdb");
-    catalog.back_up_to(copy.clone()).await.unwrap();
-    assert!(catalog.back_up_to(copy.clone()).await.is_err());
+    catalog.back_up_to(&copy).await.unwrap();
+    assert!(catalog.back_up_to(&copy).await.is_err());
     catalog.insert_backup(backup(2)).await.unwrap();
-    let kept = catalog.restore_from(copy, at(5)).await.unwrap();
+    let kept = catalog.restore_from(&copy, at(5)).await.unwrap();
     assert!(kept[0].is_file());
     assert_eq!(catalog.backups(BackupFilter::default()).await.unwrap().len(), 1);
     let rubbish = directory.path().join("rubbish");
     std::fs::write(&rubbish, "no").unwrap();
-    assert!(catalog.restore_from(rubbish, at(6)).await.is_err());
+    assert!(catalog.restore_from(&rubbish, at(6)).await.is_err());
     assert_eq!(catalog.backups(BackupFilter::default()).await.unwrap().len(), 1);
 }
 
@@ -442,9 +439,9 @@ proptest! {
         let value = format!("/{tail}");
         let key = "auto_backup_directory".to_owned();
         let settings = runtime.block_on(async {
-            catalog.set_configuration(key.clone(), Value::from(value.clone()), at(1)).await.unwrap();
+            catalog.set_configuration(&key, Value::from(value.clone()), at(1)).await.unwrap();
             let set = catalog.settings().await.unwrap();
-            catalog.reset_configuration(key, at(2)).await.unwrap();
+            catalog.reset_configuration(&key, at(2)).await.unwrap();
             prop_assert_eq!(catalog.settings().await.unwrap(), Settings::from_entries(&[]));
             Ok(set)
         })?;

@@ -1,16 +1,25 @@
 //! What can be typed. Parsing does nothing but parse: the verbs' own files give it meaning.
 
+mod backup;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+
+pub use backup::{
+    BackupCommand, BackupCreateArguments, BackupDeleteArguments, BackupExtractArguments,
+    BackupFilesArguments, BackupImportArguments, BackupListArguments, BackupReference,
+    BackupTypeArgument, BackupVerifyArguments, RestoreCommand, RestoreCreateArguments,
+    RollbackArguments,
+};
 
 use super::output::OutputFormat;
 use crate::telemetry::logging::LogFormat;
 
 /// Keeps services safe while they change: backup, restore and upgrade from declarative documents.
 #[derive(Debug, Parser)]
-#[command(name = "eider", version = crate::VERSION, max_term_width = 100, propagate_version = true)]
+#[command(name = "eider", version = crate::VERSION, max_term_width = 100)]
 #[command(after_help = "Start with `eider validate -f FILE` and `eider run -f FILE`.")]
 pub struct Arguments {
     /// Options of every verb.
@@ -174,240 +183,6 @@ fn parse_listen(text: &str) -> Result<Listen, String> {
     text.parse().map(Listen::At).map_err(|_| {
         format!("`{text}` is not an address such as 127.0.0.1:9110 or [::1]:9110, nor `off`")
     })
-}
-
-/// What `--type` of `backup create` takes: how much is kept or, as older spellings have it, why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum BackupTypeArgument {
-    /// Everything, because somebody asked.
-    Manual,
-    /// Everything, before an upgrade.
-    PreUpgrade,
-    /// Everything.
-    Full,
-    /// Volumes and directories without configuration.
-    DataOnly,
-}
-
-/// `eider backup …`.
-#[derive(Debug, Subcommand)]
-pub enum BackupCommand {
-    /// Take a backup now.
-    Create(BackupCreateArguments),
-    /// List backups, newest first.
-    #[command(visible_alias = "ls")]
-    List(BackupListArguments),
-    /// Everything about one backup.
-    Show(BackupReference),
-    /// List what is in a backup.
-    Files(BackupFilesArguments),
-    /// Take files out of a backup without restoring it.
-    Extract(BackupExtractArguments),
-    /// Read a backup back and compare it with its checksums.
-    Verify(BackupVerifyArguments),
-    /// Delete a backup and its archive; the record stays.
-    #[command(visible_alias = "rm")]
-    Delete(BackupDeleteArguments),
-    /// Copy an archive into a store and record it.
-    Import(BackupImportArguments),
-}
-
-/// `eider backup create`.
-#[derive(Debug, Args)]
-pub struct BackupCreateArguments {
-    /// A directory or file to back up; may be repeated. Default: the target of the schedule `default`.
-    #[arg(long = "path", short = 'p', value_name = "PATH")]
-    pub paths: Vec<PathBuf>,
-    /// A store's name, or a directory. Default: the only store there is.
-    #[arg(long, short, value_name = "STORE")]
-    pub store: Option<String>,
-    /// How much is kept, or why.
-    #[arg(long = "type", short = 't', value_enum, default_value_t = BackupTypeArgument::Manual)]
-    pub backup_type: BackupTypeArgument,
-    /// Version of the service, for the archive's name.
-    #[arg(long = "version", value_name = "VERSION")]
-    pub service_version: Option<String>,
-    /// Name of the Backup; default one made from the time.
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// Namespace of the Backup.
-    #[arg(long, short, default_value = "default", value_name = "NAMESPACE")]
-    pub namespace: String,
-    /// Free text kept with the record.
-    #[arg(long, value_name = "TEXT")]
-    pub description: Option<String>,
-    /// A pattern in gitignore syntax to leave out; may be repeated.
-    #[arg(long, short, value_name = "PATTERN")]
-    pub exclude: Vec<String>,
-    /// Archive format.
-    #[arg(long, value_parser = ["tar.gz", "tar.zst", "tar"], value_name = "FORMAT")]
-    pub format: Option<String>,
-    /// Compression level.
-    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=19))]
-    pub level: Option<u8>,
-    /// Unreadable paths are warnings instead of a failure.
-    #[arg(long)]
-    pub allow_unreadable: bool,
-    /// Print what would be done and do nothing.
-    #[arg(long)]
-    pub dry_run: bool,
-}
-
-/// `eider backup list`.
-#[derive(Debug, Args)]
-pub struct BackupListArguments {
-    /// Only backups of this target, or of targets that contain this text.
-    #[arg(long, value_name = "TEXT")]
-    pub target: Option<String>,
-    /// Only backups of this schedule.
-    #[arg(long, value_name = "NAME")]
-    pub schedule: Option<String>,
-    /// Only backups in this namespace.
-    #[arg(long, short, value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
-    /// Also deleted ones.
-    #[arg(long, short)]
-    pub all: bool,
-    /// At most this many; 0 for all.
-    #[arg(long, short = 'l', default_value_t = 0, value_name = "N")]
-    pub limit: u64,
-}
-
-/// One backup.
-#[derive(Debug, Clone, Args)]
-pub struct BackupReference {
-    /// Id, name of the Backup, or name of the archive.
-    #[arg(value_name = "BACKUP", required_unless_present = "id")]
-    pub backup: Option<String>,
-    /// Id of the backup.
-    #[arg(long, value_name = "ID", conflicts_with = "backup")]
-    pub id: Option<i64>,
-}
-
-/// `eider backup files`.
-#[derive(Debug, Args)]
-pub struct BackupFilesArguments {
-    /// The backup.
-    #[command(flatten)]
-    pub backup: BackupReference,
-    /// Only names that match this pattern in gitignore syntax; may be repeated.
-    #[arg(long, short, value_name = "PATTERN")]
-    pub include: Vec<String>,
-}
-
-/// `eider backup extract`.
-#[derive(Debug, Args)]
-pub struct BackupExtractArguments {
-    /// The backup.
-    #[command(flatten)]
-    pub backup: BackupReference,
-    /// Directory to write into; it has to be empty or not there.
-    #[arg(long, value_name = "DIR", required_unless_present = "stdout")]
-    pub to: Option<PathBuf>,
-    /// Only names that match this pattern in gitignore syntax; may be repeated.
-    #[arg(long, short, value_name = "PATTERN")]
-    pub include: Vec<String>,
-    /// Write this one file to standard output.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["to", "include"])]
-    pub stdout: Option<String>,
-}
-
-/// `eider backup verify`.
-#[derive(Debug, Args)]
-pub struct BackupVerifyArguments {
-    /// Id, name of the Backup, or name of the archive; may be repeated.
-    #[arg(value_name = "BACKUP", required_unless_present_any = ["all", "file"])]
-    pub backups: Vec<String>,
-    /// Every backup there is.
-    #[arg(long, conflicts_with = "backups")]
-    pub all: bool,
-    /// An archive file anywhere, with its manifest beside it or, if it has none, as any tar.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["backups", "all"])]
-    pub file: Option<PathBuf>,
-    /// Manifest and size only.
-    #[arg(long)]
-    pub quick: bool,
-}
-
-/// `eider backup delete`.
-#[derive(Debug, Args)]
-pub struct BackupDeleteArguments {
-    /// The backup.
-    #[command(flatten)]
-    pub backup: BackupReference,
-    /// Delete it even if it is the last verified backup of its target, or others build on it.
-    #[arg(long)]
-    pub force: bool,
-}
-
-/// `eider backup import`.
-#[derive(Debug, Args)]
-pub struct BackupImportArguments {
-    /// The archive: `.tar.gz`, `.tar.zst` or `.tar`.
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-    /// The store. Default: the only one there is.
-    #[arg(long, short, value_name = "STORE")]
-    pub store: Option<String>,
-    /// Version of the service.
-    #[arg(long = "version", value_name = "VERSION")]
-    pub service_version: Option<String>,
-    /// Namespace of the record.
-    #[arg(long, short, default_value = "default", value_name = "NAMESPACE")]
-    pub namespace: String,
-}
-
-/// `eider restore …`.
-#[derive(Debug, Subcommand)]
-pub enum RestoreCommand {
-    /// Put a backup back now.
-    Create(RestoreCreateArguments),
-}
-
-/// `eider restore create`.
-#[derive(Debug, Args)]
-pub struct RestoreCreateArguments {
-    /// Id, name of the Backup, or name of the archive.
-    #[arg(value_name = "BACKUP", required_unless_present_any = ["latest"])]
-    pub backup: Option<String>,
-    /// The newest verified backup of this schedule.
-    #[arg(long, value_name = "SCHEDULE", conflicts_with = "backup")]
-    pub latest: Option<String>,
-    /// Where to; as often as the backup has roots. Default: where it was taken.
-    #[arg(long = "path", short = 'p', value_name = "PATH")]
-    pub paths: Vec<PathBuf>,
-    /// Only names in the archive that match this pattern in gitignore syntax; may be repeated.
-    #[arg(long, short, value_name = "PATTERN")]
-    pub include: Vec<String>,
-    /// A pattern of paths that stay as they are now; may be repeated.
-    #[arg(long, value_name = "PATTERN")]
-    pub preserve: Vec<String>,
-    /// Lay files over what is there instead of replacing it.
-    #[arg(long)]
-    pub merge: bool,
-    /// Do not back up what is there first.
-    #[arg(long)]
-    pub no_safety_backup: bool,
-    /// Name of the Restore; default one made from the time.
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// Namespace of the backup and of the Restore.
-    #[arg(long, short, default_value = "default", value_name = "NAMESPACE")]
-    pub namespace: String,
-    /// Print what would be done and do nothing.
-    #[arg(long)]
-    pub dry_run: bool,
-}
-
-/// `eider rollback`.
-#[derive(Debug, Args)]
-pub struct RollbackArguments {
-    /// Id or name of the backup; default the newest verified pre-upgrade backup.
-    #[arg(value_name = "BACKUP")]
-    pub backup: Option<String>,
-    /// Namespace of the backup.
-    #[arg(long, short, default_value = "default", value_name = "NAMESPACE")]
-    pub namespace: String,
 }
 
 /// `eider upgrade …`.
@@ -617,4 +392,29 @@ pub struct GenerateArguments {
     /// Write nothing; fail when something would change.
     #[arg(long)]
     pub check: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_older_spellings_are_understood() {
+        for line in [
+            "eider backup create --type manual --version v1.2.0",
+            "eider backup list",
+            "eider backup delete --id 123",
+            "eider auto-backup enabled --enable true",
+            "eider rollback 3",
+        ] {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
 }

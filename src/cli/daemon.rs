@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::arguments::{DaemonArguments, GlobalArguments, Listen};
 use super::output::{CliError, ExitCode, Output};
-use super::session::{metrics, open_catalog, stop_signal};
+use super::session::{metrics, open_catalog, private_directory, stop_signal};
 use crate::operator::Operator;
 use crate::operator::daemon::Daemon;
 use crate::spec::Reason;
@@ -44,7 +44,7 @@ pub async fn daemon(
         health: Arc::clone(&health),
         catalog: catalog_path.into(),
     };
-    let _socket = serve_socket(&global.socket, server.clone()).await?;
+    let _socket = serve_socket(&global.socket, server.clone())?;
     if let Listen::At(address) = arguments.listen {
         let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| {
             CliError::new(
@@ -59,8 +59,11 @@ pub async fn daemon(
     }
     if needs_rebuild {
         operator.sync_stores_only(&specs).await?;
-        let report = operator.rebuild(Vec::new()).await?;
-        tracing::warn!(added = report.added, "the records were made again from the manifests");
+        let added = operator.add_missing_records().await?;
+        tracing::warn!(
+            added,
+            "the last end was not a clean one; records were made again from manifests"
+        );
     }
     tracing::info!(specs = %specs.display(), catalog = %global.catalog.display(), "started");
     let result = Daemon::new(operator, specs, health).run(stop_signal()).await;
@@ -79,7 +82,7 @@ impl Drop for SocketFile {
 
 /// Serves the control socket. The catalog's lock has been taken by now: a socket that is still there
 /// is the remains of a process that is not.
-async fn serve_socket(path: &Path, server: Server) -> Result<SocketFile, CliError> {
+fn serve_socket(path: &Path, server: Server) -> Result<SocketFile, CliError> {
     let refuse = |action: &str, error: std::io::Error| {
         CliError::new(
             ExitCode::Failed,
@@ -89,7 +92,7 @@ async fn serve_socket(path: &Path, server: Server) -> Result<SocketFile, CliErro
         .hint("choose another place with --socket or EIDER_SOCKET")
     };
     if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).map_err(|error| refuse("making a place for", error))?;
+        private_directory(directory).map_err(|error| refuse("making a place for", error))?;
     }
     match std::fs::remove_file(path) {
         Ok(()) => {}

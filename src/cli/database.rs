@@ -39,8 +39,7 @@ pub async fn database(
         }
         DbCommand::Restore { file } => restore(&session, file, global.yes).await,
     };
-    session.close().await?;
-    result
+    session.finish(result).await
 }
 
 async fn check(session: &Session) -> Result<(), CliError> {
@@ -56,7 +55,7 @@ async fn check(session: &Session) -> Result<(), CliError> {
         })
         .collect();
     let findings = session.operator.catalog().check(archives).await?;
-    let rows = findings
+    let rows: Vec<Vec<String>> = findings
         .iter()
         .map(|finding| {
             vec![
@@ -70,7 +69,7 @@ async fn check(session: &Session) -> Result<(), CliError> {
     if findings.is_empty() {
         return session.output.done("the catalog is in order", &json!({"findings": []}));
     }
-    session.output.table(&["SEVERITY", "TABLE", "OBJECT", "MESSAGE"], rows, &findings)?;
+    session.output.table(&["SEVERITY", "TABLE", "OBJECT", "MESSAGE"], &rows, &findings)?;
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
     if errors > 0 {
         let plural = if errors == 1 { "" } else { "s" };
@@ -170,8 +169,9 @@ async fn query(session: &Session, sql: &str, csv: bool) -> Result<(), CliError> 
         .map(|row| Value::Object(result.columns.iter().cloned().zip(row.iter().cloned()).collect()))
         .collect();
     let headers: Vec<&str> = result.columns.iter().map(String::as_str).collect();
-    let rows = result.rows.iter().map(|row| row.iter().map(cell).collect()).collect();
-    session.output.table(&headers, rows, &items)
+    let rows: Vec<Vec<String>> =
+        result.rows.iter().map(|row| row.iter().map(cell).collect()).collect();
+    session.output.table(&headers, &rows, &items)
 }
 
 async fn export(session: &Session, directory: &std::path::Path) -> Result<(), CliError> {

@@ -165,12 +165,16 @@ pub async fn get(
     output: Output,
 ) -> Result<(), CliError> {
     let session = Session::open(global, output).await?;
-    let found = find(&session, arguments).await?;
-    let kind = arguments.kind.parse::<Kind>().ok();
-    let items: Vec<Value> = found.iter().map(object).collect();
-    let rows = found.iter().map(|record| row(kind, record)).collect();
-    session.output.table(&columns(kind), rows, &items)?;
-    session.close().await
+    let result: Result<(), CliError> = async {
+        let found = find(&session, arguments).await?;
+        let kind = arguments.kind.parse::<Kind>().ok();
+        let items: Vec<Value> = found.iter().map(object).collect();
+        let rows: Vec<Vec<String>> = found.iter().map(|record| row(kind, record)).collect();
+        session.output.table(&columns(kind), &rows, &items)?;
+        Ok(())
+    }
+    .await;
+    session.finish(result).await
 }
 
 /// `eider describe`.
@@ -180,59 +184,63 @@ pub async fn describe(
     output: Output,
 ) -> Result<(), CliError> {
     let session = Session::open(global, output).await?;
-    for record in find(&session, arguments).await? {
-        let operation = OperationId {
-            kind: record.kind.clone(),
-            namespace: record.namespace.clone(),
-            name: record.name.clone(),
-            generation: record.generation,
-        };
-        let journal = session.operator.catalog().journal(&operation).await?;
-        let steps = status::steps(&Log::new(&journal));
-        let mut fields = vec![
-            ("Kind".to_owned(), record.kind.clone()),
-            ("Name".to_owned(), format!("{}/{}", record.namespace, record.name)),
-            ("Generation".to_owned(), record.generation.to_string()),
-            ("Source".to_owned(), record.source.clone()),
-            ("State".to_owned(), state(&record)),
-        ];
-        flatten("Spec", &record.document["spec"], &mut fields);
-        let mut rest = record.status.clone();
-        if let Value::Object(map) = &mut rest {
-            map.shift_remove("conditions");
-            map.shift_remove("steps");
-        }
-        flatten("Status", &rest, &mut fields);
-        for condition in record.status["conditions"].as_array().into_iter().flatten() {
-            fields.push((
-                format!("Condition {}", text(&condition["type"])),
-                format!(
-                    "{} ({}) {}",
-                    text(&condition["status"]),
-                    text(&condition["reason"]),
-                    condition["message"].as_str().unwrap_or_default()
-                )
-                .trim_end()
-                .to_owned(),
-            ));
-        }
-        for step in &steps {
-            let mut line = step.outcome.clone();
-            if let (Some(from), Some(to)) = (&step.started_at, &step.completed_at) {
-                let took = to.0.duration_since(from.0);
-                line.push_str(&format!(" in {:.1}s", took.as_secs_f64().max(0.0)));
+    let result: Result<(), CliError> = async {
+        for record in find(&session, arguments).await? {
+            let operation = OperationId {
+                kind: record.kind.clone(),
+                namespace: record.namespace.clone(),
+                name: record.name.clone(),
+                generation: record.generation,
+            };
+            let journal = session.operator.catalog().journal(&operation).await?;
+            let steps = status::steps(&Log::new(&journal));
+            let mut fields = vec![
+                ("Kind".to_owned(), record.kind.clone()),
+                ("Name".to_owned(), format!("{}/{}", record.namespace, record.name)),
+                ("Generation".to_owned(), record.generation.to_string()),
+                ("Source".to_owned(), record.source.clone()),
+                ("State".to_owned(), state(&record)),
+            ];
+            flatten("Spec", &record.document["spec"], &mut fields);
+            let mut rest = record.status.clone();
+            if let Value::Object(map) = &mut rest {
+                map.shift_remove("conditions");
+                map.shift_remove("steps");
             }
-            if let Some(message) = &step.message {
-                line.push_str(": ");
-                line.push_str(message);
+            flatten("Status", &rest, &mut fields);
+            for condition in record.status["conditions"].as_array().into_iter().flatten() {
+                fields.push((
+                    format!("Condition {}", text(&condition["type"])),
+                    format!(
+                        "{} ({}) {}",
+                        text(&condition["status"]),
+                        text(&condition["reason"]),
+                        condition["message"].as_str().unwrap_or_default()
+                    )
+                    .trim_end()
+                    .to_owned(),
+                ));
             }
-            fields.push((format!("Step {}", step.name), line));
+            for step in &steps {
+                let mut line = step.outcome.clone();
+                if let (Some(from), Some(to)) = (&step.started_at, &step.completed_at) {
+                    let took = to.0.duration_since(from.0);
+                    line.push_str(&format!(" in {:.1}s", took.as_secs_f64().max(0.0)));
+                }
+                if let Some(message) = &step.message {
+                    line.push_str(": ");
+                    line.push_str(message);
+                }
+                fields.push((format!("Step {}", step.name), line));
+            }
+            let mut whole = object(&record);
+            whole["steps"] = json!(steps);
+            session.output.object(&whole, &fields)?;
         }
-        let mut whole = object(&record);
-        whole["steps"] = json!(steps);
-        session.output.object(&whole, &fields)?;
+        Ok(())
     }
-    session.close().await
+    .await;
+    session.finish(result).await
 }
 
 /// Nested values as `Spec.target.host.paths`.

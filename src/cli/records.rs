@@ -23,44 +23,52 @@ pub async fn service(
     output: Output,
 ) -> Result<(), CliError> {
     let session = Session::open(global, output).await?;
-    match command {
-        ServiceCommand::Status => {
-            let services = session.operator.catalog().current_services().await?;
-            let rows = services
-                .iter()
-                .map(|service| {
-                    vec![
-                        service.service_name.clone(),
-                        service.status.clone(),
-                        service.health_status.clone(),
-                        format!("{} ago", age(service.last_updated)),
-                    ]
-                })
-                .collect();
-            session.output.table(&["SERVICE", "STATUS", "HEALTH", "SINCE"], rows, &services)?;
+    let result: Result<(), CliError> = async {
+        match command {
+            ServiceCommand::Status => {
+                let services = session.operator.catalog().current_services().await?;
+                let rows: Vec<Vec<String>> = services
+                    .iter()
+                    .map(|service| {
+                        vec![
+                            service.service_name.clone(),
+                            service.status.clone(),
+                            service.health_status.clone(),
+                            format!("{} ago", age(service.last_updated)),
+                        ]
+                    })
+                    .collect();
+                session.output.table(
+                    &["SERVICE", "STATUS", "HEALTH", "SINCE"],
+                    &rows,
+                    &services,
+                )?;
+            }
+            ServiceCommand::History { name, limit } => {
+                let filter = HistoryFilter {
+                    name: name.clone(),
+                    limit: u32::try_from(*limit).ok(),
+                    ..HistoryFilter::default()
+                };
+                let history = session.operator.catalog().service_history(filter).await?;
+                let rows: Vec<Vec<String>> = history
+                    .iter()
+                    .map(|status| {
+                        vec![
+                            local_time(status.recorded_at),
+                            status.service_name.clone(),
+                            status.status.clone(),
+                            status.health_status.clone(),
+                        ]
+                    })
+                    .collect();
+                session.output.table(&["TIME", "SERVICE", "STATUS", "HEALTH"], &rows, &history)?;
+            }
         }
-        ServiceCommand::History { name, limit } => {
-            let filter = HistoryFilter {
-                name: name.clone(),
-                limit: u32::try_from(*limit).ok(),
-                ..HistoryFilter::default()
-            };
-            let history = session.operator.catalog().service_history(filter).await?;
-            let rows = history
-                .iter()
-                .map(|status| {
-                    vec![
-                        local_time(status.recorded_at),
-                        status.service_name.clone(),
-                        status.status.clone(),
-                        status.health_status.clone(),
-                    ]
-                })
-                .collect();
-            session.output.table(&["TIME", "SERVICE", "STATUS", "HEALTH"], rows, &history)?;
-        }
+        Ok(())
     }
-    session.close().await
+    .await;
+    session.finish(result).await
 }
 
 /// `eider history`.
@@ -70,35 +78,43 @@ pub async fn history(
     output: Output,
 ) -> Result<(), CliError> {
     let session = Session::open(global, output).await?;
-    let filter = HistoryFilter {
-        name: arguments.action_type.clone(),
-        limit: u32::try_from(arguments.limit).ok(),
-        ..HistoryFilter::default()
-    };
-    let actions = session.operator.catalog().user_actions(filter).await?;
-    let rows = actions
-        .iter()
-        .map(|action| {
-            let took = action.duration_seconds.map_or_else(
-                || "-".to_owned(),
-                |seconds| duration(std::time::Duration::from_secs_f64(seconds.max(0.0))),
-            );
-            vec![
-                local_time(action.started_at),
-                action.actor.clone(),
-                action.action_type.clone(),
-                action.status.clone(),
-                took,
-                format!(
-                    "{}: {}",
-                    action.action_description,
-                    action.result_message.as_deref().unwrap_or("done")
-                ),
-            ]
-        })
-        .collect();
-    session.output.table(&["TIME", "ACTOR", "ACTION", "STATUS", "TOOK", "WHAT"], rows, &actions)?;
-    session.close().await
+    let result: Result<(), CliError> = async {
+        let filter = HistoryFilter {
+            name: arguments.action_type.clone(),
+            limit: u32::try_from(arguments.limit).ok(),
+            ..HistoryFilter::default()
+        };
+        let actions = session.operator.catalog().user_actions(filter).await?;
+        let rows: Vec<Vec<String>> = actions
+            .iter()
+            .map(|action| {
+                let took = action.duration_seconds.map_or_else(
+                    || "-".to_owned(),
+                    |seconds| duration(std::time::Duration::from_secs_f64(seconds.max(0.0))),
+                );
+                vec![
+                    local_time(action.started_at),
+                    action.actor.clone(),
+                    action.action_type.clone(),
+                    action.status.clone(),
+                    took,
+                    format!(
+                        "{}: {}",
+                        action.action_description,
+                        action.result_message.as_deref().unwrap_or("done")
+                    ),
+                ]
+            })
+            .collect();
+        session.output.table(
+            &["TIME", "ACTOR", "ACTION", "STATUS", "TOOK", "WHAT"],
+            &rows,
+            &actions,
+        )?;
+        Ok(())
+    }
+    .await;
+    session.finish(result).await
 }
 
 /// `eider upgrade …`.
@@ -108,59 +124,63 @@ pub async fn upgrade(
     output: Output,
 ) -> Result<(), CliError> {
     let session = Session::open(global, output).await?;
-    let upgrades = session.operator.catalog().upgrades(HistoryFilter::default()).await?;
-    let name_of = |upgrade: &UpgradeRecord| {
-        upgrade.upgrade_id.split('/').nth(2).unwrap_or_default().to_owned()
-    };
-    match command {
-        UpgradeCommand::List => {
-            let rows = upgrades
-                .iter()
-                .map(|upgrade| {
-                    vec![
-                        name_of(upgrade),
-                        upgrade.from_version.clone().unwrap_or_else(|| "-".to_owned()),
-                        upgrade.to_version.clone(),
+    let result: Result<(), CliError> = async {
+        let upgrades = session.operator.catalog().upgrades(HistoryFilter::default()).await?;
+        let name_of = |upgrade: &UpgradeRecord| {
+            upgrade.upgrade_id.split('/').nth(2).unwrap_or_default().to_owned()
+        };
+        match command {
+            UpgradeCommand::List => {
+                let rows: Vec<Vec<String>> = upgrades
+                    .iter()
+                    .map(|upgrade| {
+                        vec![
+                            name_of(upgrade),
+                            upgrade.from_version.clone().unwrap_or_else(|| "-".to_owned()),
+                            upgrade.to_version.clone(),
+                            json!(upgrade.status).as_str().unwrap_or_default().to_owned(),
+                            optional_time(upgrade.started_at),
+                            upgrade.target.clone(),
+                        ]
+                    })
+                    .collect();
+                session.output.table(
+                    &["NAME", "FROM", "TO", "STATUS", "STARTED", "TARGET"],
+                    &rows,
+                    &upgrades,
+                )?;
+            }
+            UpgradeCommand::Show { name } => {
+                let upgrade = upgrades.iter().find(|upgrade| name_of(upgrade) == *name);
+                let upgrade = upgrade.ok_or_else(|| {
+                    CliError::new(
+                        ExitCode::NotFound,
+                        Reason::TargetNotFound,
+                        format!("there is no upgrade `{name}`"),
+                    )
+                    .hint("`eider upgrade list` shows what there is")
+                })?;
+                let fields = vec![
+                    ("Name".to_owned(), name_of(upgrade)),
+                    (
+                        "Status".to_owned(),
                         json!(upgrade.status).as_str().unwrap_or_default().to_owned(),
-                        optional_time(upgrade.started_at),
-                        upgrade.target.clone(),
-                    ]
-                })
-                .collect();
-            session.output.table(
-                &["NAME", "FROM", "TO", "STATUS", "STARTED", "TARGET"],
-                rows,
-                &upgrades,
-            )?;
+                    ),
+                    ("From".to_owned(), upgrade.from_version.clone().unwrap_or_default()),
+                    ("To".to_owned(), upgrade.to_version.clone()),
+                    ("Target".to_owned(), upgrade.target.clone()),
+                    ("Started".to_owned(), optional_time(upgrade.started_at)),
+                    ("Completed".to_owned(), optional_time(upgrade.completed_at)),
+                    ("Error".to_owned(), upgrade.error_message.clone().unwrap_or_default()),
+                    ("Rolled back".to_owned(), upgrade.rollback_reason.clone().unwrap_or_default()),
+                ];
+                session.output.object(upgrade, &fields)?;
+            }
         }
-        UpgradeCommand::Show { name } => {
-            let upgrade = upgrades.iter().find(|upgrade| name_of(upgrade) == *name);
-            let upgrade = upgrade.ok_or_else(|| {
-                CliError::new(
-                    ExitCode::NotFound,
-                    Reason::TargetNotFound,
-                    format!("there is no upgrade `{name}`"),
-                )
-                .hint("`eider upgrade list` shows what there is")
-            })?;
-            let fields = vec![
-                ("Name".to_owned(), name_of(upgrade)),
-                (
-                    "Status".to_owned(),
-                    json!(upgrade.status).as_str().unwrap_or_default().to_owned(),
-                ),
-                ("From".to_owned(), upgrade.from_version.clone().unwrap_or_default()),
-                ("To".to_owned(), upgrade.to_version.clone()),
-                ("Target".to_owned(), upgrade.target.clone()),
-                ("Started".to_owned(), optional_time(upgrade.started_at)),
-                ("Completed".to_owned(), optional_time(upgrade.completed_at)),
-                ("Error".to_owned(), upgrade.error_message.clone().unwrap_or_default()),
-                ("Rolled back".to_owned(), upgrade.rollback_reason.clone().unwrap_or_default()),
-            ];
-            session.output.object(upgrade, &fields)?;
-        }
+        Ok(())
     }
-    session.close().await
+    .await;
+    session.finish(result).await
 }
 
 /// `eider config …`.
@@ -170,75 +190,79 @@ pub async fn config(
     output: Output,
 ) -> Result<(), CliError> {
     let session = Session::open(global, output).await?;
-    let catalog = session.operator.catalog();
-    let now = Timestamp::now();
-    let changed = match command {
-        ConfigCommand::List => {
-            let entries = catalog.configuration().await?;
-            let rows = entries
-                .iter()
-                .map(|entry| {
-                    vec![
-                        entry.config_key.clone(),
-                        entry.config_value.to_string(),
-                        if entry.config_value == entry.default_value {
-                            "default"
-                        } else {
-                            "changed"
-                        }
-                        .to_owned(),
-                        entry.description.clone().unwrap_or_default(),
-                    ]
-                })
-                .collect();
-            session.output.table(&["KEY", "VALUE", "STATE", "DESCRIPTION"], rows, &entries)?;
-            None
-        }
-        ConfigCommand::Get { key } => {
+    let result: Result<(), CliError> = async {
+        let catalog = session.operator.catalog();
+        let now = Timestamp::now();
+        let changed = match command {
+            ConfigCommand::List => {
+                let entries = catalog.configuration().await?;
+                let rows: Vec<Vec<String>> = entries
+                    .iter()
+                    .map(|entry| {
+                        vec![
+                            entry.config_key.clone(),
+                            entry.config_value.to_string(),
+                            if entry.config_value == entry.default_value {
+                                "default"
+                            } else {
+                                "changed"
+                            }
+                            .to_owned(),
+                            entry.description.clone().unwrap_or_default(),
+                        ]
+                    })
+                    .collect();
+                session.output.table(&["KEY", "VALUE", "STATE", "DESCRIPTION"], &rows, &entries)?;
+                None
+            }
+            ConfigCommand::Get { key } => {
+                let entry = entry(&session, key).await?;
+                session.output.object(
+                    &entry,
+                    &[
+                        ("Key".to_owned(), entry.config_key.clone()),
+                        ("Value".to_owned(), entry.config_value.to_string()),
+                        ("Default".to_owned(), entry.default_value.to_string()),
+                        ("Type".to_owned(), format!("{:?}", entry.config_type).to_lowercase()),
+                        ("Rule".to_owned(), entry.validation_rule.clone().unwrap_or_default()),
+                        ("Description".to_owned(), entry.description.clone().unwrap_or_default()),
+                    ],
+                )?;
+                None
+            }
+            ConfigCommand::Set { key, value } => {
+                entry(&session, key).await?;
+                // What reads as JSON is meant as such: `7` is a number; everything else is text.
+                let value: Value = serde_json::from_str(value).unwrap_or_else(|_| json!(value));
+                catalog.set_configuration(key, value, now).await?;
+                Some(key)
+            }
+            ConfigCommand::Reset { key } => {
+                entry(&session, key).await?;
+                catalog.reset_configuration(key, now).await?;
+                Some(key)
+            }
+        };
+        if let Some(key) = changed {
             let entry = entry(&session, key).await?;
-            session.output.object(
-                &entry,
-                &[
-                    ("Key".to_owned(), entry.config_key.clone()),
-                    ("Value".to_owned(), entry.config_value.to_string()),
-                    ("Default".to_owned(), entry.default_value.to_string()),
-                    ("Type".to_owned(), format!("{:?}", entry.config_type).to_lowercase()),
-                    ("Rule".to_owned(), entry.validation_rule.clone().unwrap_or_default()),
-                    ("Description".to_owned(), entry.description.clone().unwrap_or_default()),
-                ],
-            )?;
-            None
+            session
+                .operator
+                .audit(&UserAction {
+                    action_type: "CONFIG_CHANGE".to_owned(),
+                    action_description: format!("{key} = {}", entry.config_value),
+                    action_params: json!({"key": key, "value": entry.config_value}),
+                    status: "SUCCESS".to_owned(),
+                    started_at: now,
+                    completed_at: Some(now),
+                    ..UserAction::default()
+                })
+                .await?;
+            session.output.done(&format!("{key} = {}", entry.config_value), &entry)?;
         }
-        ConfigCommand::Set { key, value } => {
-            entry(&session, key).await?;
-            // What reads as JSON is meant as such: `7` is a number; everything else is text.
-            let value: Value = serde_json::from_str(value).unwrap_or_else(|_| json!(value));
-            catalog.set_configuration(key, value, now).await?;
-            Some(key)
-        }
-        ConfigCommand::Reset { key } => {
-            entry(&session, key).await?;
-            catalog.reset_configuration(key, now).await?;
-            Some(key)
-        }
-    };
-    if let Some(key) = changed {
-        let entry = entry(&session, key).await?;
-        session
-            .operator
-            .audit(&UserAction {
-                action_type: "CONFIG_CHANGE".to_owned(),
-                action_description: format!("{key} = {}", entry.config_value),
-                action_params: json!({"key": key, "value": entry.config_value}),
-                status: "SUCCESS".to_owned(),
-                started_at: now,
-                completed_at: Some(now),
-                ..UserAction::default()
-            })
-            .await?;
-        session.output.done(&format!("{key} = {}", entry.config_value), &entry)?;
+        Ok(())
     }
-    session.close().await
+    .await;
+    session.finish(result).await
 }
 
 async fn entry(session: &Session, key: &str) -> Result<ConfigEntry, CliError> {

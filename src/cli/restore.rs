@@ -5,11 +5,10 @@ use serde_json::{Map, Value, json};
 use super::arguments::{
     GlobalArguments, RestoreCommand, RestoreCreateArguments, RollbackArguments,
 };
-use super::backup::{checked, find, stamped};
+use super::backup::{checked, find, print_plan, stamped};
 use super::output::{CliError, ExitCode, Output};
 use super::session::{Session, judge};
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
-use crate::plan;
 use crate::spec::{self, Document, Reason};
 
 /// Carries one of them out.
@@ -18,30 +17,30 @@ pub async fn restore(
     command: &RestoreCommand,
     output: Output,
 ) -> Result<(), CliError> {
-    match command {
-        RestoreCommand::Create(arguments) => create(global, arguments, output).await,
-    }
-}
-
-async fn create(
-    global: &GlobalArguments,
-    arguments: &RestoreCreateArguments,
-    output: Output,
-) -> Result<(), CliError> {
+    let RestoreCommand::Create(arguments) = command;
     let session = if arguments.dry_run {
         Session::open(global, output).await?
     } else {
         Session::open_to_act(global, output).await?
     };
+    let result = create(&session, arguments, global.yes).await;
+    session.finish(result).await
+}
+
+async fn create(
+    session: &Session,
+    arguments: &RestoreCreateArguments,
+    yes: bool,
+) -> Result<(), CliError> {
     let mut options = Map::new();
     let what;
     if let Some(schedule) = &arguments.latest {
         options.insert("from".to_owned(), json!({"latest": {"scheduleRef": {"name": schedule}}}));
         what = format!("the newest verified backup of schedule {schedule}");
     } else {
-        let record = find(&session, arguments.backup.as_deref().unwrap_or_default()).await?;
+        let record = find(session, arguments.backup.as_deref().unwrap_or_default()).await?;
         what = format!("backup {} ({})", record.id, record.backup_name);
-        options.insert("from".to_owned(), source(&session, &record, &arguments.namespace).await?);
+        options.insert("from".to_owned(), source(session, &record, &arguments.namespace).await?);
     }
     if !arguments.paths.is_empty() {
         let paths: Vec<String> = arguments
@@ -60,8 +59,7 @@ async fn create(
     options.insert("mode".to_owned(), json!(if arguments.merge { "Merge" } else { "Replace" }));
     options.insert("safetyBackup".to_owned(), json!(!arguments.no_safety_backup));
     let name = arguments.name.clone().unwrap_or_else(|| stamped("restore"));
-    carry_out(session, &arguments.namespace, &name, options, &what, arguments.dry_run, global.yes)
-        .await
+    carry_out(session, &arguments.namespace, &name, options, &what, arguments.dry_run, yes).await
 }
 
 /// How a Restore names this record: by its Backup where that is unambiguous, by its archive else.
@@ -80,7 +78,7 @@ async fn source(
 }
 
 async fn carry_out(
-    session: Session,
+    session: &Session,
     namespace: &str,
     name: &str,
     specification: Map<String, Value>,
@@ -95,47 +93,35 @@ async fn carry_out(
         "spec": specification,
     }))?;
     let mut target = String::new();
-    let mut outline = Vec::new();
     for document in &documents {
         if let Some(job) = session.operator.preview(document, &documents).await? {
             let job = job.map_err(CliError::from)?;
             target = job.target().summary();
-            outline = plan::outline(&job);
+            if dry_run {
+                session
+                    .output
+                    .note(&format!("{what} would be restored to {target}; nothing was done:"));
+                print_plan(&session.output, &job)?;
+            }
         }
     }
     if dry_run {
-        session.output.note(&format!("{what} would be restored to {target}; nothing was done:"));
-        let rows = outline
-            .iter()
-            .enumerate()
-            .map(|(number, (step, action))| {
-                vec![(number + 1).to_string(), (*step).to_owned(), action.describe()]
-            })
-            .collect();
-        let items: Vec<Value> = outline
-            .iter()
-            .map(|(step, action)| json!({"step": step, "does": action.describe()}))
-            .collect();
-        session.output.table(&["NO", "STEP", "DOES"], rows, &items)?;
-        return session.close().await;
+        return Ok(());
     }
     session.output.confirm(&format!("Restore {what} to {target}?"), yes)?;
     session.listen_for_interrupts();
     let documents: Vec<(Document, String)> =
         documents.into_iter().map(|document| (document, "cli".to_owned())).collect();
     let done = session.carry_out(documents).await?;
-    let verdict = judge(&done);
-    if let (Ok(()), Some(last)) = (&verdict, done.last()) {
-        session.output.done(
-            &format!("{what} restored to {target}: {}", last.conclusion.message),
-            &json!({
-                "name": name, "namespace": namespace, "target": target,
-                "message": last.conclusion.message, "succeeded": true,
-            }),
-        )?;
-    }
-    session.close().await?;
-    verdict
+    judge(&done)?;
+    let Some(last) = done.last() else { return Ok(()) };
+    session.output.done(
+        &format!("{what} restored to {target}: {}", last.conclusion.message),
+        &json!({
+            "name": name, "namespace": namespace, "target": target,
+            "message": last.conclusion.message, "succeeded": true,
+        }),
+    )
 }
 
 /// `eider rollback`.
@@ -145,15 +131,24 @@ pub async fn rollback(
     output: Output,
 ) -> Result<(), CliError> {
     let session = Session::open_to_act(global, output).await?;
+    let result = roll_back(&session, arguments, global.yes).await;
+    session.finish(result).await
+}
+
+async fn roll_back(
+    session: &Session,
+    arguments: &RollbackArguments,
+    yes: bool,
+) -> Result<(), CliError> {
     let record = match &arguments.backup {
-        Some(word) => find(&session, word).await?,
-        None => newest_before_upgrade(&session, &arguments.namespace).await?,
+        Some(word) => find(session, word).await?,
+        None => newest_before_upgrade(session, &arguments.namespace).await?,
     };
     let mut options = Map::new();
-    options.insert("from".to_owned(), source(&session, &record, &arguments.namespace).await?);
+    options.insert("from".to_owned(), source(session, &record, &arguments.namespace).await?);
     let what = format!("backup {} ({})", record.id, record.backup_name);
     let name = stamped("rollback");
-    carry_out(session, &arguments.namespace, &name, options, &what, false, global.yes).await
+    carry_out(session, &arguments.namespace, &name, options, &what, false, yes).await
 }
 
 async fn newest_before_upgrade(

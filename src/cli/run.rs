@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::arguments::{FileArguments, GlobalArguments, RunArguments};
 use super::output::{CliError, ExitCode, Output};
 use super::session::{Done, Session, judge};
-use crate::operator::{Loaded, load};
+use crate::operator::{Loaded, fingerprint, load};
 use crate::plan;
 use crate::spec::{Document, Reason};
 
@@ -63,7 +63,7 @@ pub fn validate(arguments: &FileArguments, output: &Output) -> Result<(), CliErr
             })
         })
         .collect();
-    output.table(&["KIND", "NAMESPACE", "NAME", "FILE", "RESULT"], rows, &items)
+    output.table(&["KIND", "NAMESPACE", "NAME", "FILE", "RESULT"], &rows, &items)
 }
 
 /// `eider run`.
@@ -82,10 +82,19 @@ pub async fn run(
     }
     let session = Session::open_to_act(global, output).await?;
     session.listen_for_interrupts();
-    if arguments.dry_run {
-        dry_run(&session, loaded).await?;
-        return session.close().await;
-    }
+    let result = if arguments.dry_run {
+        dry_run(&session, loaded).await
+    } else {
+        carry_out(&session, arguments, loaded).await
+    };
+    session.finish(result).await
+}
+
+async fn carry_out(
+    session: &Session,
+    arguments: &RunArguments,
+    loaded: Loaded,
+) -> Result<(), CliError> {
     let schedules = loaded
         .documents
         .iter()
@@ -93,13 +102,11 @@ pub async fn run(
     let done = session.carry_out(loaded.documents).await?;
     report(&session.output, &done)?;
     if arguments.watch {
-        watch(&session, &arguments.files.files).await?;
+        watch(session, &arguments.files.files).await?;
     } else if schedules && session.daemon.is_none() {
         session.output.note("schedules are kept by `eider daemon`, or run by `eider schedule run`");
     }
-    let verdict = judge(&done);
-    session.close().await?;
-    verdict
+    judge(&done)
 }
 
 /// One line an operation.
@@ -107,7 +114,7 @@ fn report(output: &Output, done: &[Done]) -> Result<(), CliError> {
     if done.is_empty() {
         return Ok(());
     }
-    let rows = done
+    let rows: Vec<Vec<String>> = done
         .iter()
         .map(|done| {
             let operation = &done.operation;
@@ -134,7 +141,7 @@ fn report(output: &Output, done: &[Done]) -> Result<(), CliError> {
             })
         })
         .collect();
-    output.table(&["KIND", "NAMESPACE", "NAME", "RESULT", "MESSAGE"], rows, &items)
+    output.table(&["KIND", "NAMESPACE", "NAME", "RESULT", "MESSAGE"], &rows, &items)
 }
 
 async fn dry_run(session: &Session, loaded: Loaded) -> Result<(), CliError> {
@@ -168,7 +175,7 @@ async fn dry_run(session: &Session, loaded: Loaded) -> Result<(), CliError> {
         }
     }
     session.output.note("nothing was done; this is the plan:");
-    session.output.table(&["OBJECT", "NO", "STEP", "DOES"], rows, &items)
+    session.output.table(&["OBJECT", "NO", "STEP", "DOES"], &rows, &items)
 }
 
 /// Goes on with the files: what changes is carried out, until interrupted.
@@ -206,24 +213,4 @@ async fn changed(session: &Session, loaded: Loaded) -> Result<Vec<(Document, Str
         }
     }
     Ok(changed)
-}
-
-/// Names, times and sizes of the files: enough to see that somebody wrote.
-fn fingerprint(files: &[PathBuf]) -> Vec<(PathBuf, Option<std::time::SystemTime>, u64)> {
-    let mut seen = Vec::new();
-    let mut note = |path: PathBuf| {
-        let metadata = std::fs::metadata(&path).ok();
-        let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
-        seen.push((path, modified, metadata.map_or(0, |metadata| metadata.len())));
-    };
-    for file in files {
-        note(file.clone());
-        if let Ok(entries) = std::fs::read_dir(file) {
-            for entry in entries.flatten() {
-                note(entry.path());
-            }
-        }
-    }
-    seen.sort();
-    seen
 }

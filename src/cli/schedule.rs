@@ -23,8 +23,12 @@ pub async fn schedule(
     match command {
         ScheduleCommand::List => {
             let session = Session::open(global, output).await?;
-            list(&session).await?;
-            session.close().await
+            let result: Result<(), CliError> = async {
+                list(&session).await?;
+                Ok(())
+            }
+            .await;
+            session.finish(result).await
         }
         ScheduleCommand::Run(name) => run(global, name, output).await,
         ScheduleCommand::Suspend(name) => suspend(global, name, true, output).await,
@@ -42,10 +46,14 @@ pub async fn auto_backup(
     match command {
         AutoBackupCommand::Status => {
             let session = Session::open(global, output).await?;
-            let known = session.operator.schedule(DEFAULT, DEFAULT).await?;
-            let task = session.operator.schedule_task(&known, Timestamp::now()).await?;
-            session.output.object(&item(&known, &task), &fields(&known, &task))?;
-            session.close().await
+            let result: Result<(), CliError> = async {
+                let known = session.operator.schedule(DEFAULT, DEFAULT).await?;
+                let task = session.operator.schedule_task(&known, Timestamp::now()).await?;
+                session.output.object(&item(&known, &task), &fields(&known, &task))?;
+                Ok(())
+            }
+            .await;
+            session.finish(result).await
         }
         AutoBackupCommand::Run => run(global, &name, output).await,
         AutoBackupCommand::Enabled { enable } => suspend(global, &name, !enable, output).await,
@@ -126,7 +134,7 @@ async fn list(session: &Session) -> Result<(), CliError> {
             "NEXT RUN",
             "OVERDUE",
         ],
-        rows,
+        &rows,
         &items,
     )
 }
@@ -137,24 +145,27 @@ async fn run(
     output: Output,
 ) -> Result<(), CliError> {
     let session = Session::open_to_act(global, output).await?;
-    session.listen_for_interrupts();
-    let known = session.operator.schedule(&name.namespace, &name.name).await?;
-    let backup = stamped(&name.name);
-    let document = Operator::scheduled_backup(&known, backup, BackupTrigger::Scheduled);
-    let done = session.carry_out(vec![(document, format!("schedule {}", name.name))]).await?;
-    let verdict = judge(&done);
-    if verdict.is_ok() {
-        let now = Timestamp::now();
-        session.operator.prune(&name.namespace, &name.name, &known.spec, now, false).await?;
-        if let Some(last) = done.last() {
-            session.output.done(
-                &format!("{}: {}", last.operation.name, last.conclusion.message),
-                &json!({"name": last.operation.name, "message": last.conclusion.message}),
-            )?;
+    let result: Result<(), CliError> = async {
+        session.listen_for_interrupts();
+        let known = session.operator.schedule(&name.namespace, &name.name).await?;
+        let backup = stamped(&name.name);
+        let document = Operator::scheduled_backup(&known, backup, BackupTrigger::Scheduled);
+        let done = session.carry_out(vec![(document, format!("schedule {}", name.name))]).await?;
+        let verdict = judge(&done);
+        if verdict.is_ok() {
+            let now = Timestamp::now();
+            session.operator.prune(&name.namespace, &name.name, &known.spec, now, false).await?;
+            if let Some(last) = done.last() {
+                session.output.done(
+                    &format!("{}: {}", last.operation.name, last.conclusion.message),
+                    &json!({"name": last.operation.name, "message": last.conclusion.message}),
+                )?;
+            }
         }
+        verdict
     }
-    session.close().await?;
-    verdict
+    .await;
+    session.finish(result).await
 }
 
 /// Held back in the catalog, not in the document: Eider never writes another's specification.
@@ -165,6 +176,7 @@ async fn suspend(
     output: Output,
 ) -> Result<(), CliError> {
     let session = Session::open(global, output).await?;
+    let result: Result<(), CliError> = async {
     let known = session.operator.schedule(&name.namespace, &name.name).await?;
     let now = Timestamp::now();
     let mut task = session.operator.schedule_task(&known, now).await?;
@@ -196,5 +208,8 @@ async fn suspend(
         &format!("schedule {}/{} {word}", name.namespace, name.name),
         &json!({"name": name.name, "namespace": name.namespace, "suspended": suspended || known.spec.suspend}),
     )?;
-    session.close().await
+    Ok(())
+    }
+    .await;
+    session.finish(result).await
 }

@@ -51,7 +51,7 @@ pub fn metrics() -> Result<Arc<Metrics>, CliError> {
 /// Opens the catalog file, makes it again from the manifests where it was damaged, and says so.
 pub async fn open_catalog(path: &Path, output: &Output) -> Result<(Catalog, bool), CliError> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        std::fs::create_dir_all(directory).map_err(|error| {
+        private_directory(directory).map_err(|error| {
             CliError::new(
                 ExitCode::Failed,
                 Reason::CatalogFailed,
@@ -76,24 +76,41 @@ pub async fn open_catalog(path: &Path, output: &Output) -> Result<(Catalog, bool
     Ok((opened.catalog, lost))
 }
 
+/// Makes a directory that only its owner can look into, unless it is there already.
+pub fn private_directory(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
 impl Session {
     /// A session for verbs that read or change records.
     pub async fn open(global: &GlobalArguments, output: Output) -> Result<Self, CliError> {
         let bar = Arc::new(Bar::new(&output));
         let listener = Some(Arc::clone(&bar) as Arc<dyn Progress>);
+        let mut lost = false;
         // The default socket belongs to the default catalog: with another file it is another daemon's.
         let (catalog, daemon) = match reach(&global.socket, &global.catalog).await {
             Some(catalog) => (catalog, Some(ControlClient::new(&global.socket))),
             None => {
                 let (catalog, needs_rebuild) = open_catalog(&global.catalog, &output).await?;
-                if needs_rebuild {
-                    output.note("run `eider db rebuild --store DIR` to make its records again");
-                }
+                lost = needs_rebuild;
                 (catalog, None)
             }
         };
         let operator = Operator::new(catalog, metrics()?, listener, 1);
-        Ok(Self { operator, daemon, output, bar, interrupted: Cancel::new() })
+        let session = Self { operator, daemon, output, bar, interrupted: Cancel::new() };
+        if lost {
+            let added = session.operator.add_missing_records().await?;
+            if added > 0 {
+                session.output.note(&format!("{added} records were made again from manifests"));
+            }
+            if session.operator.stores().await?.is_empty() {
+                session
+                    .output
+                    .note("run `eider db rebuild --store DIR` to make records again from archives");
+            }
+        }
+        Ok(session)
     }
 
     /// A session for verbs that carry operations out: what an earlier process left is put right first.
@@ -222,13 +239,14 @@ impl Session {
         }
     }
 
-    /// Closes the catalog cleanly.
-    pub async fn close(self) -> Result<(), CliError> {
+    /// Closes the catalog cleanly, whatever came of the verb, and passes that on.
+    pub async fn finish(self, result: Result<(), CliError>) -> Result<(), CliError> {
         self.bar.finish();
         if self.daemon.is_none() {
-            self.operator.catalog().close().await?;
+            let closed = self.operator.catalog().close().await;
+            return result.and(closed.map_err(CliError::from));
         }
-        Ok(())
+        result
     }
 }
 

@@ -25,8 +25,7 @@ pub async fn store(
             migrate(&session, namespace, old, new, global.yes).await
         }
     };
-    session.close().await?;
-    result
+    session.finish(result).await
 }
 
 async fn list(session: &Session) -> Result<(), CliError> {
@@ -59,7 +58,7 @@ async fn list(session: &Session) -> Result<(), CliError> {
     }
     session.output.table(
         &["NAMESPACE", "NAME", "READY", "BACKUPS", "SIZE", "FREE", "LOCATION"],
-        rows,
+        &rows,
         &items,
     )
 }
@@ -130,7 +129,7 @@ async fn check(
         }
         items.push(json!(report));
     }
-    session.output.table(&["STORE", "OBJECT", "RESULT", "MESSAGE"], rows, &items)?;
+    session.output.table(&["STORE", "OBJECT", "RESULT", "MESSAGE"], &rows, &items)?;
     if problems > 0 {
         let plural = if problems == 1 { "" } else { "s" };
         return Err(CliError::new(

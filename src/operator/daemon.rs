@@ -14,14 +14,15 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use super::{Operator, OperatorError};
+use crate::plan::cron::Cron;
 use crate::plan::{Conclusion, Failure, OperationId};
 use crate::spec::{Problem, Reason};
 use crate::telemetry::Health;
 
 /// The directory is read again at least this often: events get lost, mounts do not send any.
-const RESYNC: Duration = Duration::from_secs(60);
+const RESYNC: Duration = Duration::from_mins(1);
 /// Stores are looked into this often.
-const STORE_REFRESH: Duration = Duration::from_secs(300);
+const STORE_REFRESH: Duration = Duration::from_mins(5);
 /// Editors write in several steps: a change is looked at when it has settled.
 const SETTLE: Duration = Duration::from_millis(200);
 
@@ -35,12 +36,23 @@ pub struct Daemon {
     health: Arc<Health>,
     work: JoinSet<Ended>,
     problems: BTreeMap<String, Vec<Problem>>,
+    maintained_at: jiff::Timestamp,
+    /// The directory as it was when it was last read.
+    seen: Option<Vec<super::FileMark>>,
 }
 
 impl Daemon {
     /// A daemon for the documents of `directory`.
     pub fn new(operator: Operator, directory: PathBuf, health: Arc<Health>) -> Self {
-        Self { operator, directory, health, work: JoinSet::new(), problems: BTreeMap::new() }
+        Self {
+            operator,
+            directory,
+            health,
+            work: JoinSet::new(),
+            problems: BTreeMap::new(),
+            maintained_at: jiff::Timestamp::now(),
+            seen: None,
+        }
     }
 
     /// Runs until `stop` resolves; then cancels what is under way, waits until everything has been
@@ -55,8 +67,8 @@ impl Daemon {
         self.health.ready("recovery");
         operator.refill_metrics().await?;
         operator.refresh_stores().await?;
-        let (changes, mut changed) = mpsc::channel(1);
-        let _watcher = watch(&self.directory, changes)?;
+        let (sender, mut changed) = mpsc::channel(1);
+        let _watcher = watch(&self.directory, sender)?;
         tokio::pin!(stop);
         let mut last_sync: Option<Instant> = None;
         let mut last_refresh = Instant::now();
@@ -69,7 +81,7 @@ impl Daemon {
                 operator.refresh_stores().await?;
                 last_refresh = Instant::now();
             }
-            let pause = self.keep_schedules().await?.min(RESYNC);
+            let pause = self.keep_schedules().await?.min(self.keep_catalog().await?).min(RESYNC);
             tokio::select! {
                 () = &mut stop => break,
                 () = tokio::time::sleep(pause) => {}
@@ -131,6 +143,11 @@ impl Daemon {
 
     /// Reads the directory and starts what has not been carried out.
     async fn sync(&mut self) -> Result<(), OperatorError> {
+        // Looking is cheap, reading and judging is not: an idle daemon only looks.
+        let seen = super::fingerprint(std::slice::from_ref(&self.directory));
+        if self.seen.as_ref() == Some(&seen) {
+            return Ok(());
+        }
         let (applied, problems) = match self.operator.sync_directory(&self.directory).await {
             Ok(result) => result,
             Err(OperatorError::Refused(failure)) => {
@@ -140,6 +157,7 @@ impl Daemon {
             }
             Err(error) => return Err(error),
         };
+        self.seen = Some(seen);
         if problems != self.problems {
             for problem in problems.values().flatten() {
                 error!("{problem}");
@@ -165,6 +183,22 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+
+    /// Maintains the catalog when its time has come; returns how long it will not.
+    async fn keep_catalog(&mut self) -> Result<Duration, OperatorError> {
+        let now = jiff::Timestamp::now();
+        let schedule = self.operator.catalog().settings().await?.vacuum_schedule;
+        let Ok(cron) = Cron::parse(&schedule, "UTC") else {
+            return Ok(RESYNC);
+        };
+        let due = cron.next_after(self.maintained_at);
+        if due.is_some_and(|due| due <= now) {
+            self.operator.maintain().await?;
+            self.maintained_at = now;
+        }
+        let next = cron.next_after(now).map(|next| next.duration_since(now));
+        Ok(next.and_then(|next| Duration::try_from(next).ok()).unwrap_or(RESYNC))
     }
 
     /// Starts what is due; returns how long nothing will be.
@@ -206,7 +240,6 @@ fn watch(
 impl Operator {
     /// Whether an operation has come to its end.
     pub async fn has_ended(&self, operation: &OperationId) -> Result<bool, OperatorError> {
-        let journal = self.catalog.journal(&operation).await?;
-        Ok(crate::plan::Log::new(&journal).conclusion().is_some())
+        Ok(self.recorded_conclusion(operation).await?.is_some())
     }
 }

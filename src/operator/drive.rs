@@ -42,10 +42,10 @@ impl Operator {
     /// # Errors
     /// Only when the catalog fails: everything else is a conclusion.
     pub async fn drive(&self, operation: &OperationId) -> Result<Conclusion, OperatorError> {
-        let journal = self.catalog.journal(&operation).await?;
-        if let Some((conclusion, _)) = Log::new(&journal).conclusion() {
+        if let Some(conclusion) = self.recorded_conclusion(operation).await? {
             return Ok(conclusion);
         }
+        let journal = self.catalog.journal(operation).await?;
         let resolved = match self.resolve(operation).await? {
             Ok(resolved) => resolved,
             Err(failure) => {
@@ -59,6 +59,27 @@ impl Operator {
         result
     }
 
+    /// How an operation ended, once it has. Maintenance removes old journals; then the object's status
+    /// is what says that this generation has been carried out.
+    pub(super) async fn recorded_conclusion(
+        &self,
+        operation: &OperationId,
+    ) -> Result<Option<Conclusion>, OperatorError> {
+        let journal = self.catalog.journal(operation).await?;
+        if let Some((conclusion, _)) = Log::new(&journal).conclusion() {
+            return Ok(Some(conclusion));
+        }
+        if !journal.is_empty() {
+            return Ok(None);
+        }
+        let resource = self
+            .catalog
+            .resource(&operation.kind, &operation.namespace, &operation.name)
+            .await?
+            .filter(|resource| resource.generation == operation.generation);
+        Ok(resource.and_then(|resource| status::recorded(&resource.status, operation.generation)))
+    }
+
     /// Drives a child on behalf of a parent that already holds the target.
     fn drive_child<'a>(
         &'a self,
@@ -66,7 +87,7 @@ impl Operator {
         cancel: Cancel,
     ) -> BoxFuture<'a, Result<Conclusion, OperatorError>> {
         Box::pin(async move {
-            let journal = self.catalog.journal(&operation).await?;
+            let journal = self.catalog.journal(operation).await?;
             if let Some((conclusion, _)) = Log::new(&journal).conclusion() {
                 return Ok(conclusion);
             }
@@ -93,7 +114,7 @@ impl Operator {
         let runtime = match self.runtime_for(job) {
             Ok(runtime) => runtime,
             Err(failure) => {
-                let journal = self.catalog.journal(&operation).await?;
+                let journal = self.catalog.journal(operation).await?;
                 return self.conclude_unresolved(operation, &journal, failure).await;
             }
         };
@@ -103,7 +124,7 @@ impl Operator {
             cancel: running.cancel.clone(),
         };
         loop {
-            let journal = self.catalog.journal(&operation).await?;
+            let journal = self.catalog.journal(operation).await?;
             let log = Log::new(&journal);
             self.publish(job, &log, running).await?;
             let observed = match runtime.observe(job, log).await {
@@ -128,7 +149,12 @@ impl Operator {
                     debug!(%operation, %until, message, "waiting");
                     let wait = until.duration_since(Timestamp::now());
                     let wait = Duration::try_from(wait).unwrap_or_default();
-                    tokio::time::sleep(wait.min(Duration::from_secs(30))).await;
+                    // Short enough that a cancellation is noticed while nothing has begun.
+                    if running.cancel.is_cancelled() && log.latest_step().is_none() {
+                        let conclusion = Conclusion::failed(cancelled());
+                        return self.conclude(resolved, &journal, conclusion).await;
+                    }
+                    tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
                 }
                 Decision::Perform { step, action } => {
                     self.execute(resolved, runtime.as_ref(), step, &action, log, &handles).await?;
@@ -242,7 +268,7 @@ impl Operator {
         let mark = if conclusion.is_success() { Mark::Done } else { Mark::Failed };
         self.write(operation, OPERATION, mark, json!(conclusion)).await?;
         point("closed");
-        let journal = self.catalog.journal(&operation).await?;
+        let journal = self.catalog.journal(operation).await?;
         let status = status::of(&resolved.job, &Log::new(&journal), None);
         self.put_status(operation, status).await?;
         self.catalog.checkpoint().await?;

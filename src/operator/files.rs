@@ -49,6 +49,32 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
+/// A file as it was seen: what cannot stay the same when somebody has written it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileMark {
+    path: PathBuf,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+/// Marks of the files that paths stand for; equal marks mean that nothing has changed.
+pub fn fingerprint(paths: &[PathBuf]) -> Vec<FileMark> {
+    use std::os::unix::fs::MetadataExt;
+    let mark = |path: PathBuf| {
+        let metadata = std::fs::metadata(&path).ok();
+        let known = metadata.map_or((0, 0, (0, 0)), |metadata| {
+            (metadata.ino(), metadata.size(), (metadata.mtime(), metadata.mtime_nsec()))
+        });
+        FileMark { path, inode: known.0, size: known.1, modified: known.2 }
+    };
+    paths
+        .iter()
+        .flat_map(|path| files_of(path).unwrap_or_else(|_| vec![path.clone()]))
+        .map(mark)
+        .collect()
+}
+
 /// Reads every document of these paths; `-` is standard input.
 pub fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
     let mut loaded = Loaded::default();
@@ -78,12 +104,14 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
     Ok(loaded)
 }
 
+/// The longest file that is read.
+const LIMIT: u64 = 4 << 20;
+
 fn read(file: &Path) -> Result<String, Failure> {
     let refuse = |what: String| {
         Failure::new(Reason::InvalidSpec, format!("{}: {what}", file.display()))
             .hint("documents are UTF-8 text of at most 4 MiB")
     };
-    const LIMIT: u64 = 4 << 20;
     let bytes = if file == Path::new("-") {
         use std::io::Read;
         let mut bytes = Vec::new();

@@ -39,7 +39,7 @@ use crate::telemetry::Metrics;
 
 pub use apply::Applied;
 pub use drive::Running;
-pub use files::{Loaded, load};
+pub use files::{FileMark, Loaded, fingerprint, load};
 pub use import::Imported;
 pub use prune::{PruneReport, PrunedBackup};
 pub use resolve::Resolved;

@@ -139,6 +139,10 @@ impl Operator {
                 });
             }
         }
+        if status::left_down(log) {
+            let target = resolved.job.target().summary();
+            self.metrics.service_up(&operation.namespace, &target, false);
+        }
         if let Some(downtime) = status::downtime(log) {
             let kind = match resolved.job {
                 Job::Backup(_) => Operation::Backup,
@@ -365,7 +369,10 @@ impl Operator {
             _ => return Ok(()),
         };
         let service_name = job.target().summary();
-        self.metrics.service_up(&job.operation().namespace, &service_name, up);
+        // A planned stop is no outage; what is told is how an operation leaves the service.
+        if up {
+            self.metrics.service_up(&job.operation().namespace, &service_name, true);
+        }
         self.catalog
             .append_service_status(ServiceStatus {
                 service_name,
@@ -389,7 +396,7 @@ impl Operator {
         let at = Timestamp::now();
         let conclusion = Conclusion::failed(failure);
         if let Some(resolved) = resolved {
-            let journal = self.catalog.journal(&operation).await?;
+            let journal = self.catalog.journal(operation).await?;
             self.record_end(&resolved, &Log::new(&journal), &conclusion, at).await?;
         } else {
             self.record_refused_backup(operation, &conclusion, at).await?;

@@ -14,7 +14,8 @@ use crate::catalog::{BackupFilter, BackupRecord, RecordStatus, ResourceRecord, S
 use crate::plan::schedule::{self, Cron, ScheduleDecision, ScheduleInput};
 use crate::plan::{Failure, OperationId, conditions};
 use crate::spec::{
-    Backup, BackupScheduleSpec, BackupScheduleStatus, BackupTrigger, Document, Kind, Reason,
+    Backup, BackupScheduleSpec, BackupScheduleStatus, BackupTrigger, Document, DurationText, Kind,
+    Reason,
 };
 use crate::telemetry::metrics::ScheduleFacts;
 
@@ -116,7 +117,7 @@ impl Operator {
 
     /// Decides every schedule once and writes down what was decided.
     pub(super) async fn turn_schedules(&self, now: Timestamp) -> Result<Turn, OperatorError> {
-        let mut turn = Turn { start: Vec::new(), pause: Duration::from_secs(3600) };
+        let mut turn = Turn { start: Vec::new(), pause: Duration::from_hours(1) };
         for known in self.schedules().await? {
             match self.turn_schedule(&known, now).await {
                 Ok((start, pause)) => {
@@ -145,7 +146,7 @@ impl Operator {
         let before = task.clone();
         let history = self.schedule_history(namespace, name).await?;
         task.last_success_at = last_success(&history).or(task.last_success_at);
-        let limit = spec.jitter.as_ref().map_or(SignedDuration::ZERO, |jitter| jitter.to_signed());
+        let limit = spec.jitter.as_ref().map_or(SignedDuration::ZERO, DurationText::to_signed);
         let running = self.running_of(namespace, name).await?;
         let decision = schedule::decide(
             &ScheduleInput {
@@ -155,7 +156,7 @@ impl Operator {
                 suspend: spec.suspend || task.suspended,
                 concurrency_policy: spec.concurrency_policy,
                 starting_deadline: spec.starting_deadline.to_signed(),
-                overdue_after: spec.overdue_after.as_ref().map(|after| after.to_signed()),
+                overdue_after: spec.overdue_after.as_ref().map(DurationText::to_signed),
                 created_at: task.created_at,
                 last_run_at: task.last_run_at,
                 decided_until: task.decided_until,
@@ -299,7 +300,7 @@ impl Operator {
         &self,
         operation: &OperationId,
     ) -> Result<(), OperatorError> {
-        let journal = self.catalog.journal(&operation).await?;
+        let journal = self.catalog.journal(operation).await?;
         let Some(crate::plan::Job::Backup(job)) = crate::plan::Log::new(&journal).job() else {
             return Ok(());
         };

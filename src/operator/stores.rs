@@ -322,6 +322,41 @@ impl Operator {
         }
         Ok(self.catalog.rebuild(rows).await?)
     }
+
+    /// Adds a record for every archive in a known store that has none: what a log that was cut off
+    /// by a crash may have lost. Records that are there are left alone.
+    pub async fn add_missing_records(&self) -> Result<u64, OperatorError> {
+        let known: HashSet<String> = self
+            .catalog
+            .backups(BackupFilter::default())
+            .await?
+            .into_iter()
+            .map(|record| record.backup_name)
+            .collect();
+        // What an open operation is about to record is not for us to record.
+        let mut open = HashSet::new();
+        for operation in self.catalog.open_operations().await? {
+            open.insert((operation.namespace, operation.name));
+        }
+        let mut rows = Vec::new();
+        for (_, store) in self.stores().await? {
+            let Ok(directory) = host::local_path(&store) else { continue };
+            if !directory.is_dir() {
+                continue;
+            }
+            for manifest in blocking(move || manifests(&store)).await? {
+                let record = record_of(&manifest, &directory);
+                let running = open.contains(&(record.namespace.clone(), record.object.clone()));
+                if !known.contains(&record.backup_name) && !running {
+                    rows.push(record);
+                }
+            }
+        }
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        Ok(self.catalog.rebuild(rows).await?.added)
+    }
 }
 
 fn binding_of(resource: &ResourceRecord) -> Option<(String, StoreBinding)> {

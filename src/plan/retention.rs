@@ -289,3 +289,7 @@ fn keep_parents<'a>(sorted: &[&'a BackupFacts], rules: &mut BTreeMap<&'a str, Ve
         }
     }
 }
+
+#[cfg(test)]
+#[path = "retention_tests.rs"]
+mod tests;

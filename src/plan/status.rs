@@ -43,6 +43,26 @@ pub fn refused(generation: i64, conclusion: &Conclusion, at: Timestamp) -> Value
     })
 }
 
+/// The conclusion that a published status speaks of, if it is a terminal one of this generation.
+pub fn recorded(status: &Value, generation: i64) -> Option<Conclusion> {
+    if status["observedGeneration"].as_i64() != Some(generation) {
+        return None;
+    }
+    let message = status["message"].as_str().unwrap_or_default();
+    match status["phase"].as_str()? {
+        "Succeeded" => Some(Conclusion::succeeded(message)),
+        "Failed" | "RolledBack" => {
+            let reason = status["conditions"]
+                .as_array()
+                .and_then(|conditions| conditions.iter().find(|one| one["type"] == "Succeeded"))
+                .and_then(|condition| condition["reason"].as_str()?.parse().ok())
+                .unwrap_or(Reason::InternalError);
+            Some(Conclusion::failed(super::machine::Failure::new(reason, message)))
+        }
+        _ => None,
+    }
+}
+
 fn count(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -60,6 +80,17 @@ fn seconds(span: Option<jiff::SignedDuration>) -> Option<String> {
 pub fn downtime(log: &Log<'_>) -> Option<jiff::SignedDuration> {
     use backup::step::{HOOKS_AFTER, HOOKS_BEFORE, QUIESCE, RESUME};
     log.between(QUIESCE, RESUME).or_else(|| log.between(HOOKS_BEFORE, HOOKS_AFTER))
+}
+
+/// Whether the service was held still and not let go again.
+pub fn left_down(log: &Log<'_>) -> bool {
+    use backup::step::{HOOKS_AFTER, HOOKS_BEFORE, QUIESCE, RESUME};
+    use restore::step::{UNDO_HOOKS_AFTER, UNDO_RESUME};
+    use upgrade::step::{ROLLBACK_RESUME, START};
+    let resumed = [RESUME, UNDO_RESUME, ROLLBACK_RESUME, START].iter().any(|step| log.done(step));
+    let hooked = [HOOKS_AFTER, UNDO_HOOKS_AFTER].iter().any(|step| log.done(step));
+    (log.touched(QUIESCE) && !resumed)
+        || (log.done(HOOKS_BEFORE) && log.touched(HOOKS_AFTER) && !hooked)
 }
 
 /// The conditions of a run-once kind.

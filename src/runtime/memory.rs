@@ -152,7 +152,7 @@ impl World {
             Action::Quiesce { .. } => self.running = false,
             Action::Resume => {
                 self.expect(self.live != ReplacementState::Mixed, "started on a mixed tree");
-                self.expect(!(self.old_aside && !self.new_exists), "nothing there to start");
+                self.expect(!self.old_aside || self.new_exists, "nothing there to start");
                 self.running = true;
             }
             Action::Archive => {

@@ -65,11 +65,11 @@ pub(super) async fn files(
             }
             Ok(())
         };
-        engine::list_entries(&path, format, &mut visit).map(|_| entries)
+        engine::list_entries(&path, format, &mut visit).map(|()| entries)
     })
     .await
     .map_err(|error| CliError::internal(error.to_string()))??;
-    let rows = entries
+    let rows: Vec<Vec<String>> = entries
         .iter()
         .map(|entry| {
             let mut name = entry.display_name();
@@ -98,7 +98,7 @@ pub(super) async fn files(
             })
         })
         .collect();
-    session.output.table(&["MODE", "OWNER", "SIZE", "MODIFIED", "NAME"], rows, &items)
+    session.output.table(&["MODE", "OWNER", "SIZE", "MODIFIED", "NAME"], &rows, &items)
 }
 
 fn letter(kind: EntryKind) -> char {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::cli::arguments::{BackupCreateArguments, BackupTypeArgument, GlobalArguments};
+use crate::cli::arguments::{BackupCreateArguments, BackupTypeArgument};
 use crate::cli::output::{CliError, ExitCode, Output};
 use crate::cli::session::{Session, judge};
 use crate::operator::Operator;
@@ -13,50 +13,46 @@ use crate::plan;
 use crate::spec::{self, BackupTrigger, Document, Reason};
 
 pub(super) async fn create(
-    global: &GlobalArguments,
+    session: &Session,
     arguments: &BackupCreateArguments,
-    output: Output,
 ) -> Result<(), CliError> {
-    let session = if arguments.dry_run {
-        Session::open(global, output).await?
-    } else {
-        Session::open_to_act(global, output).await?
-    };
     session.listen_for_interrupts();
-    let documents = documents(&session, arguments).await?;
+    let documents = documents(session, arguments).await?;
     if arguments.dry_run {
-        let all: Vec<Document> = documents.clone();
         for document in &documents {
-            if let Some(job) = session.operator.preview(document, &all).await? {
-                let job = job.map_err(CliError::from)?;
-                let rows = plan::outline(&job)
-                    .into_iter()
-                    .enumerate()
-                    .map(|(number, (step, action))| {
-                        vec![(number + 1).to_string(), step.to_owned(), action.describe()]
-                    })
-                    .collect();
-                let items: Vec<Value> = plan::outline(&job)
-                    .into_iter()
-                    .map(|(step, action)| json!({"step": step, "does": action.describe()}))
-                    .collect();
+            if let Some(job) = session.operator.preview(document, &documents).await? {
                 session.output.note("nothing was done; this is the plan:");
-                session.output.table(&["NO", "STEP", "DOES"], rows, &items)?;
+                print_plan(&session.output, &job.map_err(CliError::from)?)?;
             }
         }
-        return session.close().await;
+        return Ok(());
     }
     let documents = documents.into_iter().map(|document| (document, "cli".to_owned())).collect();
     let done = session.carry_out(documents).await?;
     if let Some(last) = done.last() {
         let word = format!("{}/{}", last.operation.namespace, last.operation.name);
-        if let Ok(record) = super::find(&session, &word).await {
+        if let Ok(record) = super::find(session, &word).await {
             session.output.object(&record, &super::backup_fields(&record))?;
         }
     }
-    let verdict = judge(&done);
-    session.close().await?;
-    verdict
+    judge(&done)
+}
+
+/// The steps of a job, numbered.
+pub(in crate::cli) fn print_plan(output: &Output, job: &plan::Job) -> Result<(), CliError> {
+    let outline = plan::outline(job);
+    let rows: Vec<Vec<String>> = outline
+        .iter()
+        .enumerate()
+        .map(|(number, (step, action))| {
+            vec![(number + 1).to_string(), (*step).to_owned(), action.describe()]
+        })
+        .collect();
+    let items: Vec<Value> = outline
+        .iter()
+        .map(|(step, action)| json!({"step": step, "does": action.describe()}))
+        .collect();
+    output.table(&["NO", "STEP", "DOES"], &rows, &items)
 }
 
 async fn documents(
@@ -117,12 +113,21 @@ pub(in crate::cli) async fn store_reference(
     namespace: &str,
     word: Option<&str>,
 ) -> Result<(String, Vec<Document>), CliError> {
-    let Some(word) = word.filter(|word| word.contains('/')) else {
-        let store = session.operator.store_or_only(namespace, word).await?;
-        return Ok((store.name, Vec::new()));
+    let known = session.operator.stores().await?;
+    let path = match word {
+        Some(word) if word.contains('/') => absolute(Path::new(word))?,
+        // Nothing named and nothing known: the place that the settings name.
+        None if !known.iter().any(|(found, _)| found == namespace) => {
+            let directory = session.operator.catalog().settings().await?.default_directory;
+            session.output.note(&format!("no store is known: using {directory}"));
+            absolute(Path::new(&directory))?
+        }
+        word => {
+            let store = session.operator.store_or_only(namespace, word).await?;
+            return Ok((store.name, Vec::new()));
+        }
     };
-    let path = absolute(Path::new(word))?;
-    for (found, store) in session.operator.stores().await? {
+    for (found, store) in known {
         let same = store.spec.local.as_ref().is_some_and(|local| Path::new(&local.path) == path);
         if found == namespace && same {
             return Ok((store.name, Vec::new()));

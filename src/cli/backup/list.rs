@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
 use crate::cli::arguments::{BackupListArguments, BackupReference};
 use crate::cli::output::CliError;
-use crate::cli::output::format::{age, duration, local_time, size};
+use crate::cli::output::format::{age, duration, local_minute, local_time, size};
 use crate::cli::session::Session;
 
 /// Whether a record's archive is where it should be.
@@ -17,7 +17,7 @@ fn presence(record: &BackupRecord) -> &'static str {
         return "-";
     }
     match std::fs::metadata(&record.backup_path) {
-        Ok(metadata) if i64::try_from(metadata.len()).ok() == record.backup_size => "present",
+        Ok(metadata) if i64::try_from(metadata.len()).ok() == record.backup_size => "ok",
         Ok(_) => "wrong size",
         Err(_) => "MISSING",
     }
@@ -56,14 +56,14 @@ pub(super) async fn list(
         })
         .take(limit)
         .collect();
-    let rows = records
+    let rows: Vec<Vec<String>> = records
         .iter()
         .map(|record| {
             vec![
                 record.id.to_string(),
                 record.object.clone(),
                 record.trigger.clone().unwrap_or_else(|| "-".to_owned()),
-                local_time(record.created_at),
+                local_minute(record.created_at),
                 record.source_version.clone().unwrap_or_else(|| "-".to_owned()),
                 record.backup_size.map_or_else(|| "-".to_owned(), size),
                 format!("{:?}", record.status),
@@ -79,7 +79,7 @@ pub(super) async fn list(
             "ID", "NAME", "TYPE", "CREATED", "VERSION", "SIZE", "STATUS", "VERIFIED", "FILE",
             "TARGET",
         ],
-        rows,
+        &rows,
         &items,
     )
 }

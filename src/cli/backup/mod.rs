@@ -6,13 +6,15 @@ mod import;
 mod list;
 mod verify;
 
-use super::arguments::{BackupCommand, BackupDeleteArguments, BackupReference, GlobalArguments};
+use super::arguments::{
+    BackupCommand, BackupCreateArguments, BackupDeleteArguments, BackupReference, GlobalArguments,
+};
 use super::output::{CliError, ExitCode, Output};
 use super::session::Session;
 use crate::catalog::{BackupKey, BackupRecord, UserAction};
 use crate::spec::Reason;
 
-pub(super) use create::{absolute, checked, stamped, store_reference};
+pub(super) use create::{absolute, checked, print_plan, stamped, store_reference};
 pub(super) use list::backup_fields;
 
 /// Carries one of them out.
@@ -21,42 +23,28 @@ pub async fn backup(
     command: &BackupCommand,
     output: Output,
 ) -> Result<(), CliError> {
-    match command {
-        BackupCommand::Create(arguments) => create::create(global, arguments, output).await,
-        BackupCommand::List(arguments) => {
-            let session = Session::open(global, output).await?;
-            list::list(&session, arguments).await?;
-            session.close().await
-        }
-        BackupCommand::Show(reference) => {
-            let session = Session::open(global, output).await?;
-            list::show(&session, reference).await?;
-            session.close().await
-        }
-        BackupCommand::Files(arguments) => {
-            let session = Session::open(global, output).await?;
-            content::files(&session, arguments).await?;
-            session.close().await
-        }
-        BackupCommand::Extract(arguments) => {
-            let session = Session::open(global, output).await?;
-            content::extract(&session, arguments).await?;
-            session.close().await
-        }
-        BackupCommand::Verify(arguments) => verify::verify(global, arguments, output).await,
-        BackupCommand::Delete(arguments) => {
-            let session = Session::open_to_act(global, output).await?;
-            let result = delete(&session, arguments, global.yes).await;
-            session.close().await?;
-            result
-        }
-        BackupCommand::Import(arguments) => {
-            let session = Session::open_to_act(global, output).await?;
-            let result = import::import(&session, arguments).await;
-            session.close().await?;
-            result
-        }
-    }
+    let acts = matches!(
+        command,
+        BackupCommand::Create(BackupCreateArguments { dry_run: false, .. })
+            | BackupCommand::Delete(_)
+            | BackupCommand::Import(_)
+    );
+    let session = if acts {
+        Session::open_to_act(global, output).await?
+    } else {
+        Session::open(global, output).await?
+    };
+    let result = match command {
+        BackupCommand::Create(arguments) => create::create(&session, arguments).await,
+        BackupCommand::List(arguments) => list::list(&session, arguments).await,
+        BackupCommand::Show(reference) => list::show(&session, reference).await,
+        BackupCommand::Files(arguments) => content::files(&session, arguments).await,
+        BackupCommand::Extract(arguments) => content::extract(&session, arguments).await,
+        BackupCommand::Verify(arguments) => verify::verify(&session, arguments).await,
+        BackupCommand::Delete(arguments) => delete(&session, arguments, global.yes).await,
+        BackupCommand::Import(arguments) => import::import(&session, arguments).await,
+    };
+    session.finish(result).await
 }
 
 /// The record that somebody means by an id, the name of a Backup or the name of an archive.

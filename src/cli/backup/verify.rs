@@ -6,24 +6,20 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
-use crate::cli::arguments::{BackupVerifyArguments, GlobalArguments};
-use crate::cli::output::{CliError, ExitCode, Output};
+use crate::cli::arguments::BackupVerifyArguments;
+use crate::cli::output::{CliError, ExitCode};
 use crate::cli::session::Session;
 use crate::engine::{self, Cancel, EngineError, LocalStore, MANIFEST_SUFFIX, Progress};
 use crate::spec::{Reason, VerifyMode};
 
 pub(super) async fn verify(
-    global: &GlobalArguments,
+    session: &Session,
     arguments: &BackupVerifyArguments,
-    output: Output,
 ) -> Result<(), CliError> {
     let mode = if arguments.quick { VerifyMode::Quick } else { VerifyMode::Full };
-    let session = Session::open(global, output).await?;
     session.listen_for_interrupts();
     if let Some(file) = &arguments.file {
-        let result = verify_file(&session, file, mode).await;
-        session.close().await?;
-        return result;
+        return verify_file(session, file, mode).await;
     }
     let mut records = Vec::new();
     if arguments.all {
@@ -33,13 +29,13 @@ pub(super) async fn verify(
         records.extend(found.into_iter().filter(|record| record.deleted_at.is_none()));
     }
     for word in &arguments.backups {
-        records.push(super::find(&session, word).await?);
+        records.push(super::find(session, word).await?);
     }
     let mut failures = 0;
     let mut rows = Vec::new();
     let mut items: Vec<Value> = Vec::new();
     for record in records {
-        let result = verify_one(&session, &record, mode).await;
+        let result = verify_one(session, &record, mode).await;
         session.finish_progress();
         let (word, message) = match &result {
             Ok(()) if mode == VerifyMode::Full => {
@@ -64,8 +60,7 @@ pub(super) async fn verify(
             "reason": reason, "message": message,
         }));
     }
-    session.output.table(&["ID", "ARCHIVE", "RESULT", "MESSAGE"], rows, &items)?;
-    session.close().await?;
+    session.output.table(&["ID", "ARCHIVE", "RESULT", "MESSAGE"], &rows, &items)?;
     if failures > 0 {
         let plural = if failures == 1 { "" } else { "s" };
         return Err(CliError::new(

@@ -59,15 +59,14 @@ impl Output {
     }
 
     fn structured(&self, value: &serde_json::Value) -> Result<(), CliError> {
-        let text = match self.format {
-            OutputFormat::Yaml => crate::spec::value_to_yaml(value)
-                .map_err(|error| CliError::internal(error.to_string()))?,
-            _ => {
-                let mut text = serde_json::to_string_pretty(value)
-                    .map_err(|error| CliError::internal(error.to_string()))?;
-                text.push('\n');
-                text
-            }
+        let text = if self.format == OutputFormat::Yaml {
+            crate::spec::value_to_yaml(value)
+                .map_err(|error| CliError::internal(error.to_string()))?
+        } else {
+            let mut text = serde_json::to_string_pretty(value)
+                .map_err(|error| CliError::internal(error.to_string()))?;
+            text.push('\n');
+            text
         };
         self.raw(&text)
     }
@@ -76,7 +75,7 @@ impl Output {
     pub fn table<T: Serialize>(
         &self,
         headers: &[&str],
-        rows: Vec<Vec<String>>,
+        rows: &[Vec<String>],
         items: &[T],
     ) -> Result<(), CliError> {
         if self.format != OutputFormat::Table {
@@ -86,7 +85,7 @@ impl Output {
             self.note("nothing to show");
             return Ok(());
         }
-        self.raw(&table::render(headers, &rows, table::width()))
+        self.raw(&table::render(headers, rows, table::width()))
     }
 
     /// One record: its fields for people, the whole of it for machines.

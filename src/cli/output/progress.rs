@@ -108,9 +108,8 @@ fn describe(state: &State) -> String {
         let percent = (u128::from(state.bytes) * 100 / u128::from(state.total)).min(100);
         text.push_str(&format!(" of {} ({percent} %)", size(signed(state.total))));
     }
-    let seconds = state.began.elapsed().as_secs();
-    if seconds > 0 {
-        text.push_str(&format!(", {}/s", size(signed(state.bytes / seconds))));
+    if let Some(rate) = state.bytes.checked_div(state.began.elapsed().as_secs()) {
+        text.push_str(&format!(", {}/s", size(signed(rate))));
     }
     text
 }

@@ -5,6 +5,9 @@ use unicode_width::UnicodeWidthStr;
 /// The widest a table is where nothing is known of the reader.
 const DEFAULT_WIDTH: usize = 100;
 const GAP: usize = 2;
+/// Columns whose content is of any length, and of which the beginning says most.
+const FREE_TEXT: [&str; 8] =
+    ["TARGET", "MESSAGE", "WHAT", "ARCHIVE", "DESCRIPTION", "NAME", "OBJECT", "LOCATION"];
 /// No column is cut below this.
 const NARROWEST: usize = 8;
 
@@ -52,17 +55,22 @@ pub(super) fn render(headers: &[&str], rows: &[Vec<String>], limit: usize) -> St
     let gaps = GAP * headers.len().saturating_sub(1);
     while widths.iter().sum::<usize>() + gaps > limit {
         let excess = widths.iter().sum::<usize>() + gaps - limit;
+        // Free text gives way before what is short and exact: a time that is cut says nothing.
         let widest = widths
             .iter()
             .enumerate()
             .filter(|(index, width)| **width > floors[*index])
-            .max_by_key(|(index, width)| (**width, *index))
+            .max_by_key(|(index, width)| (FREE_TEXT.contains(&headers[*index]), **width, *index))
             .map(|(index, _)| index);
         let Some(index) = widest else { break };
         let next = widths
             .iter()
             .enumerate()
-            .filter(|(other, width)| *other != index && **width < widths[index])
+            .filter(|(other, width)| {
+                let alike =
+                    FREE_TEXT.contains(&headers[*other]) == FREE_TEXT.contains(&headers[index]);
+                alike && *other != index && **width < widths[index]
+            })
             .map(|(_, width)| *width)
             .max()
             .unwrap_or(0);
@@ -124,7 +132,8 @@ mod tests {
     fn a_table_fits_its_width_whatever_is_in_it() {
         let long = "x".repeat(300);
         let wide = "語".repeat(90);
-        let rows = vec![row(&["1", &long, &wide, "short"]), row(&["2", "b", "c", &long])];
+        let rows: Vec<Vec<String>> =
+            vec![row(&["1", &long, &wide, "short"]), row(&["2", "b", "c", &long])];
         for limit in [60, 80, 100] {
             for line in render(&["ID", "A", "B", "C"], &rows, limit).lines() {
                 assert!(line.width() <= limit, "{limit}: {line}");

@@ -153,6 +153,7 @@ fn manifest(name: &str, summary: &PackSummary) -> Manifest {
         format: detect_extension(name),
         namespace: "default".into(),
         backup: "nightly".into(),
+        generation: Some(3),
         trigger: BackupTrigger::default(),
         backup_type: BackupType::default(),
         target: Target::default(),

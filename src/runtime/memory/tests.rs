@@ -14,7 +14,7 @@ fn hooks() -> Value {
     json!({"before": [{"exec": {"command": ["true"]}}], "after": [{"exec": {"command": ["true"]}}]})
 }
 
-fn backup(target: Value) -> Job {
+fn backup(target: &Value) -> Job {
     let spec: BackupSpec = serde_json::from_value(
         json!({"target": target, "storeRef": {"name": "main"}, "hooks": hooks()}),
     )
@@ -28,7 +28,7 @@ fn backup(target: Value) -> Job {
     })
 }
 
-fn restore(target: Value) -> Job {
+fn restore(target: &Value) -> Job {
     let spec: RestoreSpec = serde_json::from_value(
         json!({"from": {"backupRef": {"name": "b"}}, "preserve": ["keep/"], "hooks": hooks()}),
     )
@@ -38,7 +38,7 @@ fn restore(target: Value) -> Job {
         spec,
         store: store(),
         archive: "a".to_owned(),
-        target: serde_json::from_value(target).unwrap(),
+        target: serde_json::from_value(target.clone()).unwrap(),
     })
 }
 
@@ -92,10 +92,10 @@ const FAULTS: [Fault; 3] = [Fault::Fails, Fault::CrashesAfter, Fault::CrashesBef
 
 fn jobs() -> Vec<(&'static str, Job)> {
     vec![
-        ("backup of a host", backup(host())),
-        ("backup of a project", backup(docker())),
-        ("restore to a host", restore(host())),
-        ("restore to a project", restore(docker())),
+        ("backup of a host", backup(&host())),
+        ("backup of a project", backup(&docker())),
+        ("restore to a host", restore(&host())),
+        ("restore to a project", restore(&docker())),
         ("upgrade", upgrade()),
     ]
 }
@@ -172,7 +172,7 @@ fn an_upgrade_that_never_started_leaves_the_data_alone() {
 
 #[test]
 fn a_service_that_needs_several_tries_to_start_is_tried_again() {
-    let job = backup(docker());
+    let job = backup(&docker());
     let undisturbed = simulate(&job, World::default(), &[]).unwrap();
     let resume = undisturbed.actions.iter().position(|step| step == "resume").unwrap();
     let faults: Vec<_> = (resume..resume + 3).map(|at| (at, Fault::Fails)).collect();
@@ -183,7 +183,7 @@ fn a_service_that_needs_several_tries_to_start_is_tried_again() {
 
 #[test]
 fn a_service_that_never_starts_is_said_first() {
-    let job = backup(docker());
+    let job = backup(&docker());
     let undisturbed = simulate(&job, World::default(), &[]).unwrap();
     let resume = undisturbed.actions.iter().position(|step| step == "resume").unwrap();
     let faults: Vec<_> = (resume..resume + 6).map(|at| (at, Fault::Fails)).collect();
