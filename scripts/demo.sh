@@ -202,7 +202,7 @@ say 'The records, in SQL.'
 show 'eider backup list'
 show 'eider history'
 show "eider db query \"SELECT id, backup_type, file_count AS files, backup_size AS bytes, round(duration_seconds, 1) AS seconds, verified_at IS NOT NULL AS verified FROM backup_records ORDER BY id\""
-show "eider db query \"SELECT operation, count(*) AS lines, min(recorded_at)::VARCHAR[12:19] AS first, max(recorded_at)::VARCHAR[12:19] AS last FROM operation_journal GROUP BY operation ORDER BY first\""
+show "eider db query \"SELECT operation, count(*) AS lines, strftime(min(recorded_at), '%H:%M:%S') AS began, strftime(max(recorded_at), '%H:%M:%S') AS ended FROM operation_journal GROUP BY operation ORDER BY began\""
 show 'eider db check'
 
 say 'The metrics: the daemon for a moment, on a port of its own.'
