@@ -138,7 +138,7 @@ show 'eider run -f $DEMO/documents/store.yaml -f $DEMO/documents/backup.yaml'
 
 say 'List and verify, with Eider and without it.'
 show 'eider backup list'
-show 'eider backup files before-release | grep -E "odd/|config"'
+show 'eider backup files before-release | grep -E "  (data/odd|config)/"'
 show 'eider backup verify before-release'
 show "tar tzf \$DEMO/backups/$archive | wc -l"
 show "sha256sum < \$DEMO/backups/$archive"
@@ -235,8 +235,8 @@ done
 [[ -n $ready ]] || { cat "$DEMO/daemon.log" >&2; surprise 'the daemon does not become ready'; }
 export -f get
 export port
-printf '$ curl -s http://127.0.0.1:%s/metrics | grep -E "^eider_(backup|restore|store)" | grep -v _bucket\n' "$port"
-get /metrics | grep -E '^eider_(backup|restore|store)' | grep -v _bucket
+printf '$ curl -s http://127.0.0.1:%s/metrics | grep -E "^eider_(backup_last|backup_files|store_b)"\n' "$port"
+get /metrics | grep -E '^eider_(backup_last|backup_files|store_b)'
 show 'eider backup list | wc -l'
 kill -TERM "$daemon"
 wait "$daemon" || surprise "the daemon ended with status $?"
