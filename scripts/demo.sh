@@ -138,7 +138,7 @@ show 'eider run -f $DEMO/documents/store.yaml -f $DEMO/documents/backup.yaml'
 
 say 'List and verify, with Eider and without it.'
 show 'eider backup list'
-show 'eider backup files before-release | tail -8'
+show 'eider backup files before-release | grep -E "  (data/odd|config)/"'
 show 'eider backup verify before-release'
 show "tar tzf \$DEMO/backups/$archive | wc -l"
 show "sha256sum < \$DEMO/backups/$archive"
@@ -201,8 +201,8 @@ echo 'identical: names, bytes, times, rights, owners, links, holes'
 say 'The records, in SQL.'
 show 'eider backup list'
 show 'eider history'
-show "eider db query \"SELECT id, backup_type, file_count AS files, file_size AS bytes, round(duration_seconds, 1) AS seconds, verified_at IS NOT NULL AS verified FROM backup_records ORDER BY id\""
-show "eider db query \"SELECT operation, count(*) AS lines, min(recorded_at)::VARCHAR[12:19] AS first, max(recorded_at)::VARCHAR[12:19] AS last FROM operation_journal GROUP BY operation ORDER BY first\""
+show "eider db query \"SELECT id, backup_type, file_count AS files, backup_size AS bytes, round(duration_seconds, 1) AS seconds, verified_at IS NOT NULL AS verified FROM backup_records ORDER BY id\""
+show "eider db query \"SELECT operation, count(*) AS lines, strftime(min(recorded_at), '%H:%M:%S') AS began, strftime(max(recorded_at), '%H:%M:%S') AS ended FROM operation_journal GROUP BY operation ORDER BY began\""
 show 'eider db check'
 
 say 'The metrics: the daemon for a moment, on a port of its own.'
@@ -235,8 +235,8 @@ done
 [[ -n $ready ]] || { cat "$DEMO/daemon.log" >&2; surprise 'the daemon does not become ready'; }
 export -f get
 export port
-printf '$ curl -s http://127.0.0.1:%s/metrics | grep -E "^eider_(backup|restore|store)" | grep -v _bucket\n' "$port"
-get /metrics | grep -E '^eider_(backup|restore|store)' | grep -v _bucket
+printf '$ curl -s http://127.0.0.1:%s/metrics | grep -E "^eider_(backup_last|backup_files|store_b)"\n' "$port"
+get /metrics | grep -E '^eider_(backup_last|backup_files|store_b)'
 show 'eider backup list | wc -l'
 kill -TERM "$daemon"
 wait "$daemon" || surprise "the daemon ended with status $?"

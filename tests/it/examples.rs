@@ -1,8 +1,8 @@
 //! Every file in `examples/` is a document that validates as it stands.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-fn documents(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
+fn documents(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
@@ -19,8 +19,7 @@ fn every_example_validates() {
     documents(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples"), &mut files);
     assert!(files.len() > 5, "found only {files:?}");
     for file in files {
-        let output = assert_cmd::Command::cargo_bin("eider")
-            .unwrap()
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_eider"))
             .args(["validate", "--file"])
             .arg(&file)
             .output()
