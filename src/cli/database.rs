@@ -137,7 +137,20 @@ fn cell(value: &Value) -> String {
 }
 
 async fn query(session: &Session, sql: &str, csv: bool) -> Result<(), CliError> {
-    let result: QueryResult = session.operator.catalog().query(sql, ROW_LIMIT).await?;
+    let result: QueryResult =
+        session.operator.catalog().query(sql, ROW_LIMIT).await.map_err(|failure| {
+            match CliError::from(failure) {
+                error
+                    if error.reason == Reason::CatalogFailed
+                        && error.exit_code == ExitCode::Failed =>
+                {
+                    let hint = "`SHOW TABLES` and `DESCRIBE backup_records` tell what there is";
+                    CliError { exit_code: ExitCode::Usage, reason: Reason::InvalidSpec, ..error }
+                        .hint(hint)
+                }
+                error => error,
+            }
+        })?;
     if result.truncated {
         session.output.note(&format!("only the first {ROW_LIMIT} rows; add a LIMIT"));
     }

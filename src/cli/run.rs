@@ -17,6 +17,15 @@ fn read(files: &[PathBuf], output: &Output) -> Result<Loaded, CliError> {
         error.exit_code = ExitCode::Usage;
         error
     })?;
+    if loaded.documents.is_empty() && loaded.problems.is_empty() {
+        // A check that has looked at nothing must not look like one that has passed.
+        return Err(CliError::new(
+            ExitCode::Usage,
+            Reason::InvalidSpec,
+            "there is no document in there",
+        )
+        .hint("directories are searched for *.yaml, *.yml and *.json, not their subdirectories"));
+    }
     if loaded.problems.is_empty() {
         return Ok(loaded);
     }
@@ -33,10 +42,6 @@ fn read(files: &[PathBuf], output: &Output) -> Result<Loaded, CliError> {
 /// `eider validate`.
 pub fn validate(arguments: &FileArguments, output: &Output) -> Result<(), CliError> {
     let loaded = read(&arguments.files, output)?;
-    let count = loaded.documents.len();
-    if count == 0 {
-        output.note("no documents in there");
-    }
     let rows: Vec<Vec<String>> = loaded
         .documents
         .iter()
@@ -73,13 +78,6 @@ pub async fn run(
     output: Output,
 ) -> Result<(), CliError> {
     let loaded = read(&arguments.files.files, &output)?;
-    if loaded.documents.is_empty() {
-        return Err(CliError::new(
-            ExitCode::Usage,
-            Reason::InvalidSpec,
-            "there is no document in the files",
-        ));
-    }
     let session = Session::open_to_act(global, output).await?;
     session.listen_for_interrupts();
     let result = if arguments.dry_run {
