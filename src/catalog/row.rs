@@ -178,7 +178,10 @@ pub(super) fn select<R: Record>(
     let action = || format!("read {}", R::TABLE);
     let failed = |error| CatalogError::statement(action(), error);
     let sql = format!("SELECT {} FROM {} {clause}", column_names::<R>(), R::TABLE);
-    let mut statement = connection.prepare_cached(&sql).map_err(failed)?;
+    // Not cached: the plan of a cached statement keeps what the table's statistics said when it was
+    // made, and DuckDB packs short texts for sorting by them. Longer texts that were written since
+    // then come out of it as bytes that are no text.
+    let mut statement = connection.prepare(&sql).map_err(failed)?;
     let mut rows = statement.query(duckdb::params_from_iter(parameters.iter())).map_err(failed)?;
     let mut records = Vec::new();
     while let Some(row) = rows.next().map_err(failed)? {
