@@ -19,7 +19,7 @@ use crate::telemetry::logging::LogFormat;
 
 /// Keeps services safe while they change: backup, restore and upgrade from declarative documents.
 #[derive(Debug, Parser)]
-#[command(name = "eider", version = crate::VERSION, max_term_width = 100, propagate_version = true)]
+#[command(name = "eider", version = crate::VERSION, max_term_width = 100)]
 #[command(after_help = "Start with `eider validate -f FILE` and `eider run -f FILE`.")]
 pub struct Arguments {
     /// Options of every verb.

@@ -3,3 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod architecture;
+mod catalog;
+mod cli;
+mod daemon;
+mod damage;
+mod disk_full;
+mod host;
+mod scene;
