@@ -134,11 +134,7 @@ fn classify(path: &Path, message: &str) -> CatalogError {
     let path = path.to_owned();
     let has = |part: &str| message.contains(part);
     if has("Could not set lock") || has("Conflicting lock") {
-        let pid = message
-            .split_once("(PID ")
-            .and_then(|(_, rest)| rest.split(')').next())
-            .and_then(|pid| pid.parse().ok());
-        return CatalogError::Held { path, holder: pid.map(holder) };
+        return CatalogError::Held { path, holder: holder_in(message) };
     }
     if has("newer version of DuckDB") || has("older version of DuckDB") {
         return CatalogError::NotACatalog { path, message: message.to_owned() };
@@ -157,6 +153,13 @@ fn classify(path: &Path, message: &str) -> CatalogError {
         return CatalogError::file("open", path, message);
     }
     CatalogError::Damaged { path, message: message.to_owned() }
+}
+
+/// The process that an error names as `(PID 123)`, in the database's words or in ours.
+fn holder_in(message: &str) -> Option<Holder> {
+    let (_, rest) = message.split_once("PID ")?;
+    let digits = rest.split(|letter: char| !letter.is_ascii_digit()).next()?;
+    digits.parse().ok().map(holder)
 }
 
 /// Opens the file, lets the database replay its log, reads the schema, and closes it again.
@@ -192,7 +195,7 @@ fn probe_elsewhere(program: &Path, path: &Path) -> Result<(), CatalogError> {
     Err(match classify(path, &said) {
         // The child has its errors in our own words by now.
         CatalogError::Damaged { path, .. } if said.contains(" is held by ") => {
-            CatalogError::Held { path, holder: None }
+            CatalogError::Held { path, holder: holder_in(&said) }
         }
         CatalogError::Damaged { path, .. } => {
             CatalogError::Damaged { path, message: format!("{} ({})", said.trim(), output.status) }

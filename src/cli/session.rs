@@ -327,6 +327,11 @@ impl From<crate::operator::OperatorError> for CliError {
 
 impl From<crate::engine::EngineError> for CliError {
     fn from(failure: crate::engine::EngineError) -> Self {
-        Self::for_reason(failure.reason(), failure.to_string()).hint(failure.hint())
+        let mut error =
+            Self::for_reason(failure.reason(), failure.to_string()).hint(failure.hint());
+        if matches!(failure, crate::engine::EngineError::EntryMissing { .. }) {
+            error.exit_code = ExitCode::NotFound;
+        }
+        error
     }
 }

@@ -26,13 +26,21 @@ pub struct Loaded {
     pub seen_files: BTreeSet<String>,
 }
 
+/// A file or directory of documents that cannot be read.
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    let why = match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file or directory".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
+        _ => error.to_string(),
+    };
+    let message = format!("the documents in {} cannot be read: {why}", path.display());
+    Failure::new(Reason::InvalidSpec, message).hint("check the path, and that it is readable")
+}
+
 /// The YAML files that a path stands for: itself, or those directly in it. Hidden files are left
 /// out: a mounted ConfigMap keeps its generations in hidden directories.
 fn files_of(path: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let refuse = |error: std::io::Error| {
-        Failure::new(Reason::InvalidSpec, format!("{}: {error}", path.display()))
-            .hint("check the path, and that it is readable")
-    };
+    let refuse = |error: std::io::Error| unreadable(path, &error);
     if !std::fs::metadata(path).map_err(refuse)?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -121,11 +129,12 @@ fn read(file: &Path) -> Result<String, Failure> {
             .map_err(|error| refuse(error.to_string()))?;
         bytes
     } else {
-        let size = std::fs::metadata(file).map_err(|error| refuse(error.to_string()))?.len();
+        let unreadable = |error: std::io::Error| unreadable(file, &error);
+        let size = std::fs::metadata(file).map_err(unreadable)?.len();
         if size > LIMIT {
             return Err(refuse(format!("{size} bytes are more than a document may have")));
         }
-        std::fs::read(file).map_err(|error| refuse(error.to_string()))?
+        std::fs::read(file).map_err(unreadable)?
     };
     if bytes.len() as u64 > LIMIT {
         return Err(refuse("it is larger than a document may be".to_owned()));

@@ -3,6 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod architecture;
+mod catalog;
+mod cli;
+mod daemon;
+mod damage;
+mod disk_full;
 mod examples;
+mod host;
 mod recovery;
+mod scene;
 mod support;

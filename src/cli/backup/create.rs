@@ -103,7 +103,8 @@ async fn documents(
 /// A name that says when: `backup-20261121-041500`.
 pub(in crate::cli) fn stamped(stem: &str) -> String {
     let now = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
-    format!("{stem}-{}", now.strftime("%Y%m%d-%H%M%S"))
+    // Milliseconds too: the same name a second time would be the same object, which has run already.
+    format!("{stem}-{}", now.strftime("%Y%m%d-%H%M%S-%3f"))
 }
 
 /// The store that is meant: a name, a directory (whose BackupStore document is returned too), or the

@@ -53,7 +53,11 @@ pub(super) async fn verify(
             record.id.to_string(),
             record.backup_name.clone(),
             word.to_owned(),
-            message.clone(),
+            // The archive's name stands in the row already, and the room is for the reason.
+            message
+                .trim_start_matches(&record.backup_name)
+                .trim_start_matches([':', ' '])
+                .to_owned(),
         ]);
         items.push(json!({
             "id": record.id, "name": record.backup_name, "result": word.to_lowercase(),

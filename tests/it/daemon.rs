@@ -1,0 +1,202 @@
+//! The daemon: documents from a directory, schedules, its addresses, its socket, its end.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::scene::{Daemon, STORE, Scene, backup, head, shell, wait_longer, wait_until};
+
+fn schedule(name: &str, cron: &str, more: &str) -> String {
+    format!(
+        "{}metadata: {{name: {name}}}\nspec:\n  schedule: '{cron}'\n{more}  template: {{spec: \
+         {{target: {{host: {{paths: [@/live]}}}}, storeRef: {{name: main}}}}}}\n",
+        head("BackupSchedule")
+    )
+}
+
+fn scene() -> Scene {
+    let scene = Scene::new();
+    scene.write("live/f", "one");
+    scene.write("specs/store.yaml", scene.fill(STORE));
+    scene
+}
+
+#[test]
+fn documents_are_carried_out_and_verbs_go_through_the_socket() {
+    let scene = scene();
+    let daemon = Daemon::start(&scene, "specs");
+    scene.write("specs/one.yaml", scene.fill(&backup("one", "@/live", "")));
+    wait_until("the Backup is carried out", || {
+        scene.backups().iter().any(|record| record["status"] == "Succeeded")
+    });
+    // A broken document harms nobody else, and the daemon goes on.
+    scene.write("specs/broken.yaml", "kind: [");
+    scene.write("live/f", "two");
+    scene.run(&["restore", "create", "one", "--yes"]).ok();
+    assert_eq!(scene.read("live/f"), "one");
+    scene.run(&["backup", "create", "-p", "live", "--name", "by-hand"]).ok();
+    scene.run(&["backup", "verify", "by-hand"]).ok();
+    scene.run(&["backup", "files", "by-hand"]).ok();
+    scene.run(&["db", "query", "SELECT 1"]).ok();
+    scene.run(&["db", "check"]).ok();
+    scene.run(&["history"]).ok();
+    scene.run(&["config", "list"]).ok();
+    scene.run(&["store", "check"]).ok();
+
+    // Another daemon, and a verb without the socket, are told who holds the catalog.
+    let holder = format!("PID {}", daemon.child.id());
+    let other = scene.path("other.sock");
+    for arguments in [
+        vec!["daemon", "--specs", "specs", "--listen", "off"],
+        vec!["--socket", other.to_str().unwrap(), "backup", "list"],
+    ] {
+        scene.run(&arguments).code(5).says(&holder);
+    }
+
+    for page in ["/livez", "/readyz", "/api/v1/backups", "/api/v1/backups/1", "/api/v1/schedules"] {
+        assert_eq!(daemon.get(page).unwrap().0, 200, "{page}");
+    }
+    for page in ["/api/v1/stores", "/api/v1/operations", "/api/v1/resources/Backup"] {
+        assert_eq!(daemon.get(page).unwrap().0, 200, "{page}");
+    }
+    assert_eq!(daemon.get("/api/v1/backups/999").unwrap().0, 404);
+    assert_eq!(daemon.get("/nothing").unwrap().0, 404);
+    let (_, metrics) = daemon.get("/metrics").unwrap();
+    assert!(metrics.contains("eider_backups_total"), "{metrics}");
+    promtool(&scene, &metrics);
+    assert_eq!(daemon.stop(), Some(0));
+    assert!(!scene.path("eider.sock").exists());
+    // The next one starts where this one ended: nothing runs twice, gauges are back.
+    let daemon = Daemon::start(&scene, "specs");
+    let (_, metrics) = daemon.get("/metrics").unwrap();
+    let gauge = "eider_backup_last_success_timestamp_seconds{";
+    assert!(metrics.lines().any(|line| line.starts_with(gauge)), "{metrics}");
+    assert_eq!(scene.backups().iter().filter(|record| record["object"] == "one").count(), 1);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+fn promtool(scene: &Scene, metrics: &str) {
+    let file = fs::File::open(scene.write("metrics.txt", metrics)).unwrap();
+    match Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::from(file)).output() {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && said.is_empty(), "{said}");
+        }
+        #[allow(clippy::print_stderr)]
+        Err(_) => eprintln!("SKIPPED the check by promtool, which is not installed"),
+    }
+}
+
+#[test]
+fn a_directory_that_is_swapped_like_a_config_map_is_followed() {
+    let scene = scene();
+    for (generation, name) in [("..1", "one"), ("..2", "two")] {
+        let text = format!("{STORE}---\n{}", backup(name, "@/live", ""));
+        scene.write(&format!("mounted/{generation}/all.yaml"), scene.fill(&text));
+    }
+    symlink("..1", scene.path("mounted/..data")).unwrap();
+    symlink("..data/all.yaml", scene.path("mounted/all.yaml")).unwrap();
+    let daemon = Daemon::start(&scene, "mounted");
+    let done = |name: &str| {
+        scene
+            .backups()
+            .iter()
+            .any(|record| record["object"] == name && record["status"] == "Succeeded")
+    };
+    wait_until("the first generation is carried out", || done("one"));
+    symlink("..2", scene.path("mounted/..data_tmp")).unwrap();
+    fs::rename(scene.path("mounted/..data_tmp"), scene.path("mounted/..data")).unwrap();
+    wait_until("the second generation is carried out", || done("two"));
+    assert_eq!(scene.backups().len(), 2);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn retention_keeps_what_it_says_and_suspending_survives() {
+    let scene = scene();
+    let text = schedule("nightly", "0 2 * * *", "  retention: {keepLast: 2}\n");
+    scene.write("specs/nightly.yaml", scene.fill(&text));
+    let daemon = Daemon::start(&scene, "specs");
+    wait_until("the schedule is known", || {
+        !scene.run(&["schedule", "list", "-o", "json"]).ok().items().is_empty()
+    });
+    for number in 0..4 {
+        scene.write("live/f", number.to_string());
+        scene.run(&["schedule", "run", "nightly"]).ok();
+    }
+    wait_until("retention has pruned", || scene.stored().len() == 4);
+    let backups = scene.backups();
+    assert_eq!(backups.len(), 2, "{backups:?}");
+    assert!(backups.iter().all(|record| record["file"] == "present"));
+    scene.run(&["db", "check"]).ok();
+
+    scene.run(&["schedule", "suspend", "nightly"]).ok();
+    assert_eq!(daemon.stop(), Some(0));
+    let daemon = Daemon::start(&scene, "specs");
+    let suspended = || scene.run(&["schedule", "list"]).ok().stdout.contains("yes");
+    assert!(suspended());
+    scene.run(&["schedule", "resume", "nightly"]).ok();
+    assert!(!suspended());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// The one test that waits for a real minute.
+#[test]
+fn a_schedule_fires_when_its_minute_comes() {
+    let scene = scene();
+    scene.write("specs/every.yaml", scene.fill(&schedule("every", "* * * * *", "")));
+    let daemon = Daemon::start(&scene, "specs");
+    wait_longer("the schedule fires", Duration::from_secs(70), &mut || {
+        scene.stored().iter().any(|name| name.ends_with("manifest.json"))
+    });
+    wait_until("the run is recorded", || {
+        scene.backups().iter().any(|record| record["schedule"] == "every")
+    });
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn an_idle_daemon_is_small_and_still() {
+    let scene = scene();
+    scene.write("specs/nightly.yaml", scene.fill(&schedule("nightly", "0 2 * * *", "")));
+    scene.write("specs/one.yaml", scene.fill(&backup("one", "@/live", "")));
+    let daemon = Daemon::start(&scene, "specs");
+    wait_until("the Backup is done", || !scene.stored().is_empty());
+    std::thread::sleep(Duration::from_secs(3));
+    let process = daemon.child.id();
+    let ticks = || -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = ticks();
+    std::thread::sleep(Duration::from_secs(20));
+    let used = ticks() - before;
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let resident = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let resident: u64 = resident.split_whitespace().nth(1).unwrap().parse().unwrap();
+    #[allow(clippy::print_stderr)]
+    {
+        eprintln!("idle daemon: {resident} KiB resident, {used} ticks in 20 s");
+    }
+    assert!(resident < 80 * 1024, "{resident} KiB");
+    assert!(used < 5, "{used} ticks in 20 s");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_daemon_that_is_asked_to_stop_undoes_what_is_under_way() {
+    let scene = scene();
+    let slow = "hooks:\n  before: [{exec: {command: [sleep, '600']}}]\n  \
+                after: [{exec: {command: [touch, '@/after']}}]";
+    scene.write("specs/slow.yaml", scene.fill(&backup("slow", "@/live", slow)));
+    let daemon = Daemon::start(&scene, "specs");
+    wait_until("the Backup runs", || {
+        daemon.get("/api/v1/operations").is_some_and(|(_, body)| body.contains("slow"))
+    });
+    shell(&scene.path(""), "true");
+    assert_eq!(daemon.stop(), Some(0));
+    assert!(scene.path("after").exists());
+    assert_eq!(scene.stored(), Vec::<String>::new());
+}

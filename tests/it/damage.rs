@@ -1,0 +1,152 @@
+//! Archives that somebody or something has changed: found by `verify`, refused by `restore`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::scene::{STORE, Scene, assert_same, shell};
+use eider::engine::{Cancel, LocalStore, Silent, verify};
+use eider::spec::VerifyMode;
+
+/// A scene with one backup `one` of a small live tree that has since changed, and a copy of the
+/// live tree as it is now.
+fn scene() -> (Scene, PathBuf) {
+    let scene = Scene::new();
+    shell(
+        &scene.path("live"),
+        "mkdir d; for i in 1 2 3 4 5; do echo content $i > d/$i; done; head -c 9000 /dev/urandom > r; ln -s r l",
+    );
+    scene.backup("one", "@/live", "").ok();
+    shell(&scene.path("live"), "echo live > d/1; echo live > new");
+    shell(&scene.path(""), "cp -a live now");
+    let archive = scene.archive("one");
+    (scene, archive)
+}
+
+fn manifest(archive: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.manifest.json", archive.display()))
+}
+
+/// Flips one bit of one byte.
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1 << (at % 8);
+    fs::write(path, bytes).unwrap();
+}
+
+#[track_caller]
+fn refused(scene: &Scene, code: i32) {
+    scene.restore("back", "{from: {backupRef: {name: one}}}").code(code).says("hint");
+    assert_same(&scene.path("now"), &scene.path("live"));
+    assert_eq!(scene.backups().len(), 1, "no safety backup is taken for what is refused");
+}
+
+/// The program has a process of its own for each place, so the many places go through its library.
+#[test]
+fn a_flipped_bit_anywhere_in_archive_or_manifest_is_found() {
+    let (scene, archive) = scene();
+    let store = LocalStore::open(&scene.path("store"), "main", false).unwrap();
+    let name = archive.file_name().unwrap().to_str().unwrap();
+    let mut places = 0;
+    for path in [archive.clone(), manifest(&archive)] {
+        let length = usize::try_from(fs::metadata(&path).unwrap().len()).unwrap();
+        let whole = fs::read(&path).unwrap();
+        // Every byte of the first and last kilobyte's header and trailer, and a grid between.
+        let grid = (0..length).step_by((length / 200).max(1));
+        for at in grid.chain(0..24).chain(length - 24..length) {
+            flip(&path, at);
+            let found = verify(&store, name, VerifyMode::Full, &Silent, &Cancel::new());
+            assert!(found.is_err(), "byte {at} of {} is not noticed", path.display());
+            fs::write(&path, &whole).unwrap();
+            places += 1;
+        }
+    }
+    assert!(places >= 400, "{places}");
+    verify(&store, name, VerifyMode::Full, &Silent, &Cancel::new()).unwrap();
+}
+
+#[test]
+fn a_flipped_bit_is_told_and_a_restore_refused() {
+    let (scene, archive) = scene();
+    let length = usize::try_from(fs::metadata(&archive).unwrap().len()).unwrap();
+    let whole = fs::read(&archive).unwrap();
+    for at in [3, length / 3, length / 2, length - 2] {
+        flip(&archive, at);
+        scene.run(&["backup", "verify", "one"]).code(1);
+        scene.run(&["restore", "create", "one", "--yes"]).code(1).says("damaged");
+        assert_same(&scene.path("now"), &scene.path("live"));
+        fs::write(&archive, &whole).unwrap();
+    }
+    assert_eq!(scene.record("one")["verifiedAt"], serde_json::Value::Null);
+    scene.run(&["backup", "verify", "one"]).ok();
+    assert!(scene.record("one")["verifiedAt"].is_string());
+    scene.run(&["restore", "create", "one", "--yes"]).ok();
+    assert_eq!(scene.read("live/d/1"), "content 1\n");
+}
+
+#[test]
+fn the_table_of_verify_says_why_and_not_the_name_again() {
+    let (scene, archive) = scene();
+    flip(&archive, 200);
+    let ended = scene.run(&["backup", "verify", "one"]).code(1);
+    let row = ended.stdout.lines().nth(1).unwrap();
+    assert_eq!(row.matches("backup_manual").count(), 1, "{row}");
+    assert!(row.contains("damaged"), "{row}");
+}
+
+#[test]
+fn a_truncated_archive_is_marked_and_refused() {
+    let (scene, archive) = scene();
+    let file = fs::OpenOptions::new().write(true).open(&archive).unwrap();
+    file.set_len(fs::metadata(&archive).unwrap().len() - 1).unwrap();
+    assert_eq!(scene.record("one")["file"], "wrong size");
+    scene.run(&["backup", "verify", "one"]).code(1);
+    scene.run(&["backup", "verify", "one", "--quick"]).code(1);
+    refused(&scene, 1);
+}
+
+#[test]
+fn a_missing_archive_is_marked_refused_and_can_be_deleted() {
+    let (scene, archive) = scene();
+    fs::remove_file(&archive).unwrap();
+    assert_eq!(scene.record("one")["file"], "missing");
+    assert!(scene.run(&["backup", "list"]).ok().stdout.contains("MISSING"));
+    scene.run(&["backup", "verify", "one"]).code(1);
+    scene.run(&["db", "check"]).code(1);
+    refused(&scene, 3);
+    scene.run(&["backup", "delete", "one", "--yes", "--force"]).ok();
+    assert!(scene.backups().is_empty());
+    assert_eq!(scene.stored(), Vec::<String>::new());
+    scene.run(&["db", "check"]).ok();
+}
+
+#[test]
+fn an_archive_without_or_with_a_foreign_manifest_is_refused() {
+    let (scene, archive) = scene();
+    let whole = fs::read(manifest(&archive)).unwrap();
+    fs::remove_file(manifest(&archive)).unwrap();
+    scene.run(&["backup", "verify", "one"]).code(1);
+    refused(&scene, 3);
+    let text = String::from_utf8(whole).unwrap().replace("\"live\"", "\"evil\"");
+    fs::write(manifest(&archive), text).unwrap();
+    scene.run(&["backup", "verify", "one"]).code(1);
+    scene.restore("again", "{from: {backupRef: {name: one}}}").code(1);
+    assert_same(&scene.path("now"), &scene.path("live"));
+}
+
+#[test]
+fn swapped_archives_are_told_apart() {
+    let (scene, one) = scene();
+    scene.apply(&format!("{STORE}---\n{}", super::scene::backup("two", "@/live", ""))).ok();
+    let two = scene.archive("two");
+    let spare = scene.path("spare");
+    for pair in [[&one, &two], [&manifest(&one), &manifest(&two)]] {
+        fs::rename(pair[0], &spare).unwrap();
+        fs::rename(pair[1], pair[0]).unwrap();
+        fs::rename(&spare, pair[1]).unwrap();
+        // Also when both were swapped together, so that each manifest fits the file beside it.
+        let ended = scene.run(&["backup", "verify", "--all", "-o", "json"]).code(1);
+        assert!(ended.items().iter().all(|item| item["result"] == "failed"), "{}", ended.stdout);
+        scene.run(&["restore", "create", "one", "--yes"]).code(1);
+        assert_same(&scene.path("now"), &scene.path("live"));
+    }
+}

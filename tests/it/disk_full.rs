@@ -1,0 +1,78 @@
+//! A store on a file system that fills up.
+
+use super::scene::{Scene, SmallDisk, may_mount, shell};
+
+#[test]
+fn a_full_disk_fails_a_backup_cleanly_and_spares_earlier_ones() {
+    if !may_mount("a_full_disk_fails_a_backup_cleanly_and_spares_earlier_ones") {
+        return;
+    }
+    let scene = Scene::new();
+    let _disk = SmallDisk::mount(&scene.path("store"), "4m");
+    shell(&scene.path("live"), "head -c 500000 /dev/urandom > small");
+    scene.backup("early", "@/live", "").ok();
+    let stored = scene.stored();
+
+    // The estimate alone refuses what cannot fit.
+    shell(&scene.path("live"), "head -c 8000000 /dev/urandom > large");
+    scene.backup("refused", "@/live", "").code(4).says("space");
+    assert_eq!(scene.stored(), stored);
+    assert_eq!(scene.record("refused")["status"], "Failed");
+
+    // What the estimate cannot know: the disk fills up while the archive is written. The hook runs
+    // after the preflight.
+    shell(&scene.path("live"), "rm large; head -c 2000000 /dev/urandom > medium");
+    let fill = scene.fill("{exec: {command: [sh, -c, 'cat /dev/zero > @/store/ballast || true']}}");
+    let ended = scene.backup("filled", "@/live", &format!("hooks: {{before: [{fill}]}}"));
+    assert!([1, 4].contains(&ended.code), "{ended:?}");
+    assert!(ended.stderr.contains("hint"), "{}", ended.stderr);
+    let record = scene.run(&["get", "backup", "filled", "-o", "json"]).ok().stdout;
+    assert!(record.contains("NotEnoughSpace") || record.contains("ArchiveFailed"), "{record}");
+    let mut left = scene.stored();
+    left.retain(|name| name != "ballast");
+    assert_eq!(left, stored, "a partial archive was left");
+    scene.run(&["backup", "verify", "early"]).ok();
+
+    shell(&scene.path("store"), "rm ballast");
+    scene.backup("later", "@/live", "").ok();
+    assert_eq!(scene.record("later")["status"], "Succeeded");
+    scene.run(&["db", "check"]).ok();
+}
+
+#[test]
+fn the_space_that_is_to_stay_free_is_kept() {
+    let scene = Scene::new();
+    scene.write("live/f", "x");
+    let ended = scene.apply(
+        "apiVersion: eider.dev/v1alpha1\nkind: BackupStore\nmetadata: {name: main}\n\
+         spec: {local: {path: @/store}, minFree: 900000Ti}\n---\n\
+         apiVersion: eider.dev/v1alpha1\nkind: Backup\nmetadata: {name: one}\n\
+         spec: {target: {host: {paths: [@/live]}}, storeRef: {name: main}}\n",
+    );
+    ended.code(4).says("hint");
+    assert_eq!(scene.record("one")["status"], "Failed");
+    assert_eq!(scene.stored(), Vec::<String>::new());
+}
+
+#[test]
+fn a_restore_that_does_not_fit_is_refused_before_anything_changes() {
+    if !may_mount("a_restore_that_does_not_fit_is_refused_before_anything_changes") {
+        return;
+    }
+    let scene = Scene::new();
+    shell(&scene.path("live"), "head -c 6000000 /dev/urandom > large");
+    scene.backup("large", "@/live", "").ok();
+    let _disk = SmallDisk::mount(&scene.path("small"), "3m");
+    scene.write("small/data/f", "as it was");
+    scene
+        .restore(
+            "back",
+            &scene.fill(
+                "{from: {backupRef: {name: large}}, target: {host: {paths: [@/small/data]}}}",
+            ),
+        )
+        .code(4)
+        .says("space");
+    assert_eq!(shell(&scene.path("small"), "find . -type f"), "./data/f\n");
+    assert_eq!(scene.read("small/data/f"), "as it was");
+}
