@@ -34,6 +34,7 @@ pub async fn daemon(
             format!("{}: {error}", arguments.specs.display()),
         )
     })?;
+    let stop = stop_signal();
     let (catalog, needs_rebuild) = open_catalog(&global.catalog, &output).await?;
     let operator =
         Operator::new(catalog.clone(), metrics()?, None, usize::from(arguments.concurrency));
@@ -66,7 +67,7 @@ pub async fn daemon(
         );
     }
     tracing::info!(specs = %specs.display(), catalog = %global.catalog.display(), "started");
-    let result = Daemon::new(operator, specs, health).run(stop_signal()).await;
+    let result = Daemon::new(operator, specs, health).run(stop).await;
     catalog.close().await?;
     result.map_err(CliError::from)
 }

@@ -148,8 +148,9 @@ impl Session {
     pub fn listen_for_interrupts(&self) {
         let (operator, cancel, output) =
             (self.operator.clone(), self.interrupted.clone(), self.output.clone());
+        let stop = stop_signal();
         tokio::spawn(async move {
-            stop_signal().await;
+            stop.await;
             output.note("stopping; everything is put back first");
             cancel.cancel();
             operator.stop();
@@ -264,17 +265,20 @@ async fn reach(socket: &Path, catalog: &Path) -> Option<Catalog> {
     same.then(|| Catalog::remote(socket))
 }
 
-/// Resolves at the first SIGINT or SIGTERM.
-pub async fn stop_signal() {
+/// Resolves at the first SIGINT or SIGTERM from now on: the signals are caught when this is called,
+/// not when its result is first waited for, or one that comes in between would kill the process.
+pub fn stop_signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let interrupt = tokio::signal::ctrl_c();
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        let _ = interrupt.await;
-        return;
-    };
-    tokio::select! {
-        _ = interrupt => {}
-        _ = terminate.recv() => {}
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+            // Without handlers the signals end the process by themselves.
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }
 

@@ -125,8 +125,10 @@ fn check_guards(job: &BackupJob, log: &Log<'_>) -> Result<(), Failure> {
     let previous =
         job.previous.map(|previous| SourceFacts { files: previous.files, bytes: previous.bytes });
     let current = SourceFacts { files: archive.files, bytes: archive.source_bytes };
-    guard::check(previous.as_ref(), &current, &job.spec.guards)
-        .map_err(|found| Failure::new(found.reason, found.message))
+    guard::check(previous.as_ref(), &current, &job.spec.guards).map_err(|found| {
+        Failure::new(found.reason, found.message)
+            .hint("the archive is kept, unverified; look into it and into the source")
+    })
 }
 
 /// Whether a failed backup keeps its archive: a suspicious one does, unverified, for a person to look at.

@@ -26,7 +26,11 @@ fn presence(record: &BackupRecord) -> &'static str {
 fn item(record: &BackupRecord) -> Value {
     let mut item = json!(record);
     if let Value::Object(map) = &mut item {
-        map.insert("file".to_owned(), json!(presence(record).to_lowercase()));
+        let word = match presence(record) {
+            "ok" => "present".to_owned(),
+            word => word.to_lowercase(),
+        };
+        map.insert("file".to_owned(), json!(word));
     }
     item
 }

@@ -175,7 +175,11 @@ fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
         |found| {
             Failure::new(
                 Reason::NotEnoughSpace,
-                format!("store {} ({}): {found}", job.store.name, store_path.display()),
+                format!(
+                    "not enough space in store {} ({}): {found}",
+                    job.store.name,
+                    store_path.display()
+                ),
             )
             .hint("remove old backups, or keep the store on a larger file system")
         },

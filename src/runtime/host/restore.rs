@@ -261,6 +261,17 @@ fn extract(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
     };
     let progress = handles.progress.as_ref();
     let summary = engine::unpack(&archive, manifest.format, &options, progress, &handles.cancel)?;
+    if !job.spec.include.is_empty() && summary.entries == 0 {
+        let names: Vec<&str> = manifest.roots.iter().map(|root| root.name.as_str()).collect();
+        return Err(Failure::new(
+            Reason::InvalidSpec,
+            format!("nothing in {} matches {}", job.archive, job.spec.include.join(", ")),
+        )
+        .hint(format!(
+            "names in the archive begin with {}; `eider backup files` lists them",
+            names.join(" or ")
+        )));
+    }
     Ok(json!(ExtractFacts {
         files: summary.files,
         bytes: summary.bytes,
