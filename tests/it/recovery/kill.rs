@@ -101,6 +101,9 @@ spec:
         scene.run(["run", "-f", first.to_str().unwrap()]).succeeded();
         let archived: Trees = roots.iter().map(|root| support::fingerprint(root)).collect();
         for root in &roots {
+            let copy = scene.path("archived").join(root.file_name().unwrap());
+            std::fs::create_dir_all(&copy).unwrap();
+            copy_all(root, &copy);
             empty(root);
             if play == Play::RestoreOfNothing {
                 std::fs::remove_dir(root).unwrap();
@@ -239,6 +242,13 @@ spec:
                 .filter(|(name, said)| wanted.get(*name) != Some(said))
                 .chain(wanted.iter().filter(|(name, _)| !found.contains_key(*name)))
                 .collect();
+            if succeeded && !matches!(self.play, Play::Backup(_)) {
+                let archived = self.scene.path("archived").join(root.file_name().unwrap());
+                let differences = support::rsync_differences(&archived, root);
+                // What is preserved is not the archive's.
+                let mut others = differences.lines().filter(|line| !line.contains(" conf/"));
+                assert_eq!(others.next(), None, "rsync finds:\n{differences}");
+            }
             assert!(
                 differing.is_empty(),
                 "{} (succeeded: {succeeded}) is not as it has to be: {differing:#?}",
