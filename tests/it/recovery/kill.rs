@@ -139,9 +139,9 @@ spec:
             Play::RestoreOfNothing => archived,
             _ => old.iter().zip(&archived).map(|(old, new)| preserved(old, new)).collect(),
         };
-        let archives = scene.stored().into_iter().filter(|name| !name.ends_with(".json"));
+        let files = scene.stored().into_iter().filter(|name| !name.contains(".manifest"));
         let earlier: Vec<_> =
-            archives.map(|name| (support::sha256sum(&scene.store().join(&name)), name)).collect();
+            files.map(|name| (support::sha256sum(&scene.store().join(&name)), name)).collect();
         assert_eq!(earlier.len(), 1);
         let saved = tempfile::tempdir().unwrap();
         copy_all(&scene.path(""), saved.path());
@@ -224,7 +224,7 @@ spec:
             self.scene.stored().into_iter().filter(|name| name.starts_with('.')).collect();
         for name in &left {
             let file = std::fs::File::options().write(true).open(self.scene.store().join(name));
-            let long_ago = SystemTime::now() - Duration::from_secs(30 * 86_400);
+            let long_ago = SystemTime::now() - Duration::from_hours(30 * 24);
             file.unwrap().set_modified(long_ago).unwrap();
         }
         if !left.is_empty() {
