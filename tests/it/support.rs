@@ -19,7 +19,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// How long a test waits for something that ought to come at once.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The program under test, under a name that a build at the same time does not take away.
 pub fn program() -> &'static Path {
@@ -320,8 +320,7 @@ fn note(root: &Path, path: &Path, found: &mut BTreeMap<String, String>) {
         "directory".to_owned()
     } else if kind.is_file() {
         let content = Sha256::digest(fs::read(path).unwrap());
-        let digits: String = content.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("file of {} bytes {digits} with {} names", metadata.len(), metadata.nlink())
+        format!("file of {} bytes {content:x?} with {} names", metadata.len(), metadata.nlink())
     } else if kind.is_fifo() {
         "fifo".to_owned()
     } else {

@@ -142,6 +142,7 @@ fn an_interrupted_run_puts_everything_back() {
         support::signal(&child, name);
         let finished: Finished = child.wait_with_output().unwrap().into();
         assert_eq!(finished.code, Some(130), "{finished:#?}");
+        assert!(finished.stderr.contains("everything is put back"), "{finished:#?}");
         assert_eq!(scene.hook_log(), ["before", "after"]);
         assert_eq!(ended(&scene), [pair("Backup/default/tested/1", "Cancelled")]);
         assert_eq!(scene.stored(), Vec::<String>::new());

@@ -101,6 +101,9 @@ spec:
         scene.run(["run", "-f", first.to_str().unwrap()]).succeeded();
         let archived: Trees = roots.iter().map(|root| support::fingerprint(root)).collect();
         for root in &roots {
+            let copy = scene.path("archived").join(root.file_name().unwrap());
+            std::fs::create_dir_all(&copy).unwrap();
+            copy_all(root, &copy);
             empty(root);
             if play == Play::RestoreOfNothing {
                 std::fs::remove_dir(root).unwrap();
@@ -136,9 +139,9 @@ spec:
             Play::RestoreOfNothing => archived,
             _ => old.iter().zip(&archived).map(|(old, new)| preserved(old, new)).collect(),
         };
-        let archives = scene.stored().into_iter().filter(|name| !name.ends_with(".json"));
+        let files = scene.stored().into_iter().filter(|name| !name.contains(".manifest"));
         let earlier: Vec<_> =
-            archives.map(|name| (support::sha256sum(&scene.store().join(&name)), name)).collect();
+            files.map(|name| (support::sha256sum(&scene.store().join(&name)), name)).collect();
         assert_eq!(earlier.len(), 1);
         let saved = tempfile::tempdir().unwrap();
         copy_all(&scene.path(""), saved.path());
@@ -221,7 +224,7 @@ spec:
             self.scene.stored().into_iter().filter(|name| name.starts_with('.')).collect();
         for name in &left {
             let file = std::fs::File::options().write(true).open(self.scene.store().join(name));
-            let long_ago = SystemTime::now() - Duration::from_secs(30 * 86_400);
+            let long_ago = SystemTime::now() - Duration::from_hours(30 * 24);
             file.unwrap().set_modified(long_ago).unwrap();
         }
         if !left.is_empty() {
@@ -239,6 +242,13 @@ spec:
                 .filter(|(name, said)| wanted.get(*name) != Some(said))
                 .chain(wanted.iter().filter(|(name, _)| !found.contains_key(*name)))
                 .collect();
+            if succeeded && !matches!(self.play, Play::Backup(_)) {
+                let archived = self.scene.path("archived").join(root.file_name().unwrap());
+                let differences = support::rsync_differences(&archived, root);
+                // What is preserved is not the archive's.
+                let mut others = differences.lines().filter(|line| !line.contains(" conf/"));
+                assert_eq!(others.next(), None, "rsync finds:\n{differences}");
+            }
             assert!(
                 differing.is_empty(),
                 "{} (succeeded: {succeeded}) is not as it has to be: {differing:#?}",
