@@ -33,7 +33,7 @@ fn the_spellings_of_the_first_documents_work() {
     let scene = scene();
     scene.run(&["backup", "create", "--type", "manual", "--version", "v1.2.0"]).ok();
     let newest = &scene.run(&["backup", "list", "-o", "json"]).ok().items()[0];
-    assert_eq!(newest["sourceVersion"], "1.2.0");
+    assert_eq!(newest["sourceVersion"], "v1.2.0");
     assert!(newest["backupName"].as_str().unwrap().starts_with("backup_manual_v1.2.0_"));
     scene.run(&["backup", "list"]).ok();
     scene.run(&["backup", "delete", "--id", "123"]).code(3).says("hint");
@@ -97,7 +97,7 @@ fn the_table_of_backups_is_as_it_was() {
     ]}, {
         insta::assert_snapshot!(table, @"
         ID NAME TYPE CREATED VERSION SIZE STATUS VERIFIED FILE TARGET
-        1 one manual <time> 1.2.0 <size> Succeeded yes present <target>
+        1 one manual <time> 1.2.0 <size> Succeeded yes ok <target>
         ");
     });
 }
@@ -377,9 +377,9 @@ fn settings_and_history_are_kept() {
     let scene = scene();
     let key = "backup.unfinished_grace_minutes";
     scene.run(&["config", "set", key, "99"]).ok();
-    assert_eq!(scene.run(&["config", "get", key, "-o", "json"]).ok().json()["value"], 99);
+    assert_eq!(scene.run(&["config", "get", key, "-o", "json"]).ok().json()["configValue"], 99);
     scene.run(&["config", "reset", key]).ok();
-    assert_eq!(scene.run(&["config", "get", key, "-o", "json"]).ok().json()["value"], 60);
+    assert_eq!(scene.run(&["config", "get", key, "-o", "json"]).ok().json()["configValue"], 60);
     let actions = scene.run(&["history", "-o", "json"]).ok().items();
     assert!(actions.len() >= 3, "{actions:?}");
 }
@@ -405,7 +405,7 @@ fn a_store_is_moved_with_its_archives() {
     scene.apply(&other).ok();
     scene.run(&["store", "migrate", "main", "second", "--yes"]).ok();
     assert!(scene.archive("one").starts_with(scene.path("store2")));
-    assert_eq!(scene.record("one")["file"], "present");
+    assert_eq!(scene.record("one")["file"], "ok");
     assert!(scene.stored().is_empty());
     scene.run(&["backup", "verify", "one"]).ok();
     scene.run(&["restore", "create", "one", "--yes"]).ok();

@@ -128,7 +128,7 @@ fn retention_keeps_what_it_says_and_suspending_survives() {
     wait_until("retention has pruned", || scene.stored().len() == 4);
     let backups = scene.backups();
     assert_eq!(backups.len(), 2, "{backups:?}");
-    assert!(backups.iter().all(|record| record["file"] == "present"));
+    assert!(backups.iter().all(|record| record["file"] == "ok"));
     scene.run(&["db", "check"]).ok();
 
     scene.run(&["schedule", "suspend", "nightly"]).ok();

@@ -15,7 +15,7 @@ fn a_full_disk_fails_a_backup_cleanly_and_spares_earlier_ones() {
 
     // The estimate alone refuses what cannot fit.
     shell(&scene.path("live"), "head -c 8000000 /dev/urandom > large");
-    scene.backup("refused", "@/live", "").code(4).says("space");
+    scene.backup("refused", "@/live", "").code(4).says("bytes free");
     assert_eq!(scene.stored(), stored);
     assert_eq!(scene.record("refused")["status"], "Failed");
 

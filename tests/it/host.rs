@@ -86,7 +86,15 @@ fn every_format_is_read_by_gnu_tar() {
         fs::create_dir(&out).unwrap();
         tool(
             "tar",
-            &["xpf", archive.to_str().unwrap(), "--xattrs", "--acls", "-C", out.to_str().unwrap()],
+            &[
+                "xpf",
+                archive.to_str().unwrap(),
+                "--xattrs",
+                "--xattrs-include=*",
+                "--acls",
+                "-C",
+                out.to_str().unwrap(),
+            ],
         );
         assert_same(&scene.path("before"), &out.join("live"));
         scene.run(&["backup", "verify", &name]).ok();
@@ -116,7 +124,7 @@ fn merge_preserve_and_include_touch_only_what_they_should() {
 
     shell(&scene.path("live"), spoil);
     scene
-        .restore("some", "{from: {backupRef: {name: one}}, mode: Merge, include: ['data/**']}")
+        .restore("some", "{from: {backupRef: {name: one}}, mode: Merge, include: ['live/data/**']}")
         .ok();
     assert_eq!(scene.read("live/data/db"), "1\n");
     assert_eq!(scene.read("live/config/c"), "2\n");
@@ -225,6 +233,15 @@ fn an_unreadable_file_fails_the_backup_unless_allowed() {
     shell(&scene.path(""), "chmod 755 .; chown 65534 . store; chown 65534 live");
     let program = scene.command::<&str>(&[]).get_program().to_owned();
     shell(Path::new(&program).parent().unwrap(), "chmod 755 .");
+    let probe = as_nobody(&scene, &["--version"]);
+    if probe.code != 0 {
+        // libduckdb may lie where only its owner may look.
+        #[allow(clippy::print_stderr)]
+        {
+            eprintln!("SKIPPED: another user cannot run the program: {}", probe.stderr);
+        }
+        return;
+    }
     let document = |name: &str, more: &str| {
         scene.write(
             &format!("{name}.yaml"),
@@ -250,14 +267,14 @@ fn guards_turn_a_vanished_source_into_a_failure_with_the_archive_kept() {
     }
     scene.backup("full", "@/live", "").ok();
     shell(&scene.path("live"), "rm 0 1 2 3 4 5 6");
-    scene.backup("less", "@/live", "").code(1).says("hint");
+    scene.backup("less", "@/live", "").code(1).says("check the source");
     shell(&scene.path("live"), "rm *");
     scene.backup("none", "@/live", "").code(1);
     for (name, reason) in [("less", "SuspiciousShrink"), ("none", "EmptySource")] {
         let record = scene.record(name);
         assert_eq!(record["status"], "Failed");
         assert!(record["verifiedAt"].is_null());
-        assert_eq!(record["file"], "present");
+        assert_eq!(record["file"], "ok");
         let shown = scene.run(&["get", "backup", name, "-o", "json"]).ok();
         assert!(shown.stdout.contains(reason), "{}", shown.stdout);
     }

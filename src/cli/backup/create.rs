@@ -10,7 +10,7 @@ use crate::cli::output::{CliError, ExitCode, Output};
 use crate::cli::session::{Session, judge};
 use crate::operator::Operator;
 use crate::plan;
-use crate::spec::{self, BackupTrigger, Document, Reason};
+use crate::spec::{self, ArchiveFormat, BackupSpec, BackupTrigger, BackupType, Document, Reason};
 
 pub(super) async fn create(
     session: &Session,
@@ -71,7 +71,11 @@ async fn documents(
                 "name it with `--path PATH`, or apply a BackupSchedule named `default` and have its target taken",
             )
         })?;
-        return Ok(vec![Operator::scheduled_backup(&known, name, trigger)]);
+        let mut document = Operator::scheduled_backup(&known, name, trigger);
+        if let Document::Backup(backup) = &mut document {
+            lay_over(&mut backup.spec, arguments);
+        }
+        return Ok(vec![document]);
     }
     let mut options = Map::new();
     options.insert("type".to_owned(), json!(backup_type));
@@ -98,6 +102,28 @@ async fn documents(
         store_reference(session, &arguments.namespace, arguments.store.as_deref()).await?;
     documents.extend(host_backup(&arguments.namespace, &name, &arguments.paths, &store, options)?);
     Ok(documents)
+}
+
+/// What was typed counts more than the schedule's template.
+fn lay_over(spec: &mut BackupSpec, arguments: &BackupCreateArguments) {
+    if arguments.service_version.is_some() {
+        spec.service_version.clone_from(&arguments.service_version);
+    }
+    if arguments.description.is_some() {
+        spec.description.clone_from(&arguments.description);
+    }
+    if arguments.backup_type == BackupTypeArgument::DataOnly {
+        spec.backup_type = BackupType::DataOnly;
+    }
+    spec.exclude.extend(arguments.exclude.iter().cloned());
+    spec.allow_unreadable |= arguments.allow_unreadable;
+    match arguments.format.as_deref() {
+        Some("tar.gz") => spec.archive.format = ArchiveFormat::TarGz,
+        Some("tar.zst") => spec.archive.format = ArchiveFormat::TarZst,
+        Some("tar") => spec.archive.format = ArchiveFormat::Tar,
+        _ => {}
+    }
+    spec.archive.level = arguments.level.or(spec.archive.level);
 }
 
 /// A name that says when: `backup-20261121-041500`.
