@@ -229,7 +229,7 @@ fn an_unreadable_file_fails_the_backup_unless_allowed() {
     let scene = Scene::new();
     scene.write("live/open", "x");
     scene.write("live/shut", "x");
-    fs::set_permissions(scene.path("live/shut"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(scene.path("live/shut"), fs::Permissions::from_mode(0o000)).unwrap();
     shell(&scene.path(""), "chmod 755 .; chown 65534 . store; chown 65534 live");
     let program = scene.command::<&str>(&[]).get_program().to_owned();
     shell(Path::new(&program).parent().unwrap(), "chmod 755 .");

@@ -187,7 +187,7 @@ pub fn head(kind: &str) -> String {
 
 /// A Backup into the store `main`; `more` are further lines of its spec without indentation.
 pub fn backup(name: &str, paths: &str, more: &str) -> String {
-    let more: String = more.lines().map(|line| format!("  {line}\n")).collect();
+    let more = more.lines().fold(String::new(), |text, line| text + "  " + line + "\n");
     format!(
         "{}metadata: {{name: {name}}}\nspec:\n  target: {{host: {{paths: [{paths}]}}}}\n  \
          storeRef: {{name: main}}\n{more}",
