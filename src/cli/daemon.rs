@@ -44,6 +44,7 @@ pub async fn daemon(
         health: Arc::clone(&health),
         catalog: catalog_path.into(),
     };
+    let stop = stop_signal();
     let _socket = serve_socket(&global.socket, server.clone())?;
     if let Listen::At(address) = arguments.listen {
         let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| {
@@ -66,7 +67,7 @@ pub async fn daemon(
         );
     }
     tracing::info!(specs = %specs.display(), catalog = %global.catalog.display(), "started");
-    let result = Daemon::new(operator, specs, health).run(stop_signal()).await;
+    let result = Daemon::new(operator, specs, health).run(stop).await;
     catalog.close().await?;
     result.map_err(CliError::from)
 }

@@ -148,8 +148,9 @@ impl Session {
     pub fn listen_for_interrupts(&self) {
         let (operator, cancel, output) =
             (self.operator.clone(), self.interrupted.clone(), self.output.clone());
+        let stop = stop_signal();
         tokio::spawn(async move {
-            stop_signal().await;
+            stop.await;
             output.note("stopping; everything is put back first");
             cancel.cancel();
             operator.stop();
@@ -265,16 +266,25 @@ async fn reach(socket: &Path, catalog: &Path) -> Option<Catalog> {
 }
 
 /// Resolves at the first SIGINT or SIGTERM.
-pub async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let interrupt = tokio::signal::ctrl_c();
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        let _ = interrupt.await;
-        return;
-    };
-    tokio::select! {
-        _ = interrupt => {}
-        _ = terminate.recv() => {}
+pub fn stop_signal() -> impl Future<Output = ()> {
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+    async fn first(signal: Option<Signal>) {
+        match signal {
+            Some(mut signal) => {
+                signal.recv().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+    // Caught from this call on, not from the first poll: until then a signal ends the process as if
+    // it had been killed.
+    let interrupt = signal(SignalKind::interrupt()).ok();
+    let terminate = signal(SignalKind::terminate()).ok();
+    async move {
+        tokio::select! {
+            () = first(interrupt) => {}
+            () = first(terminate) => {}
+        }
     }
 }
 
