@@ -60,8 +60,11 @@ pub(super) fn run(store: &Store, archives: &[ArchiveOnDisk]) -> Result<Vec<Findi
         }
     }
     for (table, key) in KEYS {
+        // The name of a deleted archive may be given again within its second.
+        let rows = if *key == "backup_name" { "WHERE deleted_at IS NULL" } else { "" };
         let sql = format!(
-            "SELECT ({key})::VARCHAR FROM {table} GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL"
+            "SELECT ({key})::VARCHAR FROM {table} {rows} GROUP BY ALL HAVING count(*) > 1 \
+             ORDER BY ALL"
         );
         for object in names(store, &sql)? {
             add(Severity::Error, table, object, format!("several rows have this {key}"));

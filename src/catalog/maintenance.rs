@@ -55,7 +55,8 @@ pub(super) fn rebuild(
     store: &mut Store,
     mut backups: Vec<BackupRecord>,
 ) -> Result<RebuildReport, CatalogError> {
-    let present: Vec<BackupRecord> = store.select("", &[])?;
+    // Of several rows of one name the last counts: the one whose archive has not been deleted.
+    let present: Vec<BackupRecord> = store.select("ORDER BY deleted_at IS NULL, id", &[])?;
     let numbers: HashMap<String, i64> =
         present.into_iter().map(|record| (record.backup_name, record.id)).collect();
     backups.sort_by(|one, other| {

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::scene::{Daemon, STORE, Scene, backup, head, shell, wait_longer, wait_until};
+use super::scene::{Daemon, STORE, Scene, backup, head, wait_longer, wait_until};
 
 fn schedule(name: &str, cron: &str, more: &str) -> String {
     format!(
@@ -188,14 +188,12 @@ fn an_idle_daemon_is_small_and_still() {
 #[test]
 fn a_daemon_that_is_asked_to_stop_undoes_what_is_under_way() {
     let scene = scene();
-    let slow = "hooks:\n  before: [{exec: {command: [sleep, '600']}}]\n  \
+    let slow = "hooks:\n  before: [{exec: {command: [sh, -c, 'touch @/begun; sleep 600']}}]\n  \
                 after: [{exec: {command: [touch, '@/after']}}]";
     scene.write("specs/slow.yaml", scene.fill(&backup("slow", "@/live", slow)));
     let daemon = Daemon::start(&scene, "specs");
-    wait_until("the Backup runs", || {
-        daemon.get("/api/v1/operations").is_some_and(|(_, body)| body.contains("slow"))
-    });
-    shell(&scene.path(""), "true");
+    wait_until("the hook runs", || scene.path("begun").exists());
+    assert!(daemon.get("/api/v1/operations").unwrap().1.contains("slow"));
     assert_eq!(daemon.stop(), Some(0));
     assert!(scene.path("after").exists());
     assert_eq!(scene.stored(), Vec::<String>::new());

@@ -21,7 +21,7 @@ fn a_full_disk_fails_a_backup_cleanly_and_spares_earlier_ones() {
 
     // What the estimate cannot know: the disk fills up while the archive is written. The hook runs
     // after the preflight.
-    shell(&scene.path("live"), "rm large; head -c 2000000 /dev/urandom > medium");
+    shell(&scene.path("live"), "rm large; head -c 1500000 /dev/urandom > medium");
     let fill = scene.fill("{exec: {command: [sh, -c, 'cat /dev/zero > @/store/ballast || true']}}");
     let ended = scene.backup("filled", "@/live", &format!("hooks: {{before: [{fill}]}}"));
     assert!([1, 4].contains(&ended.code), "{ended:?}");

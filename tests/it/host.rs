@@ -75,6 +75,8 @@ fn a_restored_tree_is_what_was_backed_up_and_its_safety_backup_undoes_it() {
 fn every_format_is_read_by_gnu_tar() {
     let scene = Scene::new();
     rich(&scene);
+    // ACLs are kept as extended attributes, which GNU tar does not turn into ACLs again.
+    shell(&scene.path(""), "setfacl -b live/a before/a 2>/dev/null || true");
     for format in ["tar.gz", "tar.zst", "tar"] {
         let name = format.replace('.', "-");
         scene.backup(&name, "@/live", &format!("archive: {{format: {format}}}")).ok();
@@ -279,7 +281,7 @@ fn guards_turn_a_vanished_source_into_a_failure_with_the_archive_kept() {
         assert!(shown.stdout.contains(reason), "{}", shown.stdout);
     }
     // Such an archive is not what a restore takes without being told to.
-    scene.restore("bad", "{from: {backupRef: {name: none}}}").code(4);
+    scene.restore("bad", "{from: {backupRef: {name: none}}}").code(3);
     scene.backup("allowed", "@/live", "guards: {maxShrink: 100, allowEmpty: true}").ok();
 }
 
