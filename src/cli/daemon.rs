@@ -45,7 +45,6 @@ pub async fn daemon(
         health: Arc::clone(&health),
         catalog: catalog_path.into(),
     };
-    let stop = stop_signal();
     let _socket = serve_socket(&global.socket, server.clone())?;
     if let Listen::At(address) = arguments.listen {
         let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| {

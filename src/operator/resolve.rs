@@ -219,6 +219,18 @@ impl Operator {
                     format!("Backup {namespace}/{} has not finished", reference.name),
                 )
                 .hint("apply the Restore again when it has")),
+                RecordStatus::Failed if !record.backup_path.is_empty() => Err(Failure::new(
+                    Reason::ArchiveUnverified,
+                    format!(
+                        "Backup {namespace}/{} failed and its archive was kept unverified: {}",
+                        reference.name,
+                        record.error_message.as_deref().unwrap_or("no reason is recorded")
+                    ),
+                )
+                .hint(format!(
+                    "to restore it all the same, name the archive: `from.archive.name: {}`",
+                    record.backup_name
+                ))),
                 RecordStatus::Failed | RecordStatus::Deleted => Err(Failure::new(
                     Reason::BackupNotFound,
                     format!(

@@ -281,7 +281,7 @@ fn guards_turn_a_vanished_source_into_a_failure_with_the_archive_kept() {
         assert!(shown.stdout.contains(reason), "{}", shown.stdout);
     }
     // Such an archive is not what a restore takes without being told to.
-    scene.restore("bad", "{from: {backupRef: {name: none}}}").code(3);
+    scene.restore("bad", "{from: {backupRef: {name: none}}}").code(4).says("unverified");
     scene.backup("allowed", "@/live", "guards: {maxShrink: 100, allowEmpty: true}").ok();
 }
 

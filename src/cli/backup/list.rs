@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
 use crate::cli::arguments::{BackupListArguments, BackupReference};
-use crate::cli::output::CliError;
 use crate::cli::output::format::{age, duration, local_minute, local_time, size};
+use crate::cli::output::{CliError, OutputFormat};
 use crate::cli::session::Session;
 
 /// Whether a record's archive is where it should be.
@@ -26,11 +26,7 @@ fn presence(record: &BackupRecord) -> &'static str {
 fn item(record: &BackupRecord) -> Value {
     let mut item = json!(record);
     if let Value::Object(map) = &mut item {
-        let word = match presence(record) {
-            "ok" => "present".to_owned(),
-            word => word.to_lowercase(),
-        };
-        map.insert("file".to_owned(), json!(word));
+        map.insert("file".to_owned(), json!(presence(record).to_lowercase()));
     }
     item
 }
@@ -60,6 +56,11 @@ pub(super) async fn list(
         })
         .take(limit)
         .collect();
+    // Thousands of records are shown one way or the other, not made ready for both.
+    if session.output.format != OutputFormat::Table {
+        let items: Vec<Value> = records.iter().map(item).collect();
+        return session.output.table(&[], &[], &items);
+    }
     let rows: Vec<Vec<String>> = records
         .iter()
         .map(|record| {
@@ -77,14 +78,13 @@ pub(super) async fn list(
             ]
         })
         .collect();
-    let items: Vec<Value> = records.iter().map(item).collect();
-    session.output.table(
+    session.output.table::<Value>(
         &[
             "ID", "NAME", "TYPE", "CREATED", "VERSION", "SIZE", "STATUS", "VERIFIED", "FILE",
             "TARGET",
         ],
         &rows,
-        &items,
+        &[],
     )
 }
 
