@@ -204,6 +204,8 @@ impl Operator {
             }
         };
         point("performed");
+        let failed = outcome.as_ref().err().map(|failure| failure.reason);
+        self.metrics.reconcile(super::record::metric_kind(operation), started.elapsed(), failed);
         match outcome {
             Ok(facts) => {
                 info!(%operation, step, seconds = started.elapsed().as_secs_f64(), "done");

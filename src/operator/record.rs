@@ -16,8 +16,8 @@ use crate::plan::{
     Log, Mark, OPERATION, OperationId, PreflightFacts, SealFacts, UpgradeJob, VerifyFacts, backup,
     status, upgrade,
 };
-use crate::spec::Reason;
-use crate::telemetry::metrics::{BackupFinished, Kind, Operation, UpgradeFinished};
+use crate::spec::{Kind, Reason};
+use crate::telemetry::metrics::{BackupFinished, Operation, UpgradeFinished};
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)

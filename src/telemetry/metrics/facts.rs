@@ -8,34 +8,6 @@ use jiff::Timestamp;
 
 use crate::spec::Reason;
 
-/// The label `kind`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A Backup.
-    Backup,
-    /// A Restore.
-    Restore,
-    /// An Upgrade.
-    Upgrade,
-    /// A BackupSchedule.
-    BackupSchedule,
-    /// A BackupStore.
-    BackupStore,
-}
-
-impl Kind {
-    /// The kind as documents write it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Backup => "Backup",
-            Self::Restore => "Restore",
-            Self::Upgrade => "Upgrade",
-            Self::BackupSchedule => "BackupSchedule",
-            Self::BackupStore => "BackupStore",
-        }
-    }
-}
-
 /// The label `operation`: what can stop a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {

@@ -14,9 +14,9 @@ use prometheus::{
 };
 
 use super::catalogue::{self as list, Metric};
-use crate::spec::Reason;
+use crate::spec::{Kind, Reason};
 pub use facts::{
-    BackupFinished, BuildInformation, KeptFacts, Kind, Operation, Result as OperationResult,
+    BackupFinished, BuildInformation, KeptFacts, Operation, Result as OperationResult,
     ScheduleFacts, StoreFacts, TargetFacts, UpgradeFinished,
 };
 
