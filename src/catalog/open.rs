@@ -312,6 +312,7 @@ pub(super) fn open(
     let mut connection = open_or_set_aside(path, options, &mut report)?;
     let found = migration::inspect(&connection, path, migrations)?;
     let newest = migrations.last().map_or(0, |migration| migration.version);
+    let current = matches!(found, Found::Version(version) if version == newest);
     match found {
         Found::Version(version) if version == newest => {}
         Found::Empty => migration::apply(&connection, 0, migrations, options.now)?,
@@ -325,6 +326,12 @@ pub(super) fn open(
     }
     report.previous_program = fill_settings(&connection, options.now)?;
     checkpoint(&connection)?;
+    if !current {
+        // What laying down tables has taken is only given back with the database; a daemon that
+        // made its catalog would carry several mebibytes of it for as long as it lives.
+        connection.close().map_err(|(_, error)| CatalogError::file("close", path, error))?;
+        connection = connect(path)?;
+    }
     Ok((connection, report))
 }
 
