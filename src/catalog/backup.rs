@@ -82,6 +82,9 @@ pub struct BackupRecord {
     pub object: String,
     /// Generation of the Backup that was carried out.
     pub generation: Option<i64>,
+    /// UID of the Backup in a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// Name of the BackupStore.
     pub store: String,
     /// Name of the BackupSchedule, if one made it.

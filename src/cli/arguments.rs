@@ -1,6 +1,7 @@
 //! What can be typed. Parsing does nothing but parse: the verbs' own files give it meaning.
 
 mod backup;
+mod operator;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +14,8 @@ pub use backup::{
     BackupTypeArgument, BackupVerifyArguments, RestoreCommand, RestoreCreateArguments,
     RollbackArguments,
 };
+
+pub use operator::OperatorArguments;
 
 use super::output::OutputFormat;
 use crate::telemetry::logging::LogFormat;
@@ -83,6 +86,11 @@ pub enum Command {
     Run(RunArguments),
     /// Watch a directory of documents, keep schedules and serve metrics.
     Daemon(DaemonArguments),
+    /// Carry out the objects of a Kubernetes cluster.
+    Operator(Box<OperatorArguments>),
+    /// What a mover's pod runs.
+    #[command(hide = true)]
+    Mover,
     /// Check documents against schema and rules, offline.
     Validate(FileArguments),
     /// Take, list, inspect, verify and delete backups.

@@ -187,6 +187,7 @@ pub async fn describe(
     let result: Result<(), CliError> = async {
         for record in find(&session, arguments).await? {
             let operation = OperationId {
+                uid: None,
                 kind: record.kind.clone(),
                 namespace: record.namespace.clone(),
                 name: record.name.clone(),

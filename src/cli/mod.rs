@@ -9,6 +9,8 @@ mod daemon;
 mod database;
 mod generate;
 mod get;
+mod mover;
+mod operator;
 pub mod output;
 mod progress_adapter;
 mod records;
@@ -51,7 +53,11 @@ pub fn main() -> u8 {
 fn start_logging(arguments: &Arguments) -> Result<(), CliError> {
     let global = &arguments.global;
     // A verb that ends by itself says its errors itself; its log would say them twice.
-    let quiet = !matches!(arguments.command, Command::Daemon(_));
+    let lasting = matches!(
+        arguments.command,
+        Command::Daemon(_) | Command::Operator(_) | Command::Mover
+    );
+    let quiet = !lasting;
     let unset = std::env::var_os("RUST_LOG").is_none_or(|value| value.is_empty());
     let level = match &global.log_level {
         Some(level) => Some(level.clone()),
@@ -89,6 +95,8 @@ async fn dispatch_async(
     match command {
         Command::Run(arguments) => run::run(global, arguments, output).await,
         Command::Daemon(arguments) => daemon::daemon(global, arguments, output).await,
+        Command::Operator(arguments) => operator::operator(global, arguments, output).await,
+        Command::Mover => mover::mover().await,
         Command::Backup(command) => backup::backup(global, command, output).await,
         Command::Restore(command) => restore::restore(global, command, output).await,
         Command::Rollback(arguments) => restore::rollback(global, arguments, output).await,

@@ -22,6 +22,8 @@ pub struct Applied {
     pub created: bool,
     /// Whether its specification differs from what was there.
     pub changed: bool,
+    /// The UID that a cluster has given it.
+    pub uid: Option<String>,
 }
 
 impl Applied {
@@ -32,6 +34,7 @@ impl Applied {
             namespace: self.key.namespace.clone(),
             name: self.key.name.clone(),
             generation: self.generation,
+            uid: self.uid.clone(),
         })
     }
 
@@ -137,7 +140,7 @@ impl Operator {
         if key.kind == Kind::BackupStore {
             self.refresh_store(&key.namespace, &key.name).await?;
         }
-        Ok(Applied { key, generation, created, changed })
+        Ok(Applied { key, generation, created, changed, uid: None })
     }
 }
 

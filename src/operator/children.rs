@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::resolve::Resolved;
-use super::{Operator, OperatorError};
+use super::{Operator, OperatorError, kubernetes};
 use crate::catalog::{BackupKey, ResourceRecord};
 use crate::plan::{
     BackupJob, Child, ChildFacts, Failure, Job, Log, OperationId, PreflightFacts, RestoreJob,
@@ -11,7 +11,7 @@ use crate::plan::{
 };
 use crate::spec::{
     ArchiveOptions, BackupSpec, BackupTrigger, BackupType, Consistency, ConsistencyMode,
-    DeletionPolicy, Guards, Hooks, NameReference, Reason, RestoreMode, RestoreSource, RestoreSpec,
+    DeletionPolicy, Guards, Hooks, Kind, NameReference, Reason, RestoreMode, RestoreSource, RestoreSpec,
     Target, VerifyMode,
 };
 
@@ -22,7 +22,11 @@ impl Operator {
         parent: &Job,
         child: Child,
     ) -> Result<Result<OperationId, Failure>, OperatorError> {
-        let operation = child_operation(parent.operation(), child);
+        let mut operation = child_operation(parent.operation(), child);
+        if self.cluster.is_some() {
+            return self.ensure_child_object(parent, child, operation).await;
+        }
+        operation.uid = None;
         let journal = self.catalog.journal(&operation).await?;
         if Log::new(&journal).job().is_some() {
             return Ok(Ok(operation));
@@ -50,6 +54,63 @@ impl Operator {
         });
         self.put_child(&operation, parent.operation(), document).await?;
         self.begin_journal(&operation, &job).await?;
+        Ok(Ok(operation))
+    }
+
+    /// In a cluster the child is an object like any other, which its parent drives.
+    async fn ensure_child_object(
+        &self,
+        parent: &Job,
+        child: Child,
+        mut operation: OperationId,
+    ) -> Result<Result<OperationId, Failure>, OperatorError> {
+        let Some(link) = &self.cluster else {
+            return Ok(Err(Failure::new(Reason::InternalError, "there is no cluster")));
+        };
+        let kind: Kind = match operation.kind.parse() {
+            Ok(kind) => kind,
+            Err(error) => return Ok(Err(Failure::new(Reason::InternalError, format!("{error}")))),
+        };
+        // A name that carries the parent's UID: a parent that is made again needs another child.
+        operation.name = unique_child_name(&operation.name, parent.operation());
+        operation.generation = 1;
+        let parent_journal = self.catalog.journal(parent.operation()).await?;
+        let log = Log::new(&parent_journal);
+        let mut job = match self.child_job(parent, child, &operation, &log).await? {
+            Ok(job) => job,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let spec = match &job {
+            Job::Backup(job) => json!(job.spec),
+            Job::Restore(job) => json!(job.spec),
+            Job::Upgrade(job) => json!(job.spec),
+        };
+        let owner = parent.operation();
+        let mut document = json!({
+            "apiVersion": crate::spec::API_VERSION,
+            "kind": operation.kind,
+            "metadata": {
+                "name": operation.name,
+                "namespace": operation.namespace,
+                "annotations": {
+                    kubernetes::PARENT_ANNOTATION: format!("{}/{}", owner.kind, owner.name),
+                },
+            },
+            "spec": spec,
+        });
+        let uid = match link.ensure(kind, &document).await {
+            Ok(uid) => uid,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        operation.uid = Some(uid.clone());
+        document["metadata"]["uid"] = json!(uid);
+        job.set_operation(operation.clone());
+        let journal = self.catalog.journal(&operation).await?;
+        if Log::new(&journal).job().is_none() {
+            self.put_child(&operation, owner, document).await?;
+            self.adopt_journal(link, kind, &operation).await?;
+            self.begin_journal(&operation, &job).await?;
+        }
         Ok(Ok(operation))
     }
 
@@ -149,6 +210,15 @@ impl Operator {
     }
 }
 
+/// A child's name with five characters of its parent's UID.
+fn unique_child_name(name: &str, parent: &OperationId) -> String {
+    let Some(uid) = &parent.uid else { return name.to_owned() };
+    let digest = blake3::hash(uid.as_bytes()).to_hex();
+    let room = 253 - 6;
+    let stem: String = name.chars().take(room).collect();
+    format!("{}-{}", stem.trim_end_matches(['-', '.']), &digest[..5])
+}
+
 /// The name of a child: the parent's with a suffix, shortened to what a name may be.
 fn child_operation(parent: &OperationId, child: Child) -> OperationId {
     let (kind, suffix) = match child {
@@ -163,6 +233,7 @@ fn child_operation(parent: &OperationId, child: Child) -> OperationId {
         namespace: parent.namespace.clone(),
         name: format!("{}{suffix}", stem.trim_end_matches(['-', '.'])),
         generation: parent.generation,
+        uid: None,
     }
 }
 
@@ -198,6 +269,7 @@ fn backup(
         store: store.clone(),
         schedule: None,
         previous: None,
+        origin: None,
     }
 }
 
@@ -229,5 +301,6 @@ fn restore(
         store: store.clone(),
         archive: archive.to_owned(),
         target: target.clone(),
+        claims: Vec::new(),
     }
 }

@@ -16,11 +16,14 @@ use super::{Operator, OperatorError};
 use crate::engine::{Cancel, Progress};
 use crate::failpoint;
 use crate::plan::{
-    self, Action, Child, ChildFacts, Conclusion, Decision, Failure, JournalEntry, Log, Mark,
+    self, Action, Child, ChildFacts, Conclusion, Decision, Failure, Job, JournalEntry, Log, Mark,
     OPERATION, OperationId, status,
 };
 use crate::runtime::{BoxFuture, Handles, Runtime};
 use crate::spec::Reason;
+
+/// How often a status in a cluster says how far the work has come.
+const PROGRESS: Duration = Duration::from_secs(5);
 
 /// One operation under way: what may be asked of it from outside.
 #[derive(Clone)]
@@ -52,7 +55,7 @@ impl Operator {
                 return self.conclude_unresolved(operation, &journal, failure).await;
             }
         };
-        let _target = self.locks.lock(resolved.job.target()).await;
+        let _target = self.locks.lock(&operation.namespace, resolved.job.target()).await;
         let running = self.begin(operation, &resolved);
         let result = self.turn(&resolved, &running).await;
         self.end(operation);
@@ -126,7 +129,10 @@ impl Operator {
         loop {
             let journal = self.catalog.journal(operation).await?;
             let log = Log::new(&journal);
-            self.publish(job, &log, running).await?;
+            // In a cluster the status is written with the next intent: one write a step.
+            if self.cluster.is_none() {
+                self.publish(job, &log, running).await?;
+            }
             let observed = match runtime.observe(job, log).await {
                 Ok(observed) => observed,
                 Err(failure) => {
@@ -147,6 +153,7 @@ impl Operator {
                 }
                 Decision::Wait { until, message } => {
                     debug!(%operation, %until, message, "waiting");
+                    self.publish(job, &log, running).await?;
                     let wait = until.duration_since(Timestamp::now());
                     let wait = Duration::try_from(wait).unwrap_or_default();
                     // Short enough that a cancellation is noticed while nothing has begun.
@@ -157,13 +164,15 @@ impl Operator {
                     tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
                 }
                 Decision::Perform { step, action } => {
-                    self.execute(resolved, runtime.as_ref(), step, &action, log, &handles).await?;
+                    self.execute(resolved, runtime.as_ref(), step, &action, log, running, &handles)
+                        .await?;
                 }
             }
         }
     }
 
     /// Intent, effect, outcome.
+    #[expect(clippy::too_many_arguments, reason = "everything about one step, used once")]
     async fn execute(
         &self,
         resolved: &Resolved,
@@ -171,6 +180,7 @@ impl Operator {
         step: &'static str,
         action: &Action,
         log: Log<'_>,
+        running: &Running,
         handles: &Handles,
     ) -> Result<(), OperatorError> {
         let job = &resolved.job;
@@ -193,6 +203,14 @@ impl Operator {
         // The runtime reads facts from the journal, its own intent included.
         let mut entries = log.entries().to_vec();
         entries.push(self.entry(operation, step, Mark::Intent, intent));
+        // No effect in a cluster without its intent there: whoever takes over goes on from it.
+        if self.cluster.is_some()
+            && let Err(failure) = self.announce(job, &Log::new(&entries), running).await?
+        {
+            self.write(operation, step, Mark::Failed, json!(failure)).await?;
+            return Ok(());
+        }
+        point("announced");
         let started = std::time::Instant::now();
         let forward = !is_compensation(action);
         let outcome = if forward && handles.cancel.is_cancelled() {
@@ -200,7 +218,7 @@ impl Operator {
         } else {
             match action {
                 Action::RunChild(child) => self.run_child(resolved, *child, handles).await?,
-                _ => runtime.perform(job, action, Log::new(&entries), handles).await,
+                _ => self.perform(runtime, job, action, &entries, running, handles).await?,
             }
         };
         point("performed");
@@ -221,6 +239,37 @@ impl Operator {
         }
         point("recorded");
         Ok(())
+    }
+
+    /// The effect; in a cluster the status says now and then how far it has come.
+    async fn perform(
+        &self,
+        runtime: &dyn Runtime,
+        job: &Job,
+        action: &Action,
+        entries: &[JournalEntry],
+        running: &Running,
+        handles: &Handles,
+    ) -> Result<Result<Value, Failure>, OperatorError> {
+        let log = Log::new(entries);
+        let mut effect = runtime.perform(job, action, log, handles);
+        if self.cluster.is_none() {
+            return Ok(effect.await);
+        }
+        let mut said = running.meter.status();
+        loop {
+            tokio::select! {
+                outcome = &mut effect => return Ok(outcome),
+                () = tokio::time::sleep(PROGRESS) => {
+                    let now = running.meter.status();
+                    if now != said {
+                        said = now;
+                        // What cannot be said now is said the next time.
+                        let _ = self.announce(job, &log, running).await?;
+                    }
+                }
+            }
+        }
     }
 
     /// Makes sure the child exists, and drives it to its end.
@@ -264,6 +313,11 @@ impl Operator {
             failpoint::hit(&format!("{}.conclude.{moment}", operation.kind.to_lowercase()));
         };
         point("before");
+        if let Some(link) = &self.cluster
+            && let Err(failure) = link.runtime.dismiss(&resolved.job).await
+        {
+            warn!(%operation, "its mover could not be ended: {}", failure.message);
+        }
         let at = Timestamp::now();
         self.record_end(resolved, &Log::new(journal), &conclusion, at).await?;
         point("recorded");

@@ -10,7 +10,7 @@ use crate::spec::Target;
 /// The targets that operations hold.
 #[derive(Clone, Default)]
 pub(super) struct TargetLocks {
-    held: Arc<Mutex<Vec<(u64, Target)>>>,
+    held: Arc<Mutex<Vec<(u64, String, Target)>>>,
     freed: Arc<Notify>,
     next: Arc<Mutex<u64>>,
 }
@@ -23,25 +23,29 @@ pub(super) struct TargetGuard {
 
 impl TargetLocks {
     /// Waits until nobody holds anything of the target, then holds it.
-    pub(super) async fn lock(&self, target: &Target) -> TargetGuard {
+    pub(super) async fn lock(&self, namespace: &str, target: &Target) -> TargetGuard {
         loop {
             // Registered before looking, so that a release in between is not missed.
             let freed = self.freed.notified();
-            if let Some(guard) = self.try_lock(target) {
+            if let Some(guard) = self.try_lock(namespace, target) {
                 return guard;
             }
             freed.await;
         }
     }
 
-    fn try_lock(&self, target: &Target) -> Option<TargetGuard> {
+    fn try_lock(&self, namespace: &str, target: &Target) -> Option<TargetGuard> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.iter().any(|(_, other)| overlap(other, target)) {
+        let meets = |(_, other, held): &(u64, String, Target)| {
+            // Namespaces part workloads and claims; they mean nothing to a host's directories.
+            (target.in_cluster() && other != namespace) || !overlap(held, target)
+        };
+        if !held.iter().all(meets) {
             return None;
         }
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         *next += 1;
-        held.push((*next, target.clone()));
+        held.push((*next, namespace.to_owned(), target.clone()));
         Some(TargetGuard { locks: self.clone(), number: *next })
     }
 }
@@ -49,7 +53,7 @@ impl TargetLocks {
 impl Drop for TargetGuard {
     fn drop(&mut self) {
         let mut held = self.locks.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.retain(|(number, _)| *number != self.number);
+        held.retain(|(number, _, _)| *number != self.number);
         drop(held);
         self.locks.freed.notify_waiters();
     }
@@ -69,10 +73,26 @@ fn overlap(one: &Target, other: &Target) -> bool {
             (Some(one), Some(other)) => {
                 one.project.is_none() || other.project.is_none() || one.project == other.project
             }
-            (None, None) => one == other,
+            (None, None) => claims_overlap(one, other),
             _ => false,
         },
         _ => false,
+    }
+}
+
+/// Whether two targets in one namespace could meet: by workload, or by claim where both name theirs.
+fn claims_overlap(one: &Target, other: &Target) -> bool {
+    let named = |target: &Target| -> Option<Vec<String>> {
+        let of_workload = target.workload.as_ref().and_then(|found| found.volume_claims.clone());
+        target.volume_claims.clone().or(of_workload)
+    };
+    if let (Some(one), Some(other)) = (&one.workload, &other.workload) {
+        return one.kind == other.kind && one.name == other.name;
+    }
+    match (named(one), named(other)) {
+        (Some(one), Some(other)) => one.iter().any(|claim| other.contains(claim)),
+        // A workload's claims are not known here: caution costs a wait.
+        _ => true,
     }
 }
 
@@ -94,14 +114,32 @@ mod tests {
     #[tokio::test]
     async fn the_second_waits_for_the_first() {
         let locks = TargetLocks::default();
-        let first = locks.lock(&host(&["/srv/a"])).await;
-        assert!(locks.try_lock(&host(&["/srv/a/b"])).is_none());
-        assert!(locks.try_lock(&host(&["/srv/c"])).is_some());
+        let first = locks.lock("a", &host(&["/srv/a"])).await;
+        assert!(locks.try_lock("b", &host(&["/srv/a/b"])).is_none());
+        assert!(locks.try_lock("a", &host(&["/srv/c"])).is_some());
         let waiting = tokio::spawn({
             let locks = locks.clone();
-            async move { locks.lock(&host(&["/srv/a"])).await.number }
+            async move { locks.lock("a", &host(&["/srv/a"])).await.number }
         });
         drop(first);
         assert!(waiting.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn workloads_meet_within_a_namespace_only() {
+        let target = |value| serde_json::from_value::<Target>(value).unwrap();
+        let db = target(serde_json::json!({"workload": {"kind": "StatefulSet", "name": "db"}}));
+        let web = target(serde_json::json!({"workload": {"kind": "Deployment", "name": "web"}}));
+        let claim = target(serde_json::json!({"volumeClaims": ["uploads"]}));
+        let other = target(serde_json::json!({"volumeClaims": ["mail"]}));
+        let locks = TargetLocks::default();
+        let _held = locks.lock("shop", &db).await;
+        assert!(locks.try_lock("shop", &db).is_none());
+        assert!(locks.try_lock("blog", &db).is_some());
+        assert!(locks.try_lock("shop", &web).is_some());
+        assert!(locks.try_lock("shop", &claim).is_none(), "it may be one of db's");
+        let _claim = locks.lock("blog", &claim).await;
+        assert!(locks.try_lock("blog", &claim).is_none());
+        assert!(locks.try_lock("blog", &other).is_some());
     }
 }

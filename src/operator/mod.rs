@@ -13,6 +13,7 @@ pub mod daemon;
 mod drive;
 mod files;
 mod import;
+pub mod kubernetes;
 mod locks;
 mod maintenance;
 mod preview;
@@ -96,6 +97,10 @@ pub struct Operator {
     waker: Arc<Notify>,
     /// Stores of documents that have not been applied, for previews.
     overlay: Arc<Vec<(String, StoreBinding)>>,
+    /// The cluster that objects live in, when there is one.
+    cluster: Option<Arc<kubernetes::ClusterLink>>,
+    /// Operations that are to be undone as soon as they are taken up.
+    unwanted: Arc<Mutex<HashSet<OperationId>>>,
 }
 
 impl Operator {
@@ -112,6 +117,8 @@ impl Operator {
             queued: Arc::default(),
             waker: Arc::default(),
             overlay: Arc::default(),
+            cluster: None,
+            unwanted: Arc::default(),
             catalog,
             host: HostRuntime::default(),
             session: uuid::Uuid::now_v7().to_string().into(),
@@ -120,6 +127,12 @@ impl Operator {
             metrics,
             listener,
         }
+    }
+
+    /// The same operator for the objects of a cluster.
+    #[must_use]
+    pub fn with_cluster(self, link: kubernetes::ClusterLink) -> Self {
+        Self { cluster: Some(Arc::new(link)), ..self }
     }
 
     /// The catalog.
@@ -150,6 +163,15 @@ impl Operator {
             running.cancel.cancel();
             true
         })
+    }
+
+    /// Stops an operation now, or as soon as it is taken up.
+    pub(crate) fn cancel_for_good(&self, operation: &OperationId) {
+        self.unwanted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(operation.clone());
+        self.cancel(operation);
     }
 
     /// Stops everything that is under way.
@@ -212,6 +234,11 @@ impl Operator {
             cancel: Cancel::new(),
             meter: Arc::new(progress::Meter::new(self.listener.clone())),
         };
+        let unwanted = self.unwanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if unwanted.contains(operation) {
+            running.cancel.cancel();
+        }
+        drop(unwanted);
         let mut map = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         map.insert(operation.clone(), running.clone());
         running
@@ -222,6 +249,10 @@ impl Operator {
     }
 
     fn runtime_for(&self, job: &Job) -> Result<Arc<dyn Runtime>, Failure> {
+        if let Some(link) = &self.cluster {
+            link.runtime.accepts(job)?;
+            return Ok(Arc::new(link.runtime.clone()));
+        }
         self.host.accepts(job)?;
         Ok(Arc::new(self.host.clone()))
     }

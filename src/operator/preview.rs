@@ -19,6 +19,7 @@ impl Operator {
             return Ok(None);
         }
         let operation = OperationId {
+            uid: None,
             kind: key.kind.as_str().to_owned(),
             namespace: key.namespace.clone(),
             name: if key.name.is_empty() { "generated".to_owned() } else { key.name },
@@ -93,5 +94,6 @@ async fn planned_restore(
         store,
         archive: format!("(the archive of {} {})", Kind::Backup, reference.name),
         target: restore.spec.target.clone().unwrap_or_else(|| backup.spec.target.clone()),
+        claims: Vec::new(),
     })))
 }

@@ -9,9 +9,10 @@ use super::stores::blocking;
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
 use crate::plan::retention::{self, BackupFacts, BackupState};
-use crate::plan::{Failure, Job};
+use crate::plan::{Failure, Job, OperationId};
 use crate::runtime::host;
-use crate::spec::{BackupScheduleSpec, Reason};
+use crate::runtime::kubernetes::StoreWork;
+use crate::spec::{BackupScheduleSpec, Kind, Reason};
 
 /// What retention makes of one backup.
 #[derive(Debug, Clone, Serialize)]
@@ -63,6 +64,7 @@ impl Operator {
         let verdicts = retention::decide(&facts, &spec.retention, &spec.time_zone, now)
             .map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
         let mut report = PruneReport::default();
+        let mut removed = Vec::new();
         for record in records {
             let Some(verdict) = verdicts.iter().find(|verdict| verdict.name == record.backup_name)
             else {
@@ -76,10 +78,72 @@ impl Operator {
             });
             if !verdict.keep && !dry_run {
                 info!(backup = record.backup_name, "retention removes it");
-                self.delete_backup(&record).await?;
+                removed.push(record);
+            }
+        }
+        if self.cluster.is_some() {
+            self.remove_from_cluster(&removed).await?;
+        } else {
+            for record in &removed {
+                self.delete_backup(record).await?;
             }
         }
         Ok(report)
+    }
+
+    /// Removes archives by one mover for each store, then their records and their objects.
+    async fn remove_from_cluster(&self, records: &[BackupRecord]) -> Result<(), OperatorError> {
+        let Some(link) = &self.cluster else { return Ok(()) };
+        let mut stores: Vec<(&str, &str)> =
+            records.iter().map(|record| (&*record.namespace, &*record.store)).collect();
+        stores.sort_unstable();
+        stores.dedup();
+        for (namespace, store) in stores {
+            let own: Vec<&BackupRecord> = records
+                .iter()
+                .filter(|record| record.namespace == namespace && record.store == store)
+                .collect();
+            let names: Vec<String> = own
+                .iter()
+                .filter(|record| !record.backup_path.is_empty())
+                .map(|record| record.backup_name.clone())
+                .collect();
+            if !names.is_empty() {
+                let binding = self.store(namespace, store).await??;
+                let owner = self.store_identity(namespace, store).await?;
+                let digest = blake3::hash(names.join("\n").as_bytes()).to_hex();
+                let purpose = format!("delete-{}", &digest[..12]);
+                let work = StoreWork::Delete(names);
+                let (figures, _) =
+                    link.runtime.work_on_store(&owner, &purpose, &binding, work).await?;
+                self.publish_store(&owner, Ok(figures)).await?;
+            }
+            for record in own {
+                self.catalog.mark_backup_deleted(record.id, Timestamp::now()).await?;
+                if record.uid.is_some() {
+                    link.delete(Kind::Backup, namespace, &record.object).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A store as the owner of movers.
+    async fn store_identity(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<OperationId, OperatorError> {
+        let kind = Kind::BackupStore.as_str();
+        let found = self.catalog.resource(kind, namespace, name).await?;
+        Ok(OperationId {
+            kind: kind.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            generation: found.as_ref().map_or(1, |found| found.generation),
+            uid: found
+                .and_then(|found| Some(found.document["metadata"]["uid"].as_str()?.to_owned())),
+        })
     }
 
     /// Removes a backup's archive and marks its record. A missing file is no obstacle.

@@ -77,6 +77,7 @@ impl Operator {
         };
         if let Some(record) = self.catalog.backup(key).await?
             && record.generation == Some(operation.generation)
+            && record.uid == operation.uid
         {
             return Ok(record);
         }
@@ -93,6 +94,7 @@ impl Operator {
             namespace: operation.namespace.clone(),
             object: operation.name.clone(),
             generation: Some(operation.generation),
+            uid: operation.uid.clone(),
             store: job.store.name.clone(),
             schedule: job.schedule.clone(),
             trigger: Some(job.spec.trigger.as_str().to_owned()),
@@ -380,6 +382,7 @@ impl Operator {
             namespace: operation.namespace.clone(),
             object: operation.name.clone(),
             generation: Some(operation.generation),
+            uid: operation.uid.clone(),
             store: spec.store_ref.name.clone(),
             trigger: Some(spec.trigger.as_str().to_owned()),
             host: Some(host_name()),

@@ -8,10 +8,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{Operator, OperatorError};
-use crate::catalog::{BackupFilter, BackupKey, BackupRecord, RecordStatus};
+use crate::catalog::{BackupFilter, BackupKey, BackupRecord, RecordStatus, ResourceRecord};
 use crate::engine::{LocalStore, Manifest};
 use crate::plan::{
-    BackupJob, Failure, Job, Log, OPERATION, OperationId, RestoreJob, SourceSize, StoreBinding,
+    BackupJob, ClaimFacts, Failure, Job, Log, OPERATION, OperationId, RestoreJob, SourceSize, StoreBinding,
     UpgradeJob,
 };
 use crate::runtime::host;
@@ -70,8 +70,12 @@ impl Operator {
         };
         let resource =
             self.catalog.resource(kind.as_str(), &operation.namespace, &operation.name).await?;
-        let Some(resource) = resource.filter(|found| found.generation == operation.generation)
-        else {
+        let is_meant = |found: &ResourceRecord| {
+            let uid = found.document["metadata"]["uid"].as_str();
+            found.generation == operation.generation
+                && (operation.uid.is_none() || operation.uid.as_deref() == uid)
+        };
+        let Some(resource) = resource.filter(is_meant) else {
             return Ok(Err(Failure::new(
                 Reason::InvalidSpec,
                 format!("{} {} is gone", operation.kind, operation.name),
@@ -142,6 +146,7 @@ impl Operator {
             store,
             schedule,
             previous,
+            origin: None,
         })))
     }
 
@@ -180,6 +185,10 @@ impl Operator {
             };
             (self.store_of(&record).await?, record.backup_name.clone(), Some(record))
         };
+        let claims = match &record {
+            Some(record) => self.claims_of(record).await?,
+            None => Vec::new(),
+        };
         let target = match &spec.target {
             Some(target) => target.clone(),
             None => match default_target(record.as_ref(), &store, &archive) {
@@ -193,7 +202,16 @@ impl Operator {
             store,
             archive,
             target,
+            claims,
         })))
+    }
+
+    /// The claims that a recorded backup was taken of, as its object says.
+    async fn claims_of(&self, record: &BackupRecord) -> Result<Vec<ClaimFacts>, OperatorError> {
+        let kind = Kind::Backup.as_str();
+        let found = self.catalog.resource(kind, &record.namespace, &record.object).await?;
+        let claims = found.map(|resource| resource.status["archive"]["claims"].clone());
+        Ok(claims.and_then(|claims| serde_json::from_value(claims).ok()).unwrap_or_default())
     }
 
     /// The record that `backupRef` or `latest` means.
@@ -306,6 +324,9 @@ impl Operator {
         &self,
         record: &BackupRecord,
     ) -> Result<StoreBinding, OperatorError> {
+        if self.cluster.is_some() {
+            return Ok(self.store(&record.namespace, &record.store).await??);
+        }
         let directory = Path::new(&record.backup_path).parent().unwrap_or(Path::new("/"));
         if let Ok(binding) = self.store(&record.namespace, &record.store).await?
             && binding.spec.local.as_ref().is_some_and(|local| Path::new(&local.path) == directory)

@@ -103,13 +103,7 @@ impl Operator {
         let mut task = tasks
             .into_iter()
             .find(|task| task.namespace == *namespace && task.task_name == *name)
-            .unwrap_or_else(|| ScheduledTask {
-                task_name: name.clone(),
-                namespace: namespace.clone(),
-                task_type: "BACKUP".to_owned(),
-                created_at: now,
-                ..ScheduledTask::default()
-            });
+            .unwrap_or_else(|| first_task(known, now));
         task.schedule.clone_from(&known.spec.schedule);
         task.time_zone = Some(known.spec.time_zone.clone());
         Ok(task)
@@ -131,6 +125,15 @@ impl Operator {
             }
         }
         Ok(turn)
+    }
+
+    /// Decides one schedule of a cluster; returns how long nothing will be due.
+    pub(super) async fn turn_object(
+        &self,
+        known: &KnownSchedule,
+    ) -> Result<Duration, OperatorError> {
+        let (_, pause) = self.turn_schedule(known, Timestamp::now()).await?;
+        Ok(pause)
     }
 
     async fn turn_schedule(
@@ -180,9 +183,8 @@ impl Operator {
             // from the time: a crash in between makes the same document again, not a second one.
             let document =
                 Self::scheduled_backup(known, run.name.clone(), BackupTrigger::Scheduled);
-            let applied = self.apply(document, &format!("schedule {name}")).await?;
+            start = self.begin_run(known, document).await?;
             task.last_run_at = Some(run.scheduled_for);
-            start = applied.operation();
         }
         let missed = i64::try_from(decision.missed).unwrap_or(i64::MAX);
         task.missed_runs = task.missed_runs.saturating_add(missed);
@@ -200,6 +202,57 @@ impl Operator {
         let pause = Duration::try_from(decision.requeue_after).unwrap_or_default();
         // At the very instant a run is due the clock may still show the moment before.
         Ok((start, pause.max(Duration::from_millis(50))))
+    }
+
+    /// Writes the document of a due run down: here, or as an object of the cluster, where its own
+    /// controller takes it up.
+    async fn begin_run(
+        &self,
+        known: &KnownSchedule,
+        document: Document,
+    ) -> Result<Option<OperationId>, OperatorError> {
+        let name = &known.resource.name;
+        let Some(link) = &self.cluster else {
+            let applied = self.apply(document, &format!("schedule {name}")).await?;
+            return Ok(applied.operation());
+        };
+        let mut value = document.to_value();
+        value["metadata"]["ownerReferences"] = json!([{
+            "apiVersion": crate::spec::API_VERSION,
+            "kind": Kind::BackupSchedule.as_str(),
+            "name": name,
+            "uid": known.resource.document["metadata"]["uid"],
+            "controller": true,
+        }]);
+        link.ensure(Kind::Backup, &value).await?;
+        Ok(None)
+    }
+
+    /// The unfinished Backups of a schedule in a cluster, by their objects.
+    async fn unfinished_objects(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Vec<OperationId>, OperatorError> {
+        let kind = Kind::Backup.as_str();
+        let resources = self.catalog.resources(Some(kind.to_owned())).await?;
+        Ok(resources
+            .into_iter()
+            .filter(|resource| resource.namespace == namespace && resource.removed_at.is_none())
+            .filter(|resource| {
+                resource.document["metadata"]["labels"][SCHEDULE_LABEL].as_str() == Some(name)
+            })
+            .filter(|resource| {
+                crate::plan::status::recorded(&resource.status, resource.generation).is_none()
+            })
+            .map(|resource| OperationId {
+                kind: kind.to_owned(),
+                namespace: namespace.to_owned(),
+                uid: resource.document["metadata"]["uid"].as_str().map(str::to_owned),
+                generation: resource.generation,
+                name: resource.name,
+            })
+            .collect())
     }
 
     async fn schedule_history(
@@ -222,6 +275,9 @@ impl Operator {
         namespace: &str,
         name: &str,
     ) -> Result<Vec<OperationId>, OperatorError> {
+        if self.cluster.is_some() {
+            return self.unfinished_objects(namespace, name).await;
+        }
         let mut running = Vec::new();
         for operation in self.queued() {
             if operation.kind != Kind::Backup.as_str() || operation.namespace != namespace {
@@ -288,6 +344,11 @@ impl Operator {
             missed_runs: u64::try_from(task.missed_runs).unwrap_or(0),
         });
         if resource.status != status {
+            if let Some(link) = &self.cluster {
+                let uid = resource.document["metadata"]["uid"].as_str();
+                let kind = Kind::BackupSchedule;
+                link.put_status(kind, &resource.namespace, &resource.name, uid, &status).await?;
+            }
             let mut resource = resource.clone();
             resource.status = status;
             self.catalog.put_resource(resource).await?;
@@ -316,7 +377,49 @@ impl Operator {
                 Err(error) => return Err(error),
             }
         }
+        if self.cluster.is_some() {
+            return self.tell_store(operation, &job.store.name).await;
+        }
         self.refresh_store(&operation.namespace, &job.store.name).await
+    }
+
+    /// Whoever sealed or removed an archive has looked into the store: what it saw is the store's status.
+    async fn tell_store(&self, operation: &OperationId, name: &str) -> Result<(), OperatorError> {
+        let journal = self.catalog.journal(operation).await?;
+        let seen = journal.iter().rev().find(|entry| entry.detail["store"].is_object());
+        let Some(seen) = seen else { return Ok(()) };
+        let Ok(figures) = serde_json::from_value(seen.detail["store"].clone()) else {
+            return Ok(());
+        };
+        let store = OperationId {
+            kind: Kind::BackupStore.as_str().to_owned(),
+            namespace: operation.namespace.clone(),
+            name: name.to_owned(),
+            generation: 1,
+            uid: None,
+        };
+        self.publish_store(&store, Ok(figures)).await
+    }
+}
+
+/// The state of a schedule that this catalog has not seen: new, or known to the cluster, where its
+/// status says how far it has come.
+fn first_task(known: &KnownSchedule, now: Timestamp) -> ScheduledTask {
+    let status: BackupScheduleStatus =
+        serde_json::from_value(known.resource.status.clone()).unwrap_or_default();
+    let created = &known.resource.document["metadata"]["creationTimestamp"];
+    let created = created.as_str().and_then(|text| text.parse().ok());
+    let last_run_at = status.last_run_at.map(|time| time.0);
+    ScheduledTask {
+        task_name: known.resource.name.clone(),
+        namespace: known.resource.namespace.clone(),
+        task_type: "BACKUP".to_owned(),
+        created_at: created.unwrap_or(now),
+        last_run_at,
+        decided_until: last_run_at,
+        last_success_at: status.last_success_at.map(|time| time.0),
+        missed_runs: status.missed_runs,
+        ..ScheduledTask::default()
     }
 }
 

@@ -98,7 +98,7 @@ fn forward(
 ) -> Result<Option<Decision>, Failure> {
     // A service that does not come up at the first try is not the end: resume is tried again by the
     // way back, and a backup whose service needed help is a failure even if the data was read.
-    if let Some(decision) = advance(log, steps(job))? {
+    if let Some(decision) = advance(log, steps(job), observed.resumable)? {
         return Ok(Some(decision));
     }
     match log.state(SEAL) {
@@ -107,7 +107,9 @@ fn forward(
             return Ok(Some(Decision::Perform { step: SEAL, action: Action::Seal }));
         }
         // The manifest is the commit point: with it the seal has happened, whatever the journal lacks.
-        StepState::Interrupted if observed.archive == ArchivePresence::Sealed => {
+        StepState::Interrupted
+            if observed.resumable || observed.archive == ArchivePresence::Sealed =>
+        {
             return Ok(Some(Decision::Perform { step: SEAL, action: Action::Seal }));
         }
         StepState::Interrupted => return Err(interrupted(SEAL)),
@@ -115,7 +117,8 @@ fn forward(
     }
     check_guards(job, log)?;
     let action = Action::Verify { mode: job.spec.verify };
-    advance(log, vec![Forward { step: VERIFY, action, on_interruption: OnInterruption::Redo }])
+    let verify = Forward { step: VERIFY, action, on_interruption: OnInterruption::Redo };
+    advance(log, vec![verify], observed.resumable)
 }
 
 fn check_guards(job: &BackupJob, log: &Log<'_>) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::journal::OperationId;
+pub use crate::spec::ClaimFacts;
 use crate::spec::{BackupSpec, BackupStoreSpec, ConsistencyMode, RestoreSpec, Target, UpgradeSpec};
 
 /// A store by name, with its specification.
@@ -40,6 +41,9 @@ pub struct BackupJob {
     pub schedule: Option<String>,
     /// The target's last verified backup, for the guards.
     pub previous: Option<SourceSize>,
+    /// What the archive is to say it was taken of, where the target names the places it is mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Target>,
 }
 
 /// One archive to put back.
@@ -56,6 +60,9 @@ pub struct RestoreJob {
     pub archive: String,
     /// Where it goes.
     pub target: Target,
+    /// The claims that were backed up, where they are known: missing ones are made like them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<ClaimFacts>,
 }
 
 /// One service to move to another version.
@@ -93,6 +100,15 @@ impl Job {
         }
     }
 
+    /// Gives the job its identity, once that is known.
+    pub fn set_operation(&mut self, operation: OperationId) {
+        match self {
+            Self::Backup(job) => job.operation = operation,
+            Self::Restore(job) => job.operation = operation,
+            Self::Upgrade(job) => job.operation = operation,
+        }
+    }
+
     /// What it acts on.
     pub fn target(&self) -> &Target {
         match self {
@@ -110,6 +126,10 @@ pub struct Observed {
     pub archive: ArchivePresence,
     /// What the live roots are.
     pub replacement: ReplacementState,
+    /// Whether a step that was interrupted can be performed again and is picked up where it is:
+    /// somebody else carries it out, or it only brings about a state. Then a dead process is no
+    /// reason to undo anything.
+    pub resumable: bool,
 }
 
 /// What a store holds of a backup.
@@ -196,6 +216,9 @@ pub struct PreflightFacts {
     pub live_paths: Vec<String>,
     /// The running version, for upgrades.
     pub from_version: Option<String>,
+    /// The claims of a target in a cluster, in the order of the archive's roots.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<ClaimFacts>,
     /// What was noticed.
     pub warnings: Vec<String>,
     /// Each check: name, outcome (`PASS`, `WARNING`), what was found.

@@ -10,10 +10,12 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Identifies one run of one object: `kind/namespace/name/generation`.
+/// Identifies one run of one object: `kind/namespace/name/generation`, in a cluster with the UID of the
+/// object behind it.
 ///
 /// The identity is derived, not drawn: the same document at the same generation is the same
-/// operation, which is why an unchanged document never runs twice.
+/// operation, which is why an unchanged document never runs twice. An object of a cluster that is
+/// deleted and made again begins at generation 1 again and is another operation; its UID says so.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct OperationId {
@@ -25,11 +27,17 @@ pub struct OperationId {
     pub name: String,
     /// Generation that is carried out, from 1.
     pub generation: i64,
+    /// The UID that the cluster has given the object; none for documents in files.
+    pub uid: Option<String>,
 }
 
 impl fmt::Display for OperationId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}/{}/{}", self.kind, self.namespace, self.name, self.generation)
+        write!(formatter, "{}/{}/{}/{}", self.kind, self.namespace, self.name, self.generation)?;
+        match &self.uid {
+            Some(uid) => write!(formatter, "/{uid}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -38,14 +46,21 @@ impl FromStr for OperationId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parts: Vec<&str> = text.split('/').collect();
-        if let [kind, namespace, name, generation] = parts[..]
-            && let Ok(generation) = generation.parse()
-        {
+        let (parts, uid) = match parts[..] {
+            [kind, namespace, name, generation] => ([kind, namespace, name, generation], None),
+            [kind, namespace, name, generation, uid] if !uid.is_empty() => {
+                ([kind, namespace, name, generation], Some(uid.to_owned()))
+            }
+            _ => return Err(format!("`{text}` is not of the form kind/namespace/name/generation")),
+        };
+        let [kind, namespace, name, generation] = parts;
+        if let Ok(generation) = generation.parse() {
             return Ok(Self {
                 kind: kind.to_owned(),
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
                 generation,
+                uid,
             });
         }
         Err(format!("`{text}` is not of the form kind/namespace/name/generation"))
@@ -128,6 +143,10 @@ mod tests {
         let id: OperationId = "Backup/shop/nightly/3".parse().unwrap();
         assert_eq!(id.generation, 3);
         assert_eq!(id.to_string(), "Backup/shop/nightly/3");
+        let id: OperationId = "Backup/shop/nightly/3/0a1b".parse().unwrap();
+        assert_eq!(id.uid.as_deref(), Some("0a1b"));
+        assert_eq!(id.to_string(), "Backup/shop/nightly/3/0a1b");
+        assert!("Backup/shop/nightly/3/".parse::<OperationId>().is_err());
         assert!("Backup/shop/nightly".parse::<OperationId>().is_err());
         assert!("Backup/shop/nightly/x".parse::<OperationId>().is_err());
     }

@@ -246,13 +246,17 @@ pub(super) struct Forward {
 }
 
 /// Walks the forward steps: the next to perform, the failure that ends the way forward, or nothing
-/// when all are done.
-pub(super) fn advance(log: &Log<'_>, steps: Vec<Forward>) -> Result<Option<Decision>, Failure> {
+/// when all are done. With `resumable` an interrupted step is picked up, whatever it is.
+pub(super) fn advance(
+    log: &Log<'_>,
+    steps: Vec<Forward>,
+    resumable: bool,
+) -> Result<Option<Decision>, Failure> {
     for Forward { step, action, on_interruption } in steps {
         match log.state(step) {
             StepState::Done => {}
             StepState::NotStarted => return Ok(Some(Decision::Perform { step, action })),
-            StepState::Interrupted if on_interruption == OnInterruption::Redo => {
+            StepState::Interrupted if resumable || on_interruption == OnInterruption::Redo => {
                 return Ok(Some(Decision::Perform { step, action }));
             }
             StepState::Interrupted => return Err(interrupted(step)),

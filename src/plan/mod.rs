@@ -24,7 +24,7 @@ use jiff::Timestamp;
 
 pub use action::{Action, Child, HookPhase};
 pub use job::{
-    ArchiveFacts, ArchivePresence, BackupJob, ChildFacts, ExtractFacts, HookFacts, Job, Observed,
+    ArchiveFacts, ArchivePresence, BackupJob, ChildFacts, ClaimFacts, ExtractFacts, HookFacts, Job, Observed,
     PreflightFacts, ReplacementState, RestoreJob, SealFacts, SourceSize, StoreBinding, UpgradeJob,
     VerifyFacts,
 };
@@ -36,7 +36,7 @@ pub fn next(job: &Job, log: &Log<'_>, observed: &Observed, now: Timestamp) -> De
     match job {
         Job::Backup(job) => backup::next(job, log, observed, now),
         Job::Restore(job) => restore::next(job, log, observed, now),
-        Job::Upgrade(job) => upgrade::next(job, log, now),
+        Job::Upgrade(job) => upgrade::next(job, log, observed, now),
     }
 }
 

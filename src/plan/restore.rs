@@ -134,7 +134,7 @@ fn forward(
 ) -> Result<Option<Decision>, Failure> {
     // Before preflight nobody knows, and caution costs nothing.
     let live_data = log.facts::<PreflightFacts>(PREFLIGHT).is_none_or(|facts| facts.live_data);
-    if let Some(decision) = advance(log, steps_before_swap(job, live_data))? {
+    if let Some(decision) = advance(log, steps_before_swap(job, live_data), observed.resumable)? {
         return Ok(Some(decision));
     }
     if job.spec.safety_backup && live_data && !log.done(SWAP) {
@@ -157,13 +157,15 @@ fn forward(
         }
         // All roots are the new ones: the swap has happened, only its outcome was not written.
         // Performing it again finds nothing to do and writes it.
-        StepState::Interrupted if observed.replacement == ReplacementState::New => {
+        StepState::Interrupted
+            if observed.resumable || observed.replacement == ReplacementState::New =>
+        {
             return Ok(Some(Decision::Perform { step: SWAP, action: Action::Swap }));
         }
         StepState::Interrupted => return Err(interrupted(SWAP)),
         StepState::Failed(failure) => return Err(failure),
     }
-    advance(log, steps_after_swap(job))
+    advance(log, steps_after_swap(job), observed.resumable)
 }
 
 /// Everything is in place; what is left is to drop the old tree, which is never a failure.

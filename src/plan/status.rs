@@ -182,10 +182,12 @@ fn of_backup(job: &BackupJob, log: &Log<'_>, progress: Option<ProgressStatus>) -
             service_version: facts.service_version,
             parent: None,
             expires_at: time(expires_at(job, log)),
+            claims: log.facts::<PreflightFacts>(backup::step::PREFLIGHT).unwrap_or_default().claims,
             name: facts.name,
         }),
         progress: progress.filter(|_| completed.is_none()),
         warnings,
+        journal: Vec::new(),
         conditions,
     }
 }
@@ -236,6 +238,7 @@ fn of_restore(job: &RestoreJob, log: &Log<'_>, progress: Option<ProgressStatus>)
         warnings: extract
             .map(|facts| facts.warnings.into_iter().take(20).collect())
             .unwrap_or_default(),
+        journal: Vec::new(),
         conditions,
     }
 }
@@ -281,6 +284,7 @@ fn of_upgrade(job: &UpgradeJob, log: &Log<'_>) -> UpgradeStatus {
             .map(|failure| failure.message),
         downtime: seconds(downtime(log)),
         steps: steps(log),
+        journal: Vec::new(),
         conditions,
     }
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::action::{Action, Child, HookPhase};
 use super::backup::{HOOKS_AFTER_ATTEMPTS, RESUME_ATTEMPTS, conclude};
-use super::job::{ChildFacts, PreflightFacts, UpgradeJob};
+use super::job::{ChildFacts, Observed, PreflightFacts, UpgradeJob};
 use super::machine::{
     Compensation, Conclusion, Decision, Failure, Forward, Log, OnInterruption, advance, compensate,
 };
@@ -54,14 +54,14 @@ use step::{
 };
 
 /// The next step of an upgrade.
-pub fn next(job: &UpgradeJob, log: &Log<'_>, now: Timestamp) -> Decision {
+pub fn next(job: &UpgradeJob, log: &Log<'_>, observed: &Observed, now: Timestamp) -> Decision {
     if let Some(at) = &job.spec.scheduled_at
         && !log.touched(PREFLIGHT)
         && at.0 > now
     {
         return Decision::Wait { until: at.0, message: format!("scheduled at {}", at.0) };
     }
-    match forward(job, log) {
+    match forward(job, log, observed) {
         Ok(Some(decision)) => decision,
         Ok(None) => Decision::Finish(Conclusion::succeeded(success_message(job, log))),
         Err(failure) => backward(job, log, failure, now),
@@ -107,8 +107,12 @@ pub fn outline(job: &UpgradeJob) -> Vec<(&'static str, Action)> {
     steps(job).into_iter().map(|forward| (forward.step, forward.action)).collect()
 }
 
-fn forward(job: &UpgradeJob, log: &Log<'_>) -> Result<Option<Decision>, Failure> {
-    let next = advance(log, steps(job))?;
+fn forward(
+    job: &UpgradeJob,
+    log: &Log<'_>,
+    observed: &Observed,
+) -> Result<Option<Decision>, Failure> {
+    let next = advance(log, steps(job), observed.resumable)?;
     if let Some(Decision::Perform { step: KEEP_OLD, .. }) = next
         && job.spec.backup.mode == UpgradeBackupMode::Required
     {

@@ -49,6 +49,8 @@ pub struct World {
     pub data_touched: bool,
     /// Whether the new version becomes healthy.
     pub becomes_healthy: bool,
+    /// Whether interrupted steps are picked up, as movers allow it.
+    pub resumable: bool,
     /// Rules that were broken, with the action that broke them.
     pub violations: Vec<String>,
 }
@@ -67,6 +69,7 @@ impl Default for World {
             new_exists: false,
             data_touched: false,
             becomes_healthy: true,
+            resumable: false,
             violations: Vec::new(),
         }
     }
@@ -95,7 +98,7 @@ pub fn simulate(job: &Job, mut world: World, faults: &[(usize, Fault)]) -> Resul
     let mut now = Timestamp::UNIX_EPOCH;
     for _ in 0..500 {
         now = now.saturating_add(SignedDuration::from_secs(1)).unwrap_or(now);
-        let observed = Observed { archive: world.archive, replacement: world.live };
+        let observed = Observed { archive: world.archive, replacement: world.live, resumable: world.resumable };
         match plan::next(job, &Log::new(&journal), &observed, now) {
             Decision::Wait { until, .. } => now = until.max(now),
             Decision::Finish(conclusion) => {

@@ -1,10 +1,13 @@
 //! Where it happens: the one trait behind which the world lies.
 //!
 //! A runtime observes and performs; it decides nothing and records nothing. `host` acts on the
-//! directories of this machine, `memory` on a simulated world with faults.
+//! directories of this machine, `kubernetes` on workloads and claims by way of a `mover`, `memory` on
+//! a simulated world with faults.
 
 pub mod host;
+pub mod kubernetes;
 pub mod memory;
+pub mod mover;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -268,6 +268,9 @@ pub struct BackupStatus {
     /// What was noticed but did not fail the backup, at most 20 lines; the archive has all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The operation's journal while it is carried out in a cluster, so that another process can go on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub journal: Vec<JournalLine>,
     /// Conditions `Succeeded`, `Verified`, `Reconciling`, `Stalled`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -316,6 +319,43 @@ pub struct ArchiveStatus {
     /// When retention may remove it by age.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
+    /// The claims it was taken of, in the order of its roots: a restore makes missing ones like them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<ClaimFacts>,
+}
+
+/// A claim, as far as it takes to make one like it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClaimFacts {
+    /// Its name.
+    pub name: String,
+    /// The StorageClass, where it names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+    /// Requested size, as Kubernetes writes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<String>,
+    /// Access modes, as Kubernetes writes them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub access_modes: Vec<String>,
+}
+
+/// One line of an operation's journal, as an object in a cluster keeps it while it is carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JournalLine {
+    /// Name of the step.
+    pub step: String,
+    /// `Intent`, `Done` or `Failed`.
+    pub mark: String,
+    /// When it was written, RFC 3339 with all its digits.
+    pub at: String,
+    /// The process that wrote it.
+    pub session: String,
+    /// Facts as JSON text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// How far an operation has come.

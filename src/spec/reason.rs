@@ -125,6 +125,24 @@ reasons! {
     ConcurrencyForbidden,
     /// The run was replaced by a newer one.
     Replaced,
+    /// The process that reads and writes the data was lost.
+    MoverLost,
+    /// The process that reads and writes the data was evicted from its node.
+    Evicted,
+    /// The process that reads and writes the data was ended for want of memory.
+    OutOfMemory,
+    /// No node can take the pod that is to read or write the data.
+    Unschedulable,
+    /// A claim is not bound to a volume.
+    ClaimPending,
+    /// Somebody else has changed the number of replicas meanwhile.
+    ReplicasChanged,
+    /// The namespace is being deleted.
+    NamespaceTerminating,
+    /// A permission is missing.
+    Forbidden,
+    /// The API server does not answer.
+    ClusterUnavailable,
     /// The record could not be written.
     CatalogFailed,
     /// An unexpected failure; the message has the details.

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backup::ProgressStatus;
+use super::backup::JournalLine;
 use super::hooks::Hooks;
 use super::reference::{NameReference, default_true};
 use super::target::{Consistency, Target};
@@ -166,6 +167,9 @@ pub struct RestoreStatus {
     /// What was noticed but did not fail the restore.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The operation's journal while it is carried out in a cluster, so that another process can go on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub journal: Vec<JournalLine>,
     /// Conditions `Succeeded`, `Reconciling`, `Stalled`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,

@@ -126,6 +126,11 @@ pub enum ConsistencyMode {
 }
 
 impl Target {
+    /// Whether it names something of a Kubernetes cluster.
+    pub fn in_cluster(&self) -> bool {
+        self.workload.is_some() || self.volume_claims.is_some()
+    }
+
     /// One line that names the target in tables, errors and metrics.
     pub fn summary(&self) -> String {
         if let Some(host) = &self.host {

@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::backup::JournalLine;
 use super::hooks::Hooks;
 use super::quantity::DurationText;
 use super::reference::{NameReference, default_true};
@@ -248,6 +249,9 @@ pub struct UpgradeStatus {
     /// Every step with its outcome.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepStatus>,
+    /// The operation's journal while it is carried out in a cluster, so that another process can go on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub journal: Vec<JournalLine>,
     /// Conditions `Succeeded`, `Reconciling`, `Stalled`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,

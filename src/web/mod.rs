@@ -6,13 +6,14 @@
 mod api;
 mod control;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tower::ServiceExt;
 
 use crate::operator::Operator;
 use crate::telemetry::Health;
@@ -42,6 +43,22 @@ pub fn public_router(server: Server) -> Router {
         .with_state(server)
 }
 
+/// What is served while a process waits for its turn: health, until the full router is there.
+pub fn waiting_router(health: Arc<Health>, full: Arc<OnceLock<Router>>) -> Router {
+    let waiting = Router::new()
+        .route("/livez", get(|| async { Health::liveness() }))
+        .route("/readyz", get(readyz_of))
+        .with_state(health);
+    Router::new().fallback(move |request: axum::extract::Request| {
+        let router = full.get().unwrap_or(&waiting).clone();
+        async move { router.oneshot(request).await }
+    })
+}
+
+async fn readyz_of(State(health): State<Arc<Health>>) -> Response {
+    answer_readiness(&health)
+}
+
 /// What is served on the daemon's own socket, which only its owner can open.
 pub fn control_router(server: Server) -> Router {
     let catalog = crate::catalog::serve_router(server.operator.catalog().clone());
@@ -53,7 +70,11 @@ async fn index() -> &'static str {
 }
 
 async fn readyz(State(server): State<Server>) -> Response {
-    let readiness = server.health.readiness();
+    answer_readiness(&server.health)
+}
+
+fn answer_readiness(health: &Health) -> Response {
+    let readiness = health.readiness();
     let status =
         StatusCode::from_u16(readiness.status_code()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     (status, readiness.text()).into_response()

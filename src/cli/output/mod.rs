@@ -175,3 +175,10 @@ impl Output {
         ProgressReporter::new(self.quiet, std::io::stderr().is_terminal())
     }
 }
+
+/// Writes one line to standard output at once, for whoever follows it.
+pub fn speak(line: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{line}");
+    let _ = stdout.flush();
+}

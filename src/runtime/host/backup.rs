@@ -14,8 +14,8 @@ use crate::engine::{
 use crate::failpoint;
 use crate::plan::backup::step;
 use crate::plan::{
-    Action, ArchiveFacts, ArchivePresence, BackupJob, Failure, Log, PreflightFacts, SealFacts,
-    StoreBinding, VerifyFacts, guard, names,
+    self, Action, ArchiveFacts, ArchivePresence, BackupJob, Failure, Job, Log, PreflightFacts,
+    SealFacts, StoreBinding, VerifyFacts, guard, names,
 };
 use crate::spec::{Reason, VerifyMode};
 
@@ -26,7 +26,7 @@ struct Reservation {
 }
 
 /// The archive of this operation, as the journal names it.
-pub(super) fn archive_name(log: &Log<'_>) -> Option<String> {
+pub fn archive_name(log: &Log<'_>) -> Option<String> {
     log.intent::<Reservation>(step::ARCHIVE).map(|reservation| reservation.archive)
 }
 
@@ -45,18 +45,40 @@ pub(super) fn presence(store: &StoreBinding, name: &str) -> Result<ArchivePresen
     })
 }
 
-/// Picks the archive's name and makes its temporary file.
-pub(super) fn reserve(job: &BackupJob) -> Result<(PendingArchive, Value), Failure> {
-    let store = open_store(&job.store)?;
-    let name = names::archive_name(
+/// The name that an archive of this job is to have if nobody else has it.
+pub fn wanted_name(job: &BackupJob) -> String {
+    names::archive_name(
         job.spec.trigger,
         job.spec.service_version.as_deref(),
         Timestamp::now(),
         job.spec.archive.format,
-    );
+    )
+}
+
+/// What the intent of the archive step says when it is written before a store can be looked into.
+pub fn wanted(name: String) -> Value {
+    json!(Reservation { archive: name })
+}
+
+/// Picks the archive's name, the one that is wanted already if there is one, and makes its temporary
+/// file.
+pub(super) fn reserve(
+    job: &BackupJob,
+    wanted: Option<String>,
+) -> Result<(PendingArchive, Value), Failure> {
+    let store = open_store(&job.store)?;
+    let name = wanted.unwrap_or_else(|| wanted_name(job));
     let pending = store.begin(&name)?;
     let reservation = Reservation { archive: pending.name().to_owned() };
     Ok((pending, json!(reservation)))
+}
+
+/// Removes what a writer that is gone has left of the archive under its temporary name.
+pub fn discard_partial(job: &Job, log: &Log<'_>) -> Result<(), Failure> {
+    if let (Job::Backup(job), Some(name)) = (job, archive_name(log)) {
+        open_store(&job.store)?.discard(&name)?;
+    }
+    Ok(())
 }
 
 pub(super) async fn perform(
@@ -87,21 +109,23 @@ pub(super) async fn perform(
         }
         Action::Verify { mode } => {
             let mode = *mode;
-            let name = archive_name(&log).unwrap_or_default();
+            let facts: ArchiveFacts = log.facts(step::ARCHIVE).unwrap_or_default();
+            let name = facts.name;
             blocking(move || verify(&work, &name, mode, &handles)).await
         }
         Action::DiscardArchive => {
             drop(runtime.take(&job.operation));
-            let name = archive_name(&log);
+            let facts: Option<ArchiveFacts> = log.facts(step::ARCHIVE);
+            let name = facts.map(|facts| facts.name).or_else(|| archive_name(&log));
             blocking(move || discard(&work, name.as_deref())).await
         }
         other => Err(unsupported(other)),
     }
 }
 
-/// How long the service was held still, in seconds: by hooks, since this is a host.
+/// How long the service was held still, in seconds.
 fn downtime_seconds(log: &Log<'_>) -> Option<f64> {
-    log.between(step::HOOKS_BEFORE, step::HOOKS_AFTER).map(|span| span.as_secs_f64())
+    plan::status::downtime(log).map(|span| span.as_secs_f64())
 }
 
 fn options(job: &BackupJob) -> Result<PackOptions, Failure> {
@@ -191,6 +215,7 @@ fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
         live_data: estimate.entries > 0,
         live_paths: Vec::new(),
         from_version: None,
+        claims: Vec::new(),
         warnings: Vec::new(),
         checks,
     }))
@@ -251,8 +276,9 @@ fn manifest(
     manifest.generation = Some(job.operation.generation);
     manifest.trigger = job.spec.trigger;
     manifest.backup_type = job.spec.backup_type;
-    manifest.target_summary = job.spec.target.summary();
-    manifest.target = job.spec.target.clone();
+    let target = job.origin.as_ref().unwrap_or(&job.spec.target);
+    manifest.target_summary = target.summary();
+    manifest.target = target.clone();
     manifest.service_version.clone_from(&facts.service_version);
     manifest.description.clone_from(&job.spec.description);
     manifest.schedule.clone_from(&job.schedule);
@@ -326,7 +352,15 @@ fn discard(job: &BackupJob, name: Option<&str>) -> Result<Value, Failure> {
     if let (Some(name), true) = (name, path.is_dir()) {
         let store = LocalStore::open(&path, &job.store.name, false)?;
         store.discard(name)?;
-        store.delete(name)?;
+        // A committed archive of that name may be somebody else's.
+        let own = store.read_manifest(name).is_ok_and(|manifest| {
+            manifest.backup == job.operation.name
+                && manifest.namespace == job.operation.namespace
+                && manifest.generation == Some(job.operation.generation)
+        });
+        if own {
+            store.delete(name)?;
+        }
     }
     Ok(Value::Null)
 }

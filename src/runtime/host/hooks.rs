@@ -172,6 +172,14 @@ pub fn run_hook(
     }
 }
 
+/// Sends the request of an HTTP hook and judges the answer, for places where commands run elsewhere.
+pub fn send_request(hook: &Hook) -> Result<HookOutcome, HookError> {
+    match &hook.http {
+        Some(http) => web_hook::send(http, &hook.timeout),
+        None => Err(HookError::Invalid { why: "it has no http" }),
+    }
+}
+
 /// What ends a command early.
 struct Limits<'a> {
     hook: &'a Hook,

@@ -22,7 +22,7 @@ use crate::plan::{
 };
 use crate::spec::{BackupType, OnError, Reason};
 
-pub use backup::host_name;
+pub use backup::{archive_name, discard_partial, host_name, wanted, wanted_name};
 pub use store::{local_path, open_store};
 
 /// Acts on host targets.
@@ -115,13 +115,15 @@ impl Runtime for HostRuntime {
         &'a self,
         job: &'a Job,
         action: &'a Action,
-        _: Log<'a>,
+        log: Log<'a>,
     ) -> BoxFuture<'a, Result<Value, Failure>> {
         Box::pin(async move {
             match (job, action) {
                 (Job::Backup(job), Action::Archive) => {
                     let work = job.clone();
-                    let (pending, detail) = blocking(move || backup::reserve(&work)).await?;
+                    let wanted = backup::archive_name(&log);
+                    let (pending, detail) =
+                        blocking(move || backup::reserve(&work, wanted)).await?;
                     self.keep(&job.operation, pending);
                     Ok(detail)
                 }

@@ -25,6 +25,7 @@ fn backup(target: &Value) -> Job {
         store: store(),
         schedule: None,
         previous: None,
+        origin: None,
     })
 }
 
@@ -39,6 +40,7 @@ fn restore(target: &Value) -> Job {
         store: store(),
         archive: "a".to_owned(),
         target: serde_json::from_value(target.clone()).unwrap(),
+        claims: Vec::new(),
     })
 }
 
@@ -190,4 +192,24 @@ fn a_service_that_never_starts_is_said_first() {
     let trace = simulate(&job, World::default(), &faults).unwrap();
     assert!(!trace.conclusion.is_success());
     assert_eq!(trace.world.archive, ArchivePresence::Absent);
+}
+
+#[test]
+fn where_interrupted_steps_are_picked_up_crashes_change_nothing_about_the_end() {
+    let world = || World { resumable: true, ..World::default() };
+    for (name, job) in jobs() {
+        let undisturbed = simulate(&job, world(), &[]).unwrap();
+        let last = undisturbed.actions.len();
+        for first in 0..last {
+            for second in first + 1..=last + 1 {
+                for fault in [Fault::CrashesAfter, Fault::CrashesBefore] {
+                    let faults = [(first, fault), (second, fault)];
+                    let story = format!("{name}, {faults:?}");
+                    let trace = simulate(&job, world(), &faults).unwrap();
+                    assert!(trace.conclusion.is_success(), "{story}: {:?}", trace.conclusion);
+                    assert_eq!(trace.world, undisturbed.world, "{story}: {:?}", trace.actions);
+                }
+            }
+        }
+    }
 }

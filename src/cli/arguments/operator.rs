@@ -1,0 +1,55 @@
+//! The arguments of `eider operator`.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Listen, parse_listen};
+use crate::spec::DurationText;
+
+/// `eider operator`.
+#[derive(Debug, Args)]
+pub struct OperatorArguments {
+    /// Namespace to watch; may be repeated. Default: all of them.
+    #[arg(long = "namespace", short, value_name = "NAMESPACE")]
+    pub namespaces: Vec<String>,
+    /// Where metrics, health and the read-only API are served; `off` for nowhere.
+    #[arg(long, env = "EIDER_LISTEN", default_value = "127.0.0.1:9110", value_name = "ADDRESS", value_parser = parse_listen)]
+    pub listen: Listen,
+    /// Operations at the same time, and so movers.
+    #[arg(long, env = "EIDER_CONCURRENCY", default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub concurrency: u16,
+    /// Image of the movers; default the image of this pod.
+    #[arg(long, env = "EIDER_IMAGE", value_name = "IMAGE")]
+    pub mover_image: Option<String>,
+    /// When movers' nodes pull the image: Always, IfNotPresent or Never.
+    #[arg(long, env = "EIDER_MOVER_IMAGE_PULL_POLICY", value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub mover_image_pull_policy: Option<String>,
+    /// CPU that a mover asks for, such as 500m.
+    #[arg(long, env = "EIDER_MOVER_CPU", value_name = "QUANTITY")]
+    pub mover_cpu: Option<String>,
+    /// Memory that a mover asks for and may use, such as 512Mi.
+    #[arg(long, env = "EIDER_MOVER_MEMORY", value_name = "QUANTITY")]
+    pub mover_memory: Option<String>,
+    /// How long a mover may take until it runs.
+    #[arg(long, env = "EIDER_MOVER_START_TIMEOUT", default_value = "10m", value_name = "DURATION", value_parser = parse_duration)]
+    pub mover_start_timeout: Duration,
+    /// How long a mover may run.
+    #[arg(long, env = "EIDER_MOVER_DEADLINE", default_value = "1d", value_name = "DURATION", value_parser = parse_duration)]
+    pub mover_deadline: Duration,
+    /// Name of the Lease that replicas take turns at.
+    #[arg(long, env = "EIDER_LEASE_NAME", default_value = "eider-operator", value_name = "NAME")]
+    pub lease_name: String,
+    /// Namespace of the Lease.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default", value_name = "NAMESPACE")]
+    pub lease_namespace: String,
+    /// What this replica is called in the Lease; default the name of the machine and a number.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub identity: Option<String>,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    serde_json::from_value::<DurationText>(serde_json::json!(text))
+        .map(|duration| duration.to_duration())
+        .map_err(|error| error.to_string())
+}

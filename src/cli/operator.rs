@@ -1,0 +1,193 @@
+//! `eider operator`: waits for its definitions and its turn, then runs the controllers.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use k8s_openapi::api::core::v1::Pod;
+use kube::client::ClientBuilder;
+use kube::{Api, Client, Config};
+
+use super::arguments::{GlobalArguments, Listen, OperatorArguments};
+use super::output::{CliError, ExitCode, Output};
+use super::session::{metrics, open_catalog, stop_signal};
+use crate::operator::Operator;
+use crate::operator::kubernetes::{
+    self, ClusterLink, Election, GateLayer, Leadership, await_definitions,
+};
+use crate::runtime::kubernetes::{KubernetesRuntime, Settings};
+use crate::spec::Reason;
+use crate::telemetry::Health;
+use crate::web::{Server, public_router, waiting_router};
+
+fn unreachable(message: String) -> CliError {
+    CliError::new(ExitCode::Unreachable, Reason::ClusterUnavailable, message)
+        .hint("check KUBECONFIG, or run it in a pod with a service account")
+}
+
+/// Runs until SIGINT or SIGTERM, or until the lease is lost.
+pub async fn operator(
+    global: &GlobalArguments,
+    arguments: &OperatorArguments,
+    output: Output,
+) -> Result<(), CliError> {
+    let stop = stop_signal();
+    tokio::pin!(stop);
+    let configuration = Config::infer().await.map_err(|error| unreachable(error.to_string()))?;
+    let plain = client(configuration.clone(), None)?;
+    let leadership = Leadership::default();
+    let gated = client(configuration, Some(leadership.clone()))?;
+    let health = Arc::new(Health::starting(&["definitions", "leader"]));
+    let router = serve(arguments, &health).await?;
+    let identity = identity(arguments);
+    let image = tokio::select! {
+        image = mover_image(&plain, arguments) => image?,
+        () = &mut stop => return Ok(()),
+    };
+    tokio::select! {
+        () = await_definitions(&plain, &health) => {}
+        () = &mut stop => return Ok(()),
+    }
+    // A follower is as ready as it can be: a rollout must not wait for it to lead.
+    health.ready("leader");
+    let mut election = Election::new(
+        plain.clone(),
+        &arguments.lease_namespace,
+        &arguments.lease_name,
+        &identity,
+        leadership,
+    );
+    tracing::info!(identity, lease = arguments.lease_name, "waiting for the lease");
+    tokio::select! {
+        () = election.campaign() => {}
+        () = &mut stop => return Ok(()),
+    }
+    let settings = Settings {
+        image_pull_policy: arguments.mover_image_pull_policy.clone(),
+        cpu: arguments.mover_cpu.clone(),
+        memory: arguments.mover_memory.clone(),
+        start_timeout: arguments.mover_start_timeout,
+        deadline: arguments.mover_deadline,
+        ..Settings::new(image)
+    };
+    let led = lead(global, arguments, &output, &health, &router, (gated, plain), settings, identity);
+    let result = tokio::select! {
+        result = led => result,
+        () = election.keep() => Err(CliError::new(
+            ExitCode::Failed,
+            Reason::Interrupted,
+            "the lease was lost; another replica leads by now",
+        )
+        .hint("this process ends, and starts again as a follower")),
+        () = &mut stop => {
+            tracing::info!("stopping: what is under way is picked up by whoever leads next");
+            Ok(())
+        }
+    };
+    health.stopping();
+    election.resign().await;
+    result
+}
+
+/// Opens the catalog and runs the controllers.
+#[expect(clippy::too_many_arguments, reason = "the pieces of a process, put together once")]
+async fn lead(
+    global: &GlobalArguments,
+    arguments: &OperatorArguments,
+    output: &Output,
+    health: &Arc<Health>,
+    router: &OnceLock<Router>,
+    (gated, plain): (Client, Client),
+    settings: Settings,
+    identity: String,
+) -> Result<(), CliError> {
+    health.waiting("catalog", "the catalog is opened");
+    let (catalog, _) = open_patiently(global, output).await?;
+    health.ready("catalog");
+    let runtime = KubernetesRuntime::new(gated.clone(), settings);
+    let link = ClusterLink::new(gated, runtime, Some(identity));
+    let concurrency = usize::from(arguments.concurrency);
+    let operator =
+        Operator::new(catalog.clone(), metrics()?, None, concurrency).with_cluster(link);
+    let server = Server {
+        operator: operator.clone(),
+        health: Arc::clone(health),
+        catalog: global.catalog.clone().into(),
+    };
+    let _ = router.set(public_router(server));
+    // Watches only read: they go round the gate, which is about writing.
+    let never = std::future::pending();
+    kubernetes::run(operator, plain, &arguments.namespaces, never).await.map_err(CliError::from)
+}
+
+/// The one who led before may still be closing the file.
+async fn open_patiently(
+    global: &GlobalArguments,
+    output: &Output,
+) -> Result<(crate::catalog::Catalog, bool), CliError> {
+    let mut tries = 0;
+    loop {
+        match open_catalog(&global.catalog, output).await {
+            Err(error) if error.reason == Reason::TargetBusy && tries < 60 => {
+                tracing::warn!("the catalog is still held: {}", error.message);
+                tries += 1;
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+fn client(configuration: Config, gate: Option<Leadership>) -> Result<Client, CliError> {
+    let broken = |error: kube::Error| unreachable(format!("the cluster's configuration: {error}"));
+    let builder = ClientBuilder::try_from(configuration).map_err(broken)?;
+    Ok(match gate {
+        Some(leadership) => builder.with_layer(&GateLayer(leadership)).build(),
+        None => builder.build(),
+    })
+}
+
+fn identity(arguments: &OperatorArguments) -> String {
+    arguments.identity.clone().unwrap_or_else(|| {
+        format!("{}-{}", crate::runtime::host::host_name(), std::process::id())
+    })
+}
+
+/// The image that movers run: as told, or the one that this pod runs.
+async fn mover_image(client: &Client, arguments: &OperatorArguments) -> Result<String, CliError> {
+    if let Some(image) = &arguments.mover_image {
+        return Ok(image.clone());
+    }
+    let unknown = |why: String| {
+        CliError::new(ExitCode::Usage, Reason::InvalidSpec, format!("no image for movers: {why}"))
+            .hint("set --mover-image or EIDER_IMAGE to Eider's own image")
+    };
+    let Some(name) = &arguments.identity else {
+        return Err(unknown("this is not a pod".to_owned()));
+    };
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &arguments.lease_namespace);
+    let pod = pods.get(name).await.map_err(|error| unknown(error.to_string()))?;
+    let image = pod.spec.and_then(|spec| spec.containers.into_iter().next()?.image);
+    image.ok_or_else(|| unknown(format!("pod {name} names none")))
+}
+
+/// Serves health at once, and everything else as soon as this process leads.
+async fn serve(
+    arguments: &OperatorArguments,
+    health: &Arc<Health>,
+) -> Result<Arc<OnceLock<Router>>, CliError> {
+    let full: Arc<OnceLock<Router>> = Arc::default();
+    if let Listen::At(address) = arguments.listen {
+        let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| {
+            CliError::new(
+                ExitCode::Failed,
+                Reason::InternalError,
+                format!("cannot listen on {address}: {error}"),
+            )
+            .hint("choose another address with --listen, or `--listen off`")
+        })?;
+        tracing::info!(%address, "serving metrics, health and the read-only API");
+        let router = waiting_router(Arc::clone(health), Arc::clone(&full));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+    }
+    Ok(full)
+}

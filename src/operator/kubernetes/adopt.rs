@@ -1,0 +1,121 @@
+//! What a catalog that lacks it learns from the cluster: journals, and records of what has ended.
+
+use serde_json::{Value, json};
+
+use super::{ClusterLink, journal};
+use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
+use crate::operator::{Operator, OperatorError};
+use crate::plan::OperationId;
+use crate::spec::{ArchiveStatus, BackupSpec, JournalLine, Kind};
+
+impl Operator {
+    /// Takes over the lines of a journal that the status has and this catalog lacks.
+    pub(in crate::operator) async fn adopt_lines(
+        &self,
+        operation: &OperationId,
+        status: &Value,
+    ) -> Result<(), OperatorError> {
+        let lines: Vec<JournalLine> =
+            serde_json::from_value(status["journal"].clone()).unwrap_or_default();
+        if lines.is_empty() || status["observedGeneration"].as_i64() != Some(operation.generation) {
+            return Ok(());
+        }
+        let local = self.catalog.journal(operation).await?;
+        let entries = journal::from_lines(operation, &lines);
+        for entry in journal::missing_from(&local, entries) {
+            self.catalog.append_journal(entry).await?;
+        }
+        Ok(())
+    }
+
+    /// The same for an object that has to be asked for first.
+    pub(in crate::operator) async fn adopt_journal(
+        &self,
+        link: &ClusterLink,
+        kind: Kind,
+        operation: &OperationId,
+    ) -> Result<(), OperatorError> {
+        // An object that cannot be read now has been made just now: there is nothing to take over.
+        if let Ok(Some(object)) = link.api(kind, &operation.namespace).get_opt(&operation.name).await {
+            self.adopt_lines(operation, &object.data["status"]).await?;
+        }
+        Ok(())
+    }
+
+    /// The record of a Backup object.
+    pub(in crate::operator) async fn record_of_object(
+        &self,
+        operation: &OperationId,
+    ) -> Result<Option<BackupRecord>, OperatorError> {
+        let filter =
+            BackupFilter { namespace: Some(operation.namespace.clone()), ..BackupFilter::default() };
+        let records = self.catalog.backups(filter).await?;
+        Ok(records.into_iter().find(|record| {
+            record.object == operation.name && (record.uid == operation.uid || record.uid.is_none())
+        }))
+    }
+
+    /// Makes the record of a finished Backup from its status, unless there is one.
+    pub(in crate::operator) async fn record_from_status(
+        &self,
+        operation: &OperationId,
+        status: &Value,
+    ) -> Result<(), OperatorError> {
+        if self.record_of_object(operation).await?.is_some() {
+            return Ok(());
+        }
+        let kind = Kind::Backup.as_str();
+        let resource = self.catalog.resource(kind, &operation.namespace, &operation.name).await?;
+        let Some(resource) = resource else { return Ok(()) };
+        let Ok(spec) = serde_json::from_value::<BackupSpec>(resource.document["spec"].clone()) else {
+            return Ok(());
+        };
+        let archive: Option<ArchiveStatus> =
+            serde_json::from_value(status["archive"].clone()).ok();
+        let time = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
+        let completed = time(&status["completedAt"]);
+        let started = time(&status["startedAt"]).or(completed);
+        let verified = status["conditions"].as_array().into_iter().flatten().find(|condition| {
+            condition["type"] == "Verified" && condition["status"] == "True"
+        });
+        let succeeded = status["phase"] == "Succeeded";
+        let labels = &resource.document["metadata"]["labels"];
+        let mut record = BackupRecord {
+            backup_name: operation.to_string(),
+            backup_type: format!("{:?}", spec.backup_type),
+            compression_type: spec.archive.format.extension().to_owned(),
+            description: spec.description.clone(),
+            created_at: started.unwrap_or_else(jiff::Timestamp::now),
+            status: if succeeded { RecordStatus::Succeeded } else { RecordStatus::Failed },
+            error_message: (!succeeded)
+                .then(|| status["message"].as_str().unwrap_or_default().to_owned()),
+            target: spec.target.summary(),
+            namespace: operation.namespace.clone(),
+            object: operation.name.clone(),
+            generation: Some(operation.generation),
+            uid: operation.uid.clone(),
+            store: spec.store_ref.name.clone(),
+            schedule: labels[crate::operator::resolve::SCHEDULE_LABEL].as_str().map(str::to_owned),
+            trigger: Some(spec.trigger.as_str().to_owned()),
+            target_spec: Some(json!(spec.target)),
+            verified_at: verified.and_then(|condition| time(&condition["lastTransitionTime"])),
+            ..BackupRecord::default()
+        };
+        if let (Some(started), Some(completed)) = (started, completed) {
+            let took: jiff::SignedDuration = completed.duration_since(started);
+            record.duration_seconds = Some(took.as_secs_f64().max(0.0));
+        }
+        if let Some(archive) = archive {
+            record.backup_name = archive.name;
+            record.backup_path = archive.location;
+            record.backup_size = Some(archive.size_bytes);
+            record.file_count = Some(archive.files);
+            record.source_bytes = Some(archive.source_bytes);
+            record.backup_hash = Some(archive.sha256);
+            record.source_version = archive.service_version;
+            record.expires_at = archive.expires_at.map(|time| time.0);
+        }
+        self.catalog.insert_backup(record).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! The journal in the status of an object (ADR 12): written before each effect, read by a process
+//! whose catalog does not know the operation.
+
+use serde_json::Value;
+
+use crate::plan::{JournalEntry, OPERATION, OperationId};
+use crate::spec::JournalLine;
+
+/// Lines that are kept: more than any operation has, unless something is tried again and again.
+const LIMIT: usize = 60;
+/// The longest fact that is kept, in bytes of JSON; a longer one loses its lists.
+const LONGEST: usize = 8 << 10;
+
+/// The lines of a journal for the status. The job itself is not among them: the specification is
+/// immutable and is resolved again.
+pub fn to_lines(journal: &[JournalEntry]) -> Vec<JournalLine> {
+    let skip = journal.len().saturating_sub(LIMIT);
+    journal
+        .iter()
+        .enumerate()
+        // The first line says when it began and must not go.
+        .filter(|(index, _)| *index == 0 || *index >= skip)
+        .map(|(_, entry)| JournalLine {
+            step: entry.step.clone(),
+            mark: entry.mark.as_str().to_owned(),
+            at: entry.at.to_string(),
+            session: entry.session.clone(),
+            detail: detail(entry),
+        })
+        .collect()
+}
+
+fn detail(entry: &JournalEntry) -> Option<String> {
+    if entry.step == OPERATION || entry.detail.is_null() {
+        return None;
+    }
+    let text = entry.detail.to_string();
+    if text.len() <= LONGEST {
+        return Some(text);
+    }
+    let mut shorter = entry.detail.clone();
+    drop_lists(&mut shorter);
+    Some(shorter.to_string())
+}
+
+fn drop_lists(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.clear(),
+        Value::Object(map) => map.values_mut().for_each(drop_lists),
+        _ => {}
+    }
+}
+
+/// The entries that lines stand for; unreadable ones are left out.
+pub fn from_lines(operation: &OperationId, lines: &[JournalLine]) -> Vec<JournalEntry> {
+    lines
+        .iter()
+        .filter_map(|line| {
+            Some(JournalEntry {
+                operation: operation.clone(),
+                step: line.step.clone(),
+                mark: line.mark.parse().ok()?,
+                at: line.at.parse().ok()?,
+                session: line.session.clone(),
+                detail: match &line.detail {
+                    Some(text) => serde_json::from_str(text).ok()?,
+                    None => Value::Null,
+                },
+            })
+        })
+        .collect()
+}
+
+/// What of the cluster's journal a local one lacks.
+pub fn missing_from(local: &[JournalEntry], cluster: Vec<JournalEntry>) -> Vec<JournalEntry> {
+    cluster
+        .into_iter()
+        .filter(|entry| {
+            entry.step != OPERATION
+                && !local.iter().any(|known| {
+                    known.step == entry.step
+                        && known.mark == entry.mark
+                        && known.session == entry.session
+                        && known.at == entry.at
+                })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Mark;
+    use serde_json::json;
+
+    fn entry(step: &str, mark: Mark, detail: Value) -> JournalEntry {
+        JournalEntry {
+            operation: "Backup/shop/b/1/u".parse().unwrap(),
+            step: step.to_owned(),
+            mark,
+            at: "2026-11-21T02:00:00.123456789Z".parse().unwrap(),
+            session: "s".to_owned(),
+            detail,
+        }
+    }
+
+    #[test]
+    fn lines_read_back_as_the_journal_without_the_job() {
+        let journal = [
+            entry(OPERATION, Mark::Intent, json!({"kind": "Backup"})),
+            entry("quiesce", Mark::Intent, json!({"replicas": 3})),
+            entry("quiesce", Mark::Done, Value::Null),
+        ];
+        let lines = to_lines(&journal);
+        assert_eq!(lines[0].detail, None);
+        let read = from_lines(&journal[0].operation, &lines);
+        assert_eq!(read[1..], journal[1..]);
+        assert_eq!(missing_from(&journal, read.clone()), []);
+        assert_eq!(missing_from(&journal[..2], read), journal[2..]);
+    }
+
+    #[test]
+    fn a_status_stays_small() {
+        let warnings: Vec<String> = (0..1000).map(|number| format!("path {number}")).collect();
+        let facts = json!({"files": 7, "warnings": warnings});
+        let mut journal = vec![entry(OPERATION, Mark::Intent, Value::Null)];
+        journal.extend((0..200).map(|_| entry("resume", Mark::Intent, facts.clone())));
+        let lines = to_lines(&journal);
+        assert!(lines.len() <= LIMIT + 1);
+        assert_eq!(lines[0].step, OPERATION);
+        assert_eq!(lines[1].detail.as_deref(), Some(r#"{"files":7,"warnings":[]}"#));
+    }
+}

@@ -1,0 +1,214 @@
+//! What the loop writes to a cluster: statuses, child objects, events, finalizers.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tracing::warn;
+
+use crate::plan::{Failure, OperationId};
+use crate::runtime::kubernetes::{FIELD_MANAGER, KubernetesRuntime, is_missing, is_terminating};
+use crate::spec::{API_VERSION, Kind, Reason};
+
+/// Annotation on an object that another operation needs: `Kind/name` of that operation's object.
+pub const PARENT_ANNOTATION: &str = "eider.dev/parent";
+/// Finalizer on a Backup.
+pub const ARCHIVE_FINALIZER: &str = "eider.dev/archive";
+/// Finalizer on what is being carried out.
+pub const OPERATION_FINALIZER: &str = "eider.dev/operation";
+
+/// A connection to the cluster that objects live in.
+pub struct ClusterLink {
+    /// What carries jobs out.
+    pub runtime: KubernetesRuntime,
+    client: Client,
+    recorder: Recorder,
+    /// The last event of each object: the same one is not sent again for every look.
+    said: Mutex<BTreeMap<String, String>>,
+}
+
+/// The API resource of a kind.
+pub fn resource(kind: Kind) -> ApiResource {
+    ApiResource::from_gvk_with_plural(
+        &GroupVersionKind::gvk("eider.dev", "v1alpha1", kind.as_str()),
+        kind.plural(),
+    )
+}
+
+impl ClusterLink {
+    /// A link that writes as this process.
+    pub fn new(client: Client, runtime: KubernetesRuntime, instance: Option<String>) -> Self {
+        let reporter = Reporter { controller: "eider-operator".to_owned(), instance };
+        let recorder = Recorder::new(client.clone(), reporter);
+        Self { runtime, client, recorder, said: Mutex::default() }
+    }
+
+    /// The objects of a kind in a namespace.
+    pub fn api(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, &resource(kind))
+    }
+
+    /// Applies a status. An object that is gone, or another one by now, needs none.
+    pub async fn put_status(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        uid: Option<&str>,
+        status: &Value,
+    ) -> Result<(), Failure> {
+        let api = self.api(kind, namespace);
+        let patch = Patch::Apply(json!({
+            "apiVersion": API_VERSION, "kind": kind.as_str(),
+            // With its UID: an object made again under this name has a history of its own.
+            "metadata": {"name": name, "uid": uid},
+            "status": status,
+        }));
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let what = format!("write the status of {kind} {namespace}/{name}");
+        let cluster = self.runtime.cluster();
+        let call = || api.patch_status(name, &parameters, &patch);
+        match cluster.patiently(&what, None, call).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_missing(&error) || is_other(&error) => Ok(()),
+            Err(error) => Err(Failure::new(
+                Reason::ClusterUnavailable,
+                format!("cannot {what}: {error}"),
+            )),
+        }
+    }
+
+    /// Makes an object, or finds the one that an earlier turn has made. Returns its UID.
+    pub async fn ensure(&self, kind: Kind, document: &Value) -> Result<String, Failure> {
+        let metadata = &document["metadata"];
+        let text = |name: &str| metadata[name].as_str().unwrap_or_default().to_owned();
+        let (namespace, name) = (text("namespace"), text("name"));
+        let object: DynamicObject = serde_json::from_value(document.clone()).map_err(|error| {
+            Failure::new(Reason::InternalError, format!("{kind} {name} is malformed: {error}"))
+        })?;
+        let api = self.api(kind, &namespace);
+        let cluster = self.runtime.cluster();
+        let what = format!("make {kind} {namespace}/{name}");
+        let parameters =
+            PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let refuse = |error: kube::Error| {
+            let reason = match is_terminating(&error) {
+                true => Reason::NamespaceTerminating,
+                false => Reason::ClusterUnavailable,
+            };
+            Failure::new(reason, format!("cannot {what}: {error}"))
+        };
+        let made = match cluster.patiently(&what, None, || api.create(&parameters, &object)).await {
+            Ok(made) => made,
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                let found = cluster.patiently(&what, None, || api.get(&name)).await;
+                let found = found.map_err(refuse)?;
+                let wanted = metadata["annotations"][PARENT_ANNOTATION].as_str();
+                let present = found.metadata.annotations.as_ref();
+                let present = present.and_then(|all| all.get(PARENT_ANNOTATION));
+                if present.map(String::as_str) != wanted {
+                    return Err(Failure::new(
+                        Reason::InvalidSpec,
+                        format!("{kind} {namespace}/{name} is there already and is somebody else's"),
+                    )
+                    .hint("delete or rename it: Eider needs that name"));
+                }
+                found
+            }
+            Err(error) => return Err(refuse(error)),
+        };
+        Ok(made.metadata.uid.unwrap_or_default())
+    }
+
+    /// Deletes an object; one that is gone already is fine.
+    pub async fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Result<(), Failure> {
+        let api = self.api(kind, namespace);
+        let what = format!("delete {kind} {namespace}/{name}");
+        let parameters = DeleteParams::background();
+        let cluster = self.runtime.cluster();
+        match cluster.patiently(&what, None, || api.delete(name, &parameters)).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_missing(&error) => Ok(()),
+            Err(error) => Err(Failure::new(
+                Reason::ClusterUnavailable,
+                format!("cannot {what}: {error}"),
+            )),
+        }
+    }
+
+    /// Puts finalizers on an object, or takes them off. The list is written whole, on the version that
+    /// was read: somebody else's change in between is a conflict and a new look.
+    pub async fn set_finalizers(
+        &self,
+        kind: Kind,
+        object: &DynamicObject,
+        finalizers: &[String],
+    ) -> Result<(), kube::Error> {
+        let namespace = object.metadata.namespace.clone().unwrap_or_default();
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let patch = Patch::Merge(json!({"metadata": {
+            "resourceVersion": object.metadata.resource_version,
+            "finalizers": finalizers,
+        }}));
+        let parameters =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        match self.api(kind, &namespace).patch(&name, &parameters, &patch).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_missing(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends an event about an object, unless it was the last one sent about it.
+    pub async fn event(
+        &self,
+        operation: &OperationId,
+        warning: bool,
+        reason: &str,
+        action: &str,
+        note: &str,
+    ) {
+        let key = operation.to_string();
+        let text = format!("{reason}/{action}/{note}");
+        {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            if said.insert(key, text.clone()).as_ref() == Some(&text) {
+                return;
+            }
+            // Forgetting costs a repeated event, remembering for ever costs memory.
+            if said.len() > 2_000 {
+                said.clear();
+            }
+        }
+        let reference = ObjectReference {
+            api_version: Some(API_VERSION.to_owned()),
+            kind: Some(operation.kind.clone()),
+            namespace: Some(operation.namespace.clone()),
+            name: Some(operation.name.clone()),
+            uid: operation.uid.clone(),
+            ..ObjectReference::default()
+        };
+        let event = Event {
+            type_: if warning { EventType::Warning } else { EventType::Normal },
+            reason: reason.to_owned(),
+            note: Some(note.chars().take(1000).collect()),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, &reference).await {
+            warn!(%operation, "an event could not be sent: {error}");
+        }
+    }
+}
+
+/// A status for an object that was made again under the same name is a conflict of UIDs.
+fn is_other(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status)
+        if status.code == 409 && (status.message.contains("uid") || status.message.contains("UID")))
+}

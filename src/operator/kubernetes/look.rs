@@ -1,0 +1,323 @@
+//! One look at an object that runs once: is there something to begin, to go on with, to say?
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::api::DynamicObject;
+use kube::runtime::controller::Action;
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use super::{ARCHIVE_FINALIZER, Context, LookError, OPERATION_FINALIZER, PARENT_ANNOTATION, WAIT};
+use super::{leave, schedules, stores};
+use crate::catalog::ResourceRecord;
+use crate::operator::OperatorError;
+use crate::plan::{Conclusion, Failure, Log, OperationId, conditions, status};
+use crate::spec::{self, API_VERSION, Document, Kind, Reason};
+
+/// The operation that an object is, as it is now.
+pub(super) fn identity(kind: Kind, object: &DynamicObject) -> OperationId {
+    OperationId {
+        kind: kind.as_str().to_owned(),
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+        generation: object.metadata.generation.unwrap_or(1),
+        uid: object.metadata.uid.clone(),
+    }
+}
+
+/// Looks at an object of any kind.
+pub(super) async fn look(
+    kind: Kind,
+    object: &DynamicObject,
+    context: &Arc<Context>,
+) -> Result<Action, LookError> {
+    let operation = identity(kind, object);
+    if object.metadata.deletion_timestamp.is_some() {
+        return leave::leave(kind, object, &operation, context).await;
+    }
+    let document = match read(kind, object) {
+        Ok(document) => document,
+        Err(failure) => return refuse(kind, &operation, object, failure, context).await,
+    };
+    mirror(kind, object, &document, context).await?;
+    match kind {
+        Kind::BackupSchedule => schedules::look(&operation, context).await,
+        Kind::BackupStore => stores::look(&operation, object, context).await,
+        Kind::Backup | Kind::Restore | Kind::Upgrade => {
+            look_once(kind, object, &operation, context).await
+        }
+    }
+}
+
+/// The document of an object: its metadata, as far as it is ours, and its specification, judged by the
+/// same schema and rules as a file. Servers before 1.25 do not enforce the rules.
+fn read(kind: Kind, object: &DynamicObject) -> Result<Document, Failure> {
+    let text = json!({
+        "apiVersion": API_VERSION,
+        "kind": kind.as_str(),
+        "metadata": {"name": object.name_any(), "namespace": object.namespace()},
+        "spec": object.data["spec"],
+    })
+    .to_string();
+    match spec::load(&text, "object") {
+        Ok(mut documents) if documents.len() == 1 => {
+            let mut document = documents.remove(0).value;
+            let metadata = document.metadata_mut();
+            metadata.labels.clone_from(&object.metadata.labels);
+            metadata.uid.clone_from(&object.metadata.uid);
+            metadata.generation = object.metadata.generation;
+            metadata.creation_timestamp.clone_from(&object.metadata.creation_timestamp);
+            metadata.owner_references.clone_from(&object.metadata.owner_references);
+            let parent = object.annotations().get(PARENT_ANNOTATION);
+            metadata.annotations = parent
+                .map(|parent| [(PARENT_ANNOTATION.to_owned(), parent.clone())].into());
+            Ok(document)
+        }
+        Ok(_) => Err(Failure::new(Reason::InvalidSpec, "the object has no specification")),
+        Err(problems) => {
+            let messages: Vec<String> = problems
+                .iter()
+                .take(5)
+                .map(|problem| format!("{}: {}", problem.path, problem.message))
+                .collect();
+            Err(Failure::new(Reason::InvalidSpec, messages.join("; "))
+                .hint("`eider validate -f FILE` says where; a run-once object has to be made again"))
+        }
+    }
+}
+
+/// Says that an object cannot be carried out as it is.
+async fn refuse(
+    kind: Kind,
+    operation: &OperationId,
+    object: &DynamicObject,
+    failure: Failure,
+    context: &Context,
+) -> Result<Action, LookError> {
+    let generation = operation.generation;
+    let said = &object.data["status"];
+    let known = said["observedGeneration"].as_i64() == Some(generation)
+        && said["message"].as_str() == Some(failure.message.as_str());
+    // A terminal state never regresses: rules of a newer Eider do not unmake what an older one has done.
+    if known || status::recorded(said, generation).is_some() {
+        return Ok(Action::await_change());
+    }
+    let now = Timestamp::now();
+    let value = if kind.runs_once() {
+        status::refused(generation, &Conclusion::failed(failure.clone()), now)
+    } else {
+        let mut list = Vec::new();
+        conditions::ready(&mut list, false, failure.reason, &failure.message, generation, now);
+        json!({"observedGeneration": generation, "message": failure.message, "conditions": list})
+    };
+    let uid = operation.uid.as_deref();
+    context.link.put_status(kind, &operation.namespace, &operation.name, uid, &value).await?;
+    context.operator.metrics().reconcile(kind, std::time::Duration::ZERO, Some(failure.reason));
+    let reason = failure.reason.as_str();
+    context.link.event(operation, true, reason, "Validate", &failure.message).await;
+    Ok(Action::await_change())
+}
+
+/// Writes an object down where the rest of Eider looks for documents.
+async fn mirror(
+    kind: Kind,
+    object: &DynamicObject,
+    document: &Document,
+    context: &Context,
+) -> Result<(), LookError> {
+    let catalog = context.operator.catalog();
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let known = catalog.resource(kind.as_str(), &namespace, &name).await.map_err(OperatorError::from)?;
+    let value = document.to_value();
+    let generation = object.metadata.generation.unwrap_or(1);
+    let mut status = object.data["status"].clone();
+    if let Some(map) = status.as_object_mut() {
+        map.remove("journal");
+    }
+    let same = known.as_ref().is_some_and(|known| {
+        known.document == value
+            && known.generation == generation
+            && known.removed_at.is_none()
+            && known.status == status
+    });
+    if same {
+        return Ok(());
+    }
+    let record = ResourceRecord {
+        kind: kind.as_str().to_owned(),
+        namespace,
+        name,
+        generation,
+        spec_digest: crate::operator::apply::digest(&document.spec_value()),
+        document: value,
+        status,
+        source: "kubernetes".to_owned(),
+        observed_at: Timestamp::now(),
+        removed_at: None,
+    };
+    catalog.put_resource(record).await.map_err(OperatorError::from)?;
+    Ok(())
+}
+
+async fn look_once(
+    kind: Kind,
+    object: &DynamicObject,
+    operation: &OperationId,
+    context: &Arc<Context>,
+) -> Result<Action, LookError> {
+    let said = &object.data["status"];
+    if status::recorded(said, operation.generation).is_some() {
+        if kind == Kind::Backup {
+            context.operator.record_from_status(operation, said).await?;
+        } else {
+            leave::take_finalizer_off(kind, object, OPERATION_FINALIZER, context).await?;
+        }
+        return Ok(Action::await_change());
+    }
+    if context.is_active(operation) {
+        return Ok(Action::await_change());
+    }
+    if let Some(parent) = object.annotations().get(PARENT_ANNOTATION)
+        && is_carried_by(parent, operation, context).await?
+    {
+        // Its parent drives it; the parent may also be about to be taken up again.
+        return Ok(Action::requeue(WAIT));
+    }
+    let finalizer = if kind == Kind::Backup { ARCHIVE_FINALIZER } else { OPERATION_FINALIZER };
+    if !object.finalizers().iter().any(|known| known == finalizer) {
+        let mut finalizers = object.finalizers().to_vec();
+        finalizers.push(finalizer.to_owned());
+        context.link.set_finalizers(kind, object, &finalizers).await?;
+    }
+    let operator = &context.operator;
+    operator.adopt_lines(operation, said).await?;
+    if let Some(conclusion) = operator.concluded(operation).await? {
+        // It has ended, and whoever ended it died before it could say so here.
+        operator.publish_end(operation).await?;
+        info!(%operation, "{}", conclusion.message);
+        return Ok(Action::await_change());
+    }
+    if let Some(failure) = operator.waits_for(operation).await? {
+        return wait(kind, operation, said, failure, context).await;
+    }
+    if context.enter(operation) {
+        let (context, operation) = (Arc::clone(context), operation.clone());
+        tokio::spawn(async move { carry_out(kind, &operation, &context).await });
+    }
+    Ok(Action::await_change())
+}
+
+/// Whether the object that made this one is there and has not ended.
+async fn is_carried_by(
+    parent: &str,
+    operation: &OperationId,
+    context: &Context,
+) -> Result<bool, LookError> {
+    let Some((kind, name)) = parent.split_once('/') else { return Ok(false) };
+    let Ok(kind) = kind.parse::<Kind>() else { return Ok(false) };
+    let found = context.link.api(kind, &operation.namespace).get_opt(name).await?;
+    Ok(found.is_some_and(|parent| {
+        let generation = parent.metadata.generation.unwrap_or(1);
+        status::recorded(&parent.data["status"], generation).is_none()
+    }))
+}
+
+/// Says what an object waits for.
+async fn wait(
+    kind: Kind,
+    operation: &OperationId,
+    said: &Value,
+    failure: Failure,
+    context: &Context,
+) -> Result<Action, LookError> {
+    if said["message"].as_str() != Some(failure.message.as_str()) {
+        let mut list = Vec::new();
+        let (generation, now) = (operation.generation, Timestamp::now());
+        conditions::running(&mut list, failure.reason, &failure.message, generation, now);
+        let value = json!({
+            "phase": "Pending", "observedGeneration": generation,
+            "message": failure.message, "conditions": list,
+        });
+        let uid = operation.uid.as_deref();
+        context.link.put_status(kind, &operation.namespace, &operation.name, uid, &value).await?;
+        let reason = failure.reason.as_str();
+        context.link.event(operation, true, reason, "Wait", &failure.message).await;
+    }
+    Ok(Action::requeue(WAIT))
+}
+
+/// Carries an operation out, in a task of its own.
+async fn carry_out(kind: Kind, operation: &OperationId, context: &Arc<Context>) {
+    let result = context.operator.drive_queued(operation).await;
+    match result {
+        Ok(Some(conclusion)) => {
+            let (warning, reason) = match &conclusion.failure {
+                None => (false, Reason::Succeeded),
+                Some(failure) => (true, failure.reason),
+            };
+            let note = &conclusion.message;
+            context.link.event(operation, warning, reason.as_str(), "Conclude", note).await;
+            if let Err(error) = context.operator.after_operation(operation).await {
+                warn!(%operation, "{error}");
+            }
+        }
+        Ok(None) => {}
+        Err(error) => {
+            warn!(%operation, "{error}");
+            let reason = error.reason().as_str();
+            context.link.event(operation, true, reason, "Reconcile", &error.to_string()).await;
+        }
+    }
+    context.leave(operation);
+    if kind != Kind::Backup {
+        let api = context.link.api(kind, &operation.namespace);
+        if let Ok(Some(object)) = api.get_opt(&operation.name).await
+            && object.metadata.uid == operation.uid
+            && let Err(error) =
+                leave::take_finalizer_off(kind, &object, OPERATION_FINALIZER, context).await
+        {
+            warn!(%operation, "its finalizer stays for now: {error}");
+        }
+    }
+}
+
+impl crate::operator::Operator {
+    /// How an operation has ended, if its journal says so.
+    async fn concluded(&self, operation: &OperationId) -> Result<Option<Conclusion>, OperatorError> {
+        let journal = self.catalog.journal(operation).await?;
+        Ok(Log::new(&journal).conclusion().map(|(conclusion, _)| conclusion))
+    }
+
+    /// Publishes the end of an operation once more.
+    async fn publish_end(&self, operation: &OperationId) -> Result<(), OperatorError> {
+        let journal = self.catalog.journal(operation).await?;
+        let log = Log::new(&journal);
+        let value = match (log.job(), log.conclusion()) {
+            (Some(job), _) => status::of(&job, &log, None),
+            (None, Some((conclusion, at))) => {
+                status::refused(operation.generation, &conclusion, at)
+            }
+            (None, None) => return Ok(()),
+        };
+        self.put_status(operation, value).await
+    }
+
+    /// What an operation that has not begun waits for, if it waits: objects are applied in any order,
+    /// and what is not there yet is no failure.
+    async fn waits_for(&self, operation: &OperationId) -> Result<Option<Failure>, OperatorError> {
+        let journal = self.catalog.journal(operation).await?;
+        if Log::new(&journal).job().is_some() {
+            return Ok(None);
+        }
+        Ok(match self.look_up(operation).await? {
+            Ok(_) => None,
+            Err(failure) => matches!(
+                failure.reason,
+                Reason::StoreNotFound | Reason::BackupNotReady | Reason::BackupNotFound
+            )
+            .then_some(failure),
+        })
+    }
+}

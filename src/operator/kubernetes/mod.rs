@@ -1,0 +1,214 @@
+//! The objects of a cluster as a source of work, and the place of their statuses.
+//!
+//! A controller for each kind looks at objects, mirrors them into the catalog and hands operations to
+//! the same `drive` as everywhere. It decides nothing about an operation's steps.
+
+mod adopt;
+pub(super) mod journal;
+mod leave;
+mod lease;
+mod link;
+mod look;
+mod schedules;
+mod stores;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use kube::api::DynamicObject;
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use tracing::{error, info, warn};
+
+use super::Operator;
+use crate::plan::{Failure, OperationId};
+use crate::spec::{Kind, Reason};
+use crate::telemetry::Health;
+
+pub use lease::{Election, GateLayer, Leadership};
+pub use link::{ARCHIVE_FINALIZER, ClusterLink, OPERATION_FINALIZER, PARENT_ANNOTATION, resource};
+
+/// How often an object that waits for something is looked at again.
+const WAIT: Duration = Duration::from_secs(10);
+/// Reconciles at the same time, for each kind.
+const CONCURRENCY: u16 = 8;
+
+/// What a look at an object failed with.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LookError {
+    /// The catalog or an operation's preconditions.
+    #[error(transparent)]
+    Operator(#[from] super::OperatorError),
+    /// The API server.
+    #[error(transparent)]
+    Cluster(#[from] kube::Error),
+    /// Anything that has a reason already.
+    #[error("{}", .0.message)]
+    Failure(Failure),
+}
+
+impl LookError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Operator(error) => error.reason(),
+            Self::Cluster(_) => Reason::ClusterUnavailable,
+            Self::Failure(failure) => failure.reason,
+        }
+    }
+}
+
+impl From<Failure> for LookError {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+/// What the controllers share.
+pub(super) struct Context {
+    operator: Operator,
+    link: Arc<ClusterLink>,
+    /// Operations that a task of this process carries out or waits to.
+    active: Mutex<HashSet<OperationId>>,
+    /// Stores that were looked into, with the generation and the request it was for.
+    inspected: Mutex<BTreeMap<(String, String), String>>,
+}
+
+impl Context {
+    fn is_active(&self, operation: &OperationId) -> bool {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner).contains(operation)
+    }
+
+    fn enter(&self, operation: &OperationId) -> bool {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner).insert(operation.clone())
+    }
+
+    fn leave(&self, operation: &OperationId) {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner).remove(operation);
+    }
+}
+
+/// Waits until the API server serves every kind.
+pub async fn await_definitions(client: &Client, health: &Health) {
+    loop {
+        let missing = match client.list_api_group_resources("eider.dev/v1alpha1").await {
+            Ok(served) => {
+                let served: Vec<&str> =
+                    served.resources.iter().map(|resource| resource.name.as_str()).collect();
+                let missing: Vec<&str> = Kind::ALL
+                    .iter()
+                    .map(|kind| kind.plural())
+                    .filter(|plural| !served.contains(plural))
+                    .collect();
+                missing.join(", ")
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => "all five".to_owned(),
+            Err(error) => {
+                health.waiting("definitions", format!("the API server: {error}"));
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                continue;
+            }
+        };
+        if missing.is_empty() {
+            health.ready("definitions");
+            return;
+        }
+        let message = format!("the CustomResourceDefinitions of eider.dev ({missing}); apply crds/");
+        warn!("waiting for {message}");
+        health.waiting("definitions", message);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// Runs the controllers until `stop` resolves, then lets what is under way reach a place where it can be
+/// picked up. `namespaces` empty means all of them.
+pub async fn run(
+    operator: Operator,
+    client: Client,
+    namespaces: &[String],
+    stop: impl Future<Output = ()>,
+) -> Result<(), super::OperatorError> {
+    let Some(link) = operator.cluster.clone() else {
+        let failure = Failure::new(Reason::InternalError, "the operator has no cluster");
+        return Err(super::OperatorError::Refused(failure));
+    };
+    let now = jiff::Timestamp::now();
+    operator.catalog().start_session(operator.session().to_owned(), now).await?;
+    operator.refill_metrics().await?;
+    let context = Arc::new(Context {
+        operator: operator.clone(),
+        link,
+        active: Mutex::default(),
+        inspected: Mutex::default(),
+    });
+    let mut controllers = Vec::new();
+    // Stores and schedules first: what refers to them finds them.
+    for kind in [Kind::BackupStore, Kind::BackupSchedule, Kind::Backup, Kind::Restore, Kind::Upgrade] {
+        let resource = resource(kind);
+        let apis: Vec<Api<DynamicObject>> = if namespaces.is_empty() {
+            vec![Api::all_with(client.clone(), &resource)]
+        } else {
+            namespaces
+                .iter()
+                .map(|namespace| Api::namespaced_with(client.clone(), namespace, &resource))
+                .collect()
+        };
+        for api in apis {
+            controllers.push(control(kind, api, &context));
+        }
+    }
+    info!("watching {}", if namespaces.is_empty() { "every namespace".to_owned() } else { namespaces.join(", ") });
+    let maintenance = maintain(operator.clone());
+    tokio::select! {
+        () = stop => info!("stopping: operations are picked up by the next start"),
+        _ = join_all(controllers) => error!("every controller has ended"),
+        () = maintenance => {}
+    }
+    operator.catalog().stop_session(None, jiff::Timestamp::now()).await?;
+    Ok(())
+}
+
+/// Keeps the catalog in order.
+async fn maintain(operator: Operator) {
+    loop {
+        tokio::time::sleep(Duration::from_hours(6)).await;
+        if let Err(error) = operator.maintain().await {
+            warn!("the catalog was not maintained: {error}");
+        }
+    }
+}
+
+fn control(
+    kind: Kind,
+    api: Api<DynamicObject>,
+    context: &Arc<Context>,
+) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+    let reconcile = move |object: Arc<DynamicObject>, context: Arc<Context>| async move {
+        let begun = std::time::Instant::now();
+        let result = look::look(kind, &object, &context).await;
+        let failed = result.as_ref().err().map(LookError::reason);
+        context.operator.metrics().reconcile(kind, begun.elapsed(), failed);
+        result
+    };
+    let on_error = move |object: Arc<DynamicObject>, error: &LookError, context: Arc<Context>| {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        warn!(%kind, name, reason = %error.reason(), "{error}");
+        let (operation, note, reason) = (look::identity(kind, &object), error.to_string(), error.reason());
+        tokio::spawn(async move {
+            context.link.event(&operation, true, reason.as_str(), "Reconcile", &note).await;
+        });
+        Action::requeue(WAIT)
+    };
+    // Metadata and a JSON value: an object that no type can hold never stalls the watch.
+    let controller = Controller::new_with(api, watcher::Config::default(), resource(kind))
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .run(reconcile, on_error, Arc::clone(context));
+    Box::pin(controller.for_each(move |result| async move {
+        if let Err(error) = result {
+            tracing::debug!(%kind, "{error}");
+        }
+    }))
+}

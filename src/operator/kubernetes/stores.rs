@@ -1,0 +1,181 @@
+//! One look at a store: its claim, and now and then what lies in it.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::api::DynamicObject;
+use kube::runtime::controller::Action;
+use serde_json::{Value, json};
+use tracing::warn;
+
+use super::{Context, LookError};
+use crate::catalog::BackupFilter;
+use crate::engine::Manifest;
+use crate::operator::stores::record_of;
+use crate::operator::{Operator, OperatorError};
+use crate::plan::{Failure, OperationId, StoreBinding, conditions};
+use crate::runtime::kubernetes::{StoreFigures, StoreWork};
+use crate::spec::{BackupStoreStatus, ByteSize, Kind, Reason};
+use crate::telemetry::metrics::StoreFacts;
+
+/// A store that nobody writes to is looked into this often.
+const INSPECT: Duration = Duration::from_hours(6);
+/// A store that could not be looked into is tried again after this long.
+const AGAIN: Duration = Duration::from_mins(1);
+
+/// Sees that the store has been looked into by this process, and says how it is.
+pub(super) async fn look(
+    operation: &OperationId,
+    object: &DynamicObject,
+    context: &Arc<Context>,
+) -> Result<Action, LookError> {
+    let key = (operation.namespace.clone(), operation.name.clone());
+    let binding = match context.operator.store(&key.0, &key.1).await? {
+        Ok(binding) => binding,
+        Err(failure) => return Err(failure.into()),
+    };
+    if binding.spec.volume_claim.is_none() {
+        let failure = Failure::new(
+            Reason::UnsupportedTarget,
+            "a store in a cluster is a claim: use `spec.volumeClaim`",
+        );
+        context.operator.publish_store(operation, Err(&failure)).await?;
+        return Ok(Action::await_change());
+    }
+    // Once for each generation, and whenever somebody asks for it.
+    let asked = object.annotations().get(crate::spec::RECONCILE_AT).cloned().unwrap_or_default();
+    let look = format!("{}/{asked}", operation.generation);
+    {
+        let mut inspected = context.inspected.lock().unwrap_or_else(PoisonError::into_inner);
+        if inspected.insert(key.clone(), look.clone()) == Some(look) {
+            return Ok(Action::requeue(INSPECT));
+        }
+    }
+    // A mover takes seconds: the next object need not wait for it.
+    let (context, operation) = (Arc::clone(context), operation.clone());
+    tokio::spawn(async move {
+        if let Err(error) = inspect(&operation, &binding, &context).await {
+            warn!(%operation, "{error}");
+            context.link.event(&operation, true, error.reason().as_str(), "Inspect", &error.to_string()).await;
+            tokio::time::sleep(AGAIN).await;
+            context.inspected.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            // A new look by whoever comes by: an annotation nobody reads would be a lie, a message is not.
+            let failure = Failure::new(error.reason(), format!("{error}; looking again"));
+            let _ = context.operator.publish_store(&operation, Err(&failure)).await;
+        }
+    });
+    Ok(Action::requeue(INSPECT))
+}
+
+/// Has a mover look into the store, records what no record is of, and says what is there.
+async fn inspect(
+    operation: &OperationId,
+    binding: &StoreBinding,
+    context: &Arc<Context>,
+) -> Result<(), LookError> {
+    let purpose = format!("inspect-{}", Timestamp::now().as_second());
+    let done =
+        context.link.runtime.work_on_store(operation, &purpose, binding, StoreWork::Inspect).await;
+    match done {
+        Ok((figures, manifests)) => {
+            context.operator.record_manifests(operation, binding, manifests).await?;
+            context.operator.publish_store(operation, Ok(figures)).await?;
+            Ok(())
+        }
+        Err(failure) => {
+            context.operator.publish_store(operation, Err(&failure)).await?;
+            Err(failure.into())
+        }
+    }
+}
+
+impl Operator {
+    /// Adds records for archives that have none.
+    async fn record_manifests(
+        &self,
+        store: &OperationId,
+        binding: &StoreBinding,
+        manifests: Vec<Value>,
+    ) -> Result<(), OperatorError> {
+        let filter = BackupFilter {
+            namespace: Some(store.namespace.clone()),
+            store: Some(binding.name.clone()),
+            ..BackupFilter::default()
+        };
+        let known = self.catalog.backups(filter).await?;
+        let mut open = Vec::new();
+        for operation in self.catalog.open_operations().await? {
+            open.push((operation.namespace, operation.name));
+        }
+        let claim = binding.spec.volume_claim.as_ref();
+        let directory = claim.map(|claim| format!("{}/{}", claim.name, claim.path.trim_matches('/')));
+        let directory = directory.unwrap_or_default();
+        let directory = std::path::Path::new(directory.trim_end_matches('/'));
+        let mut rows = Vec::new();
+        for manifest in manifests {
+            let Ok(manifest) = serde_json::from_value::<Manifest>(manifest) else { continue };
+            let mut record = record_of(&manifest, directory);
+            record.store.clone_from(&binding.name);
+            let running = open.contains(&(record.namespace.clone(), record.object.clone()));
+            let there = known.iter().any(|known| known.backup_name == record.backup_name);
+            if !there && !running && record.namespace == store.namespace {
+                rows.push(record);
+            }
+        }
+        if !rows.is_empty() {
+            self.catalog.rebuild(rows).await?;
+        }
+        Ok(())
+    }
+
+    /// Says how a store in a cluster is.
+    pub(in crate::operator) async fn publish_store(
+        &self,
+        store: &OperationId,
+        found: Result<StoreFigures, &Failure>,
+    ) -> Result<(), OperatorError> {
+        let kind = Kind::BackupStore;
+        let resource = self.catalog.resource(kind.as_str(), &store.namespace, &store.name).await?;
+        let (Some(resource), Some(link)) = (resource, &self.cluster) else { return Ok(()) };
+        let known: Option<BackupStoreStatus> = serde_json::from_value(resource.status.clone()).ok();
+        let mut status = known.unwrap_or_default();
+        let generation = resource.generation;
+        let now = Timestamp::now();
+        let (ready, reason, message) = match &found {
+            Ok(figures) => (true, Reason::Ready, format!("{} backups", figures.backups)),
+            Err(failure) => (false, failure.reason, failure.message.clone()),
+        };
+        conditions::ready(&mut status.conditions, ready, reason, &message, generation, now);
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        if let Ok(figures) = &found {
+            status.backups = signed(figures.backups);
+            status.bytes = signed(figures.bytes);
+            status.free_bytes = signed(figures.free_bytes);
+            let minimum = resource.document["spec"]["minFree"].clone();
+            let minimum = serde_json::from_value::<ByteSize>(minimum).map_or(0, |size| size.bytes());
+            self.metrics.store(&StoreFacts {
+                namespace: store.namespace.clone(),
+                name: store.name.clone(),
+                backups: figures.backups,
+                bytes: figures.bytes,
+                free_bytes: Some(figures.free_bytes),
+                capacity_bytes: None,
+                minimum_free_bytes: minimum,
+            });
+        }
+        status.observed_generation = generation;
+        status.message = Some(message);
+        let value = json!(status);
+        if resource.status == value {
+            return Ok(());
+        }
+        let uid = resource.document["metadata"]["uid"].as_str();
+        link.put_status(kind, &store.namespace, &store.name, uid, &value).await?;
+        let mut resource = resource.clone();
+        resource.status = value;
+        self.catalog.put_resource(resource).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,215 @@
+//! Which claims an operation is about, and what is known of them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod, VolumeResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::api::{ListParams, ObjectMeta, PostParams};
+use kube::{Api, ResourceExt};
+
+use super::cluster::{Cluster, failure};
+use super::workload::Workload;
+use crate::plan::{ClaimFacts, Failure};
+use crate::spec::{Reason, Target};
+
+fn api(cluster: &Cluster, namespace: &str) -> Api<PersistentVolumeClaim> {
+    Api::namespaced(cluster.client.clone(), namespace)
+}
+
+/// The names of the claims of a target, in a stable order. `workload` is the target's, if it has one.
+pub async fn names(
+    cluster: &Cluster,
+    namespace: &str,
+    target: &Target,
+    workload: Option<&Workload>,
+) -> Result<Vec<String>, Failure> {
+    if let Some(claims) = &target.volume_claims {
+        return Ok(claims.clone());
+    }
+    let chosen = target.workload.as_ref().and_then(|workload| workload.volume_claims.clone());
+    if let Some(claims) = chosen {
+        return Ok(claims);
+    }
+    let Some(workload) = workload else { return Ok(Vec::new()) };
+    let mut names = mounted_by(workload);
+    if !workload.claim_templates.is_empty() {
+        let what = format!("list the claims in {namespace}");
+        let claims = api(cluster, namespace);
+        let list = cluster
+            .patiently(&what, None, || async { claims.list(&ListParams::default()).await })
+            .await
+            .map_err(|error| failure(&what, &error))?;
+        let present = list.items.iter().map(ResourceExt::name_any);
+        names.extend(of_templates(workload, present));
+    }
+    if names.is_empty() {
+        return Err(Failure::new(
+            Reason::TargetNotFound,
+            format!("{} mounts no claim, so it has no data to read", workload.title()),
+        )
+        .hint("name claims in `spec.target.workload.volumeClaims`, or back up something else"));
+    }
+    Ok(names)
+}
+
+/// The claims that the pod template names itself.
+fn mounted_by(workload: &Workload) -> Vec<String> {
+    let volumes = workload.template.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes
+        .filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone()))
+        .collect()
+}
+
+/// The claims that a StatefulSet has made for its pods: those of its present ordinals, or of every
+/// ordinal if it is stopped.
+fn of_templates(workload: &Workload, present: impl Iterator<Item = String>) -> Vec<String> {
+    let mut found: Vec<(usize, u32, String)> = present
+        .filter_map(|name| {
+            let (index, template) = workload.claim_templates.iter().enumerate().find(|(_, template)| {
+                name.starts_with(&format!("{template}-{}-", workload.name))
+            })?;
+            let ordinal = name[template.len() + workload.name.len() + 2..].parse().ok()?;
+            Some((index, ordinal, name))
+        })
+        .collect();
+    let held = workload.held().map_or(workload.replicas, |held| held.replicas);
+    if let Ok(wanted) = u32::try_from(held)
+        && wanted > 0
+    {
+        found.retain(|(_, ordinal, _)| *ordinal < wanted);
+    }
+    found.sort_by_key(|(index, ordinal, _)| (*ordinal, *index));
+    found.into_iter().map(|(_, _, name)| name).collect()
+}
+
+/// What is known of each claim; a missing one is an error unless `may_be_missing`.
+pub async fn describe(
+    cluster: &Cluster,
+    namespace: &str,
+    names: &[String],
+) -> Result<Vec<Result<PersistentVolumeClaim, String>>, Failure> {
+    let claims = api(cluster, namespace);
+    let mut found = Vec::new();
+    for name in names {
+        let what = format!("read claim {namespace}/{name}");
+        let claim = cluster
+            .patiently(&what, None, || claims.get_opt(name))
+            .await
+            .map_err(|error| failure(&what, &error))?;
+        found.push(claim.ok_or_else(|| name.clone()));
+    }
+    Ok(found)
+}
+
+/// The failure for claims that are not there.
+pub fn missing(namespace: &str, names: &[String]) -> Failure {
+    Failure::new(
+        Reason::TargetNotFound,
+        format!("there is no claim {}", join(namespace, names)),
+    )
+    .hint("`kubectl get persistentvolumeclaims` lists those of the namespace")
+}
+
+fn join(namespace: &str, names: &[String]) -> String {
+    names.iter().map(|name| format!("{namespace}/{name}")).collect::<Vec<_>>().join(", ")
+}
+
+/// A claim as facts for the journal.
+pub fn facts(claim: &PersistentVolumeClaim) -> ClaimFacts {
+    let spec = claim.spec.clone().unwrap_or_default();
+    let requests = spec.resources.and_then(|resources| resources.requests).unwrap_or_default();
+    ClaimFacts {
+        name: claim.name_any(),
+        storage_class: spec.storage_class_name,
+        size: requests.get("storage").map(|size| size.0.clone()),
+        access_modes: spec.access_modes.unwrap_or_default(),
+    }
+}
+
+/// Whether a claim is bound to a volume.
+pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+    claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
+}
+
+/// Whether only one node, or one pod, can mount the claim.
+pub fn is_exclusive(claim: &PersistentVolumeClaim) -> bool {
+    let modes = claim.spec.iter().flat_map(|spec| spec.access_modes.iter().flatten());
+    !modes.clone().any(|mode| mode == "ReadWriteMany" || mode == "ReadOnlyMany")
+}
+
+/// Makes a claim like the one that was backed up.
+pub async fn create(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    like: &ClaimFacts,
+) -> Result<(), Failure> {
+    let size = like.size.clone().ok_or_else(|| {
+        Failure::new(
+            Reason::TargetNotFound,
+            format!("there is no claim {namespace}/{name}, and the size it had is not recorded"),
+        )
+        .hint("make the claim, then apply the Restore again")
+    })?;
+    let access_modes = match like.access_modes.is_empty() {
+        true => vec!["ReadWriteOnce".to_owned()],
+        false => like.access_modes.clone(),
+    };
+    let claim = PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(BTreeMap::from([(
+                "app.kubernetes.io/created-by".to_owned(),
+                "eider".to_owned(),
+            )])),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(access_modes),
+            storage_class_name: like.storage_class.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(BTreeMap::from([("storage".to_owned(), Quantity(size))])),
+                ..VolumeResourceRequirements::default()
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    };
+    let claims = api(cluster, namespace);
+    let what = format!("make claim {namespace}/{name}");
+    let parameters = PostParams::default();
+    match cluster.patiently(&what, None, || claims.create(&parameters, &claim)).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(error) => Err(failure(&what, &error)),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// A running pod that mounts one of these claims, movers excepted: where an exclusive claim is in use
+/// is where the mover has to go.
+pub async fn user_of(
+    cluster: &Cluster,
+    namespace: &str,
+    claims: &[String],
+) -> Result<Option<Pod>, Failure> {
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
+    let what = format!("list the pods in {namespace}");
+    let list = cluster
+        .patiently(&what, None, || async { pods.list(&ListParams::default()).await })
+        .await
+        .map_err(|error| failure(&what, &error))?;
+    let uses = |pod: &Pod| {
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        volumes
+            .filter_map(|volume| volume.persistent_volume_claim.as_ref())
+            .any(|claim| claims.contains(&claim.claim_name))
+    };
+    let placed = |pod: &Pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let on_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        on_node && !matches!(phase, Some("Succeeded" | "Failed"))
+    };
+    Ok(list.items.into_iter().find(|pod| uses(pod) && placed(pod)))
+}

@@ -1,0 +1,553 @@
+//! Workloads and claims of a cluster. Data is moved by a mover (ADR 11); what needs the API is done
+//! here: scaling, images, hooks, and looking after the mover.
+//!
+//! Every action can be performed again after an interruption and picks up where it is, so that the
+//! operator's death undoes nothing.
+
+mod claims;
+mod cluster;
+mod conversation;
+mod hooks;
+mod mover_job;
+pub mod names;
+mod pod_state;
+mod prefetch;
+mod settings;
+mod store_work;
+mod translate;
+mod upgrade;
+mod workload;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::mover::{Request, Work};
+use super::{BoxFuture, Handles, Runtime, host};
+use crate::plan::backup::step as backup_step;
+use crate::plan::restore::step as restore_step;
+use crate::plan::upgrade::step as upgrade_step;
+use crate::plan::{
+    Action, ArchiveFacts, BackupJob, ClaimFacts, Failure, HookPhase, Job, JournalEntry, Log, Mark,
+    Observed, PreflightFacts, ReplacementState, StoreBinding, UpgradeJob,
+};
+use crate::spec::target::{WorkloadKind, WorkloadTarget};
+use crate::spec::{BackupType, ConsistencyMode, Hooks, Reason};
+
+pub use cluster::{Cluster, FIELD_MANAGER, is_missing, is_terminating, is_transient};
+pub use settings::Settings;
+pub use store_work::{StoreFigures, StoreWork};
+pub use workload::{Held, Workload};
+
+use conversation::Conversation;
+use upgrade::{ImagesBefore, Watch};
+
+/// Acts on workloads and claims.
+#[derive(Clone)]
+pub struct KubernetesRuntime {
+    cluster: Cluster,
+}
+
+impl KubernetesRuntime {
+    /// A runtime on this cluster.
+    pub fn new(client: kube::Client, settings: Settings) -> Self {
+        Self { cluster: Cluster { client, settings: Arc::new(settings) } }
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Ends every mover of an operation that has ended.
+    pub async fn dismiss(&self, job: &Job) -> Result<(), Failure> {
+        let (Job::Backup(_) | Job::Restore(_)) = job else { return Ok(()) };
+        let handles =
+            Handles { progress: Arc::new(crate::engine::Silent), cancel: crate::engine::Cancel::new() };
+        let claims = Vec::new();
+        self.conversation(job, claims, None, Log::new(&[]), &handles)?.dismiss().await
+    }
+
+    fn conversation<'a>(
+        &'a self,
+        job: &'a Job,
+        claims: Vec<String>,
+        workload: Option<&Workload>,
+        log: Log<'a>,
+        handles: &'a Handles,
+    ) -> Result<Conversation<'a>, Failure> {
+        let (binding, writes) = match job {
+            Job::Backup(job) => (&job.store, false),
+            Job::Restore(job) => (&job.store, true),
+            Job::Upgrade(_) => return Err(no_mover()),
+        };
+        let mut mission = translate::mission(job, &claims, log.entries())?;
+        if let (Some(Job::Backup(job)), Some(workload)) = (&mut mission.job, workload)
+            && job.spec.service_version.is_none()
+        {
+            job.spec.service_version = upgrade::version(workload);
+        }
+        Ok(Conversation {
+            cluster: &self.cluster,
+            namespace: &job.operation().namespace,
+            operation: job.operation(),
+            mission,
+            claims,
+            writes,
+            store_claim: translate::store(binding)?.0,
+            template: workload.map(|workload| workload.template.clone()),
+            handles,
+        })
+    }
+
+    /// Has the mover carry out an action.
+    async fn ask(
+        &self,
+        job: &Job,
+        action: &Action,
+        log: Log<'_>,
+        handles: &Handles,
+    ) -> Result<Value, Failure> {
+        let workload = self.workload(job).await?;
+        let claims = self.claims(job, workload.as_ref(), &log).await?;
+        let conversation = self.conversation(job, claims, workload.as_ref(), log, handles)?;
+        let step = current_step(&log);
+        let id = Request::identity(step, log.failures(step));
+        let journal = match action {
+            Action::Seal => times_of(&log, &[backup_step::QUIESCE, backup_step::RESUME]),
+            _ => Vec::new(),
+        };
+        let request = Request { id, work: Work::Perform(action.clone()), again: false, journal };
+        conversation.ask(request, &mut |_| {}).await
+    }
+
+    async fn workload(&self, job: &Job) -> Result<Option<Workload>, Failure> {
+        match &job.target().workload {
+            Some(target) => Workload::find(&self.cluster, &job.operation().namespace, target).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The claims that preflight has found; before it, those that there are.
+    async fn claims(
+        &self,
+        job: &Job,
+        workload: Option<&Workload>,
+        log: &Log<'_>,
+    ) -> Result<Vec<String>, Failure> {
+        let known = log.facts::<PreflightFacts>(backup_step::PREFLIGHT).unwrap_or_default().claims;
+        if !known.is_empty() {
+            return Ok(known.into_iter().map(|claim| claim.name).collect());
+        }
+        let namespace = &job.operation().namespace;
+        claims::names(&self.cluster, namespace, job.target(), workload).await
+    }
+
+    /// Looks at target and store; makes the claims that a Restore is to fill and that are not there.
+    async fn preflight(
+        &self,
+        job: &Job,
+        binding: &StoreBinding,
+        log: Log<'_>,
+        handles: &Handles,
+    ) -> Result<Value, Failure> {
+        let namespace = &job.operation().namespace;
+        if let Some(target) = &job.target().workload {
+            Workload::get(&self.cluster, namespace, target).await?;
+        }
+        let workload = self.workload(job).await?;
+        let names = claims::names(&self.cluster, namespace, job.target(), workload.as_ref()).await?;
+        let (store_claim, _) = translate::store(binding)?;
+        if names.contains(&store_claim) {
+            return Err(Failure::new(
+                Reason::InvalidSpec,
+                format!("claim {namespace}/{store_claim} is the store and the target at once"),
+            )
+            .hint("keep archives on another claim than what is backed up"));
+        }
+        self.have_claims(job, namespace, &names).await?;
+        let stores = [store_claim.clone()];
+        let store = claims::describe(&self.cluster, namespace, &stores).await?;
+        if store.iter().any(Result::is_err) {
+            return Err(Failure::new(
+                Reason::StoreUnavailable,
+                format!("store {} names claim {namespace}/{store_claim}, which is not there", binding.name),
+            )
+            .hint("make the claim; stores are claims of the namespace that uses them"));
+        }
+        let found = claims::describe(&self.cluster, namespace, &names).await?;
+        let facts: Vec<ClaimFacts> = found.iter().flatten().map(claims::facts).collect();
+        let mut warnings = Vec::new();
+        for claim in found.iter().flatten().filter(|claim| !claims::is_bound(claim)) {
+            let name = claim.metadata.name.clone().unwrap_or_default();
+            warnings.push(format!("claim {namespace}/{name} is not bound yet"));
+        }
+        if let Some(workload) = &workload {
+            for scaler in workload.autoscalers(&self.cluster).await? {
+                warnings.push(format!("HorizontalPodAutoscaler {scaler} scales {}", workload.title()));
+            }
+            for manager in workload.managers_of("replicas") {
+                if ["argocd", "kustomize", "helm", "flux"].iter().any(|tool| manager.contains(tool)) {
+                    warnings.push(format!(
+                        "{manager} sets the replicas of {}: it may scale it back while it is held still",
+                        workload.title()
+                    ));
+                }
+            }
+        }
+        // The mover is asked with the claims that were found just now.
+        let conversation = self.conversation(job, names, workload.as_ref(), log, handles)?;
+        let step = current_step(&log);
+        let request = Request {
+            id: Request::identity(step, log.failures(step)),
+            work: Work::Perform(Action::Preflight),
+            again: false,
+            journal: Vec::new(),
+        };
+        let answer = conversation.ask(request, &mut |_| {}).await?;
+        let mut answer: PreflightFacts = serde_json::from_value(answer).map_err(|error| {
+            Failure::new(Reason::InternalError, format!("the mover's answer does not decode: {error}"))
+        })?;
+        answer.claims = facts;
+        answer.warnings.extend(warnings);
+        Ok(json!(answer))
+    }
+
+    /// Fails for claims that are missing; a Restore makes them as they were when they were backed up.
+    async fn have_claims(
+        &self,
+        job: &Job,
+        namespace: &str,
+        names: &[String],
+    ) -> Result<(), Failure> {
+        let found = claims::describe(&self.cluster, namespace, names).await?;
+        let missing: Vec<String> = found.into_iter().filter_map(Result::err).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let Job::Restore(restore) = job else {
+            return Err(claims::missing(namespace, &missing));
+        };
+        for name in &missing {
+            let number = names.iter().position(|known| known == name).unwrap_or(0);
+            let like = restore.claims.iter().find(|known| known.name == *name);
+            let like = like.or_else(|| restore.claims.get(number)).cloned().unwrap_or_default();
+            claims::create(&self.cluster, namespace, name, &like).await?;
+        }
+        Ok(())
+    }
+
+    async fn perform_backup(
+        &self,
+        whole: &Job,
+        job: &BackupJob,
+        action: &Action,
+        log: Log<'_>,
+        handles: &Handles,
+    ) -> Result<Value, Failure> {
+        match action {
+            Action::Preflight => self.preflight(whole, &job.store, log, handles).await,
+            Action::Archive => {
+                let facts = self.ask(whole, action, log, handles).await?;
+                self.check_held(whole, &log, backup_step::QUIESCE).await?;
+                Ok(facts)
+            }
+            Action::Seal => {
+                let mut facts = self.ask(whole, action, log, handles).await?;
+                let archive: ArchiveFacts = log.facts(backup_step::ARCHIVE).unwrap_or_default();
+                facts["location"] = json!(translate::location(&job.store, &archive.name));
+                Ok(facts)
+            }
+            _ => self.ask(whole, action, log, handles).await,
+        }
+    }
+
+    /// Fails if the workload that was held still runs by now.
+    async fn check_held(&self, job: &Job, log: &Log<'_>, step: &str) -> Result<(), Failure> {
+        match &job.target().workload {
+            Some(target) if log.done(step) => {
+                workload::still_held(&self.cluster, &job.operation().namespace, target).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn perform_upgrade(
+        &self,
+        job: &UpgradeJob,
+        action: &Action,
+        log: Log<'_>,
+        handles: &Handles,
+    ) -> Result<Value, Failure> {
+        let namespace = &job.operation.namespace;
+        let target = job.spec.target.workload.as_ref().ok_or_else(no_mover)?;
+        let cluster = &self.cluster;
+        let before = log.intent::<ImagesBefore>(upgrade_step::KEEP_OLD);
+        match action {
+            Action::Preflight => upgrade::preflight(cluster, job, target).await,
+            Action::Fetch => prefetch::fetch(cluster, job, target, &handles.cancel).await,
+            Action::KeepOld => {
+                let before = upgrade::images_before(cluster, job, target, before).await?;
+                upgrade::keep_old(cluster, namespace, target, &before).await
+            }
+            Action::Apply => upgrade::apply(cluster, job, target).await,
+            Action::Start => self.release(&Job::Upgrade(job.clone()), target, &log).await,
+            Action::AwaitHealthy => self.watch(job, target, handles).until_healthy().await,
+            Action::Soak => self.watch(job, target, handles).soak().await,
+            Action::Commit => upgrade::commit(cluster, namespace, target).await,
+            Action::RemoveNew => {
+                let Some(held) = log.intent::<Held>(upgrade_step::QUIESCE) else {
+                    return Ok(Value::Null);
+                };
+                let timeout = job.spec.consistency.timeout.to_duration();
+                let uncut = crate::engine::Cancel::new();
+                workload::hold(cluster, namespace, target, &held, timeout, &uncut).await?;
+                Ok(Value::Null)
+            }
+            Action::RestoreOld => upgrade::restore_old(cluster, namespace, target, before).await,
+            other => Err(Failure::new(
+                Reason::UnsupportedTarget,
+                format!("a cluster cannot {}", other.describe()),
+            )),
+        }
+    }
+
+    fn watch<'a>(
+        &'a self,
+        job: &'a UpgradeJob,
+        target: &'a WorkloadTarget,
+        handles: &'a Handles,
+    ) -> Watch<'a> {
+        Watch {
+            cluster: &self.cluster,
+            namespace: &job.operation.namespace,
+            target,
+            images: job.spec.images.clone().unwrap_or_default(),
+            gate: job.spec.health_gate.clone(),
+            cancel: &handles.cancel,
+        }
+    }
+
+    async fn release(
+        &self,
+        job: &Job,
+        target: &WorkloadTarget,
+        log: &Log<'_>,
+    ) -> Result<Value, Failure> {
+        let operation = job.operation();
+        let held = log.intent::<Held>(backup_step::QUIESCE);
+        workload::release(&self.cluster, &operation.namespace, target, held, operation).await
+    }
+
+    /// What the workload is before it is held still: as an earlier turn has found it, or somebody who
+    /// held it and never let it go, or as it is.
+    async fn held(&self, job: &Job, log: &Log<'_>) -> Result<Value, Failure> {
+        let earlier = [backup_step::QUIESCE, restore_step::UNDO_QUIESCE];
+        if let Some(held) = earlier.iter().find_map(|step| log.intent::<Held>(step)) {
+            return Ok(json!(held));
+        }
+        let Some(target) = &job.target().workload else { return Ok(Value::Null) };
+        let namespace = &job.operation().namespace;
+        let workload = Workload::get(&self.cluster, namespace, target).await?;
+        let operation = job.operation().to_string();
+        let replicas = workload.held().map_or(workload.replicas, |held| held.replicas);
+        Ok(json!(Held { operation, replicas }))
+    }
+}
+
+fn no_mover() -> Failure {
+    Failure::new(Reason::UnsupportedTarget, "only workloads and claims have movers in a cluster")
+}
+
+/// The step that is being performed: its intent is the last line.
+fn current_step<'a>(log: &Log<'a>) -> &'a str {
+    log.entries().last().map_or("", |entry| entry.step.as_str())
+}
+
+/// The marks of some steps without their facts: when they happened.
+fn times_of(log: &Log<'_>, steps: &[&str]) -> Vec<JournalEntry> {
+    log.entries()
+        .iter()
+        .filter(|entry| steps.contains(&entry.step.as_str()) && entry.mark == Mark::Done)
+        .map(|entry| JournalEntry { detail: Value::Null, ..entry.clone() })
+        .collect()
+}
+
+fn hooks_of(job: &Job) -> &Hooks {
+    match job {
+        Job::Backup(job) => &job.spec.hooks,
+        Job::Restore(job) => &job.spec.hooks,
+        Job::Upgrade(job) => &job.spec.hooks,
+    }
+}
+
+impl Runtime for KubernetesRuntime {
+    fn name(&self) -> &'static str {
+        "kubernetes"
+    }
+
+    fn accepts(&self, job: &Job) -> Result<(), Failure> {
+        let refuse = |message: &str, hint: &str| {
+            Err(Failure::new(Reason::UnsupportedTarget, message).hint(hint))
+        };
+        let target = job.target();
+        if target.workload.is_none() && target.volume_claims.is_none() {
+            return Err(Failure::new(
+                Reason::UnsupportedTarget,
+                format!("the target {} is not one of this cluster", target.summary()),
+            )
+            .hint("use `target.workload` or `target.volumeClaims` in a cluster"));
+        }
+        let daemon_set =
+            target.workload.as_ref().is_some_and(|target| target.kind == WorkloadKind::DaemonSet);
+        let mode = match job {
+            Job::Backup(job) => job.spec.consistency.mode,
+            Job::Restore(job) => job.spec.consistency.mode,
+            Job::Upgrade(_) => ConsistencyMode::Stop,
+        };
+        if mode == ConsistencyMode::Pause {
+            return refuse("pods cannot be paused", "use `consistency.mode` Stop or Live");
+        }
+        if daemon_set && mode != ConsistencyMode::Live {
+            return refuse("a DaemonSet cannot be stopped", "use `consistency.mode: Live`");
+        }
+        match job {
+            Job::Backup(job) => {
+                translate::store(&job.store)?;
+                if job.spec.backup_type == BackupType::Incremental {
+                    return refuse("this version writes no incremental backups", "use type Full");
+                }
+            }
+            Job::Restore(job) => {
+                translate::store(&job.store)?;
+            }
+            Job::Upgrade(job) => {
+                if job.spec.target.workload.is_none() {
+                    return refuse("claims have no version to upgrade", "name a workload");
+                }
+                if job.spec.package.is_some() {
+                    return refuse("packages cannot be applied in a cluster", "use `spec.images`");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn observe<'a>(&'a self, _: &'a Job, log: Log<'a>) -> BoxFuture<'a, Result<Observed, Failure>> {
+        Box::pin(async move {
+            // Nobody can look at a claim without a mover. A swap that was ever begun may have happened;
+            // undoing one that has not happened changes nothing.
+            let swapped =
+                log.touched(restore_step::SWAP) && !log.done(restore_step::SWAP_BACK);
+            let replacement =
+                if swapped { ReplacementState::Mixed } else { ReplacementState::Old };
+            Ok(Observed { replacement, resumable: true, ..Observed::default() })
+        })
+    }
+
+    fn intend<'a>(
+        &'a self,
+        job: &'a Job,
+        action: &'a Action,
+        log: Log<'a>,
+    ) -> BoxFuture<'a, Result<Value, Failure>> {
+        Box::pin(async move {
+            match (job, action) {
+                (_, Action::Quiesce { .. }) => self.held(job, &log).await,
+                (Job::Backup(backup), Action::Archive) => {
+                    // The same name again if this is picked up: what was begun under it is found.
+                    if let Some(name) = host::archive_name(&log) {
+                        return Ok(host::wanted(name));
+                    }
+                    let mut backup = backup.clone();
+                    if backup.spec.service_version.is_none() {
+                        backup.spec.service_version =
+                            self.workload(job).await?.as_ref().and_then(upgrade::version);
+                    }
+                    Ok(host::wanted(host::wanted_name(&backup)))
+                }
+                (Job::Upgrade(job), Action::KeepOld) => {
+                    let target = job.spec.target.workload.as_ref().ok_or_else(no_mover)?;
+                    let earlier = log.intent::<ImagesBefore>(upgrade_step::KEEP_OLD);
+                    let before =
+                        upgrade::images_before(&self.cluster, job, target, earlier).await?;
+                    Ok(json!(before))
+                }
+                _ => Ok(Value::Null),
+            }
+        })
+    }
+
+    fn perform<'a>(
+        &'a self,
+        job: &'a Job,
+        action: &'a Action,
+        log: Log<'a>,
+        handles: &'a Handles,
+    ) -> BoxFuture<'a, Result<Value, Failure>> {
+        Box::pin(async move {
+            let namespace = &job.operation().namespace;
+            let target = job.target().workload.as_ref();
+            match (action, target) {
+                (Action::RunHooks(phase), _) => {
+                    let hooks = hooks_of(job);
+                    let list = match phase {
+                        HookPhase::Before => &hooks.before,
+                        HookPhase::After => &hooks.after,
+                    };
+                    let cancel = &handles.cancel;
+                    hooks::run(&self.cluster, namespace, target, list, *phase, cancel).await
+                }
+                (Action::Quiesce { timeout, .. }, Some(target)) => {
+                    let held: Held = log.entries().last().map_or_else(
+                        || Err(no_mover()),
+                        |entry| {
+                            serde_json::from_value(entry.detail.clone()).map_err(|error| {
+                                Failure::new(Reason::InternalError, format!("the intent: {error}"))
+                            })
+                        },
+                    )?;
+                    let timeout = timeout.to_duration();
+                    let cancel = &handles.cancel;
+                    workload::hold(&self.cluster, namespace, target, &held, timeout, cancel).await?;
+                    Ok(json!(held))
+                }
+                (Action::Resume, Some(target)) => self.release(job, target, &log).await,
+                // Claims without a workload: nobody to stop, start or wait for.
+                (Action::Quiesce { .. } | Action::Resume | Action::AwaitHealthy, None) => {
+                    Ok(Value::Null)
+                }
+                _ => match job {
+                    Job::Backup(backup) => {
+                        self.perform_backup(job, backup, action, log, handles).await
+                    }
+                    Job::Upgrade(upgrade) => {
+                        self.perform_upgrade(upgrade, action, log, handles).await
+                    }
+                    Job::Restore(restore) => match (action, target) {
+                        (Action::Preflight, _) => {
+                            self.preflight(job, &restore.store, log, handles).await
+                        }
+                        (Action::AwaitHealthy, Some(target)) => {
+                            let watch = Watch {
+                                cluster: &self.cluster,
+                                namespace,
+                                target,
+                                images: BTreeMap::new(),
+                                gate: crate::spec::upgrade::HealthGate::default(),
+                                cancel: &handles.cancel,
+                            };
+                            watch.until_healthy().await
+                        }
+                        (Action::Swap, _) => {
+                            self.check_held(job, &log, restore_step::QUIESCE).await?;
+                            self.ask(job, action, log, handles).await
+                        }
+                        _ => self.ask(job, action, log, handles).await,
+                    },
+                },
+            }
+        })
+    }
+}

@@ -1,0 +1,184 @@
+//! Having the new images on the node before the service stops: a pod that needs them and does nothing.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+
+use super::cluster::{Cluster, failure, is_missing};
+use super::names;
+use super::pod_state::{PodState, judge};
+use super::workload::Workload;
+use crate::engine::Cancel;
+use crate::plan::{Failure, UpgradeJob};
+use crate::spec::Reason;
+use crate::spec::target::WorkloadTarget;
+
+/// Makes the node of the workload's first pod pull every new image, and fails if it cannot.
+///
+/// The command of the pod does not exist in the image: whether it is found does not matter, only that
+/// the image was there to look in.
+pub async fn fetch(
+    cluster: &Cluster,
+    job: &UpgradeJob,
+    target: &WorkloadTarget,
+    cancel: &Cancel,
+) -> Result<Value, Failure> {
+    let namespace = &job.operation.namespace;
+    let workload = Workload::get(cluster, namespace, target).await?;
+    let pods = workload.pods(cluster).await?;
+    let node = pods.iter().find_map(|pod| pod.spec.as_ref()?.node_name.clone());
+    let key = names::key(&job.operation);
+    let name = format!("eider-upgrade-{key}-images");
+    let pod_template = workload.template.spec.clone().unwrap_or_default();
+    let images = job.spec.images.clone().unwrap_or_default();
+    let containers: Vec<Value> = images
+        .iter()
+        .map(|(container, image)| {
+            let policy = pod_template
+                .containers
+                .iter()
+                .find(|known| known.name == *container)
+                .and_then(|known| known.image_pull_policy.clone());
+            json!({
+                "name": container,
+                "image": image,
+                "imagePullPolicy": policy.unwrap_or_else(|| "IfNotPresent".to_owned()),
+                "command": ["/eider-looks-whether-the-image-is-here"],
+                "securityContext": {
+                    "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]},
+                },
+            })
+        })
+        .collect();
+    let mut spec = json!({
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": false,
+        "securityContext": {
+            "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": containers,
+        "imagePullSecrets": pod_template.image_pull_secrets,
+        "tolerations": pod_template.tolerations,
+        "nodeSelector": pod_template.node_selector,
+    });
+    if let Some(node) = node {
+        spec["affinity"] = json!({"nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{
+                "matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}],
+            }]},
+        }});
+    }
+    let labels = names::labels(&job.operation, &key);
+    let owner = job.operation.uid.as_ref().map(|uid| {
+        json!([{
+            "apiVersion": crate::spec::API_VERSION, "kind": job.operation.kind,
+            "name": job.operation.name, "uid": uid,
+        }])
+    });
+    let made: Job = serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": namespace, "labels": labels, "ownerReferences": owner},
+        "spec": {
+            "backoffLimit": 0, "ttlSecondsAfterFinished": 600,
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    }))
+    .map_err(|error| Failure::new(Reason::InternalError, format!("the image pod: {error}")))?;
+    let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), namespace);
+    let what = format!("look for the images of {}", workload.title());
+    let parameters = PostParams::default();
+    match cluster.patiently(&what, None, || jobs.create(&parameters, &made)).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+        Err(error) => return Err(failure(&what, &error)),
+    }
+    let found = wait(cluster, namespace, &name, images.len(), cancel).await;
+    let parameters = DeleteParams::background();
+    match cluster.patiently(&what, None, || jobs.delete(&name, &parameters)).await {
+        Ok(_) => {}
+        Err(error) if is_missing(&error) => {}
+        Err(error) => return Err(failure(&what, &error)),
+    }
+    found.map(|()| json!({"images": images}))
+}
+
+async fn wait(
+    cluster: &Cluster,
+    namespace: &str,
+    job: &str,
+    wanted: usize,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
+    let selector = ListParams::default().labels(&format!("job-name={job}"));
+    let begun = Instant::now();
+    let mut unavailable_since: Option<Instant> = None;
+    loop {
+        let what = "look at the image pod";
+        let list = cluster
+            .patiently(what, None, || pods.list(&selector))
+            .await
+            .map_err(|error| failure(what, &error))?;
+        let mut here = 0;
+        let mut missing = None;
+        for pod in &list.items {
+            let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+            for container in statuses {
+                let state = container.state.clone().unwrap_or_default();
+                let reason = state.waiting.as_ref().and_then(|w| w.reason.clone()).unwrap_or_default();
+                let message = state.waiting.as_ref().and_then(|w| w.message.clone());
+                match reason.as_str() {
+                    "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName"
+                    | "RegistryUnavailable" => {
+                        missing = Some(format!(
+                            "image {} of container {}: {reason}: {}",
+                            container.image,
+                            container.name,
+                            message.unwrap_or_default()
+                        ));
+                    }
+                    "CreateContainerError" | "RunContainerError" | "CreateContainerConfigError" => {
+                        here += 1;
+                    }
+                    _ if state.terminated.is_some() || state.running.is_some() => here += 1,
+                    _ => {}
+                }
+            }
+            let unschedulable = judge(pod);
+            if let PodState::Starting(Some(obstacle)) = unschedulable
+                && obstacle.reason != Reason::ImageUnavailable
+                && begun.elapsed() > Duration::from_mins(2)
+            {
+                let name = pod.name_any();
+                return Err(Failure { message: format!("{name}: {}", obstacle.message), ..obstacle });
+            }
+        }
+        if here >= wanted {
+            return Ok(());
+        }
+        match missing {
+            // A registry may stumble once; what is missing for twenty seconds is missing.
+            Some(why) => {
+                let since = *unavailable_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > Duration::from_secs(20) {
+                    return Err(Failure::new(Reason::ImageUnavailable, why)
+                        .hint("nothing was stopped; check the image's name and the pull secrets"));
+                }
+            }
+            None => unavailable_since = None,
+        }
+        if cancel.is_cancelled() {
+            return Err(Failure::new(Reason::Cancelled, "cancelled while images were fetched"));
+        }
+        if begun.elapsed() > cluster.settings.start_timeout {
+            return Err(Failure::new(
+                Reason::ImageUnavailable,
+                format!("the new images were not there after {} s", begun.elapsed().as_secs()),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}

@@ -1,0 +1,37 @@
+//! What the operator is told about its movers.
+
+use std::time::Duration;
+
+/// Settings of everything that the runtime makes in a cluster.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Image of the movers: Eider's own.
+    pub image: String,
+    /// `Always`, `IfNotPresent` or `Never`; the cluster's default when unset.
+    pub image_pull_policy: Option<String>,
+    /// Requested and largest CPU of a mover, as Kubernetes writes it.
+    pub cpu: Option<String>,
+    /// Requested and largest memory of a mover, as Kubernetes writes it.
+    pub memory: Option<String>,
+    /// How long a mover may take until it runs.
+    pub start_timeout: Duration,
+    /// How long a mover may run before Kubernetes ends it.
+    pub deadline: Duration,
+    /// How many movers are tried for one operation when they get lost.
+    pub attempts: u32,
+}
+
+impl Settings {
+    /// The defaults, with this image.
+    pub fn new(image: impl Into<String>) -> Self {
+        Self {
+            image: image.into(),
+            image_pull_policy: None,
+            cpu: None,
+            memory: None,
+            start_timeout: Duration::from_mins(10),
+            deadline: Duration::from_hours(24),
+            attempts: 4,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Work on a store alone: looking into it, removing archives. A mover of its own does it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::conversation::Conversation;
+use super::{KubernetesRuntime, claims, translate};
+use crate::engine::{Cancel, Silent};
+use crate::plan::{Failure, OperationId, StoreBinding};
+use crate::runtime::Handles;
+use crate::runtime::mover::{Mission, Request, Saying, Work};
+use crate::spec::Reason;
+
+/// What a store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StoreFigures {
+    /// Archives with a manifest.
+    pub backups: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes free where they lie.
+    pub free_bytes: u64,
+}
+
+/// One piece of work on a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreWork {
+    /// Free space, and every manifest.
+    Inspect,
+    /// Remove these archives.
+    Delete(Vec<String>),
+}
+
+impl KubernetesRuntime {
+    /// Has a mover work on a store. `object` is what the mover belongs to and goes with: the store, a
+    /// schedule, a Backup. `purpose` tells pieces of work on the same object apart.
+    pub async fn work_on_store(
+        &self,
+        object: &OperationId,
+        purpose: &str,
+        binding: &StoreBinding,
+        work: StoreWork,
+    ) -> Result<(StoreFigures, Vec<Value>), Failure> {
+        let (store_claim, mounted) = translate::store(binding)?;
+        let found =
+            claims::describe(&self.cluster, &object.namespace, std::slice::from_ref(&store_claim))
+                .await?;
+        if found.iter().any(Result::is_err) {
+            return Err(Failure::new(
+                Reason::StoreUnavailable,
+                format!(
+                    "store {} names claim {}/{store_claim}, which is not there",
+                    binding.name, object.namespace
+                ),
+            )
+            .hint("make the claim; stores are claims of the namespace that uses them"));
+        }
+        let handles = Handles { progress: std::sync::Arc::new(Silent), cancel: Cancel::new() };
+        let conversation = Conversation {
+            cluster: &self.cluster,
+            namespace: &object.namespace,
+            operation: object,
+            mission: Mission { job: None, journal: Vec::new(), store: mounted },
+            claims: Vec::new(),
+            writes: false,
+            store_claim,
+            template: None,
+            handles: &handles,
+        };
+        let work = match work {
+            StoreWork::Inspect => Work::Inspect,
+            StoreWork::Delete(names) => Work::Delete(names),
+        };
+        let request = Request {
+            id: Request::identity(purpose, 0),
+            work,
+            again: false,
+            journal: Vec::new(),
+        };
+        let mut manifests = Vec::new();
+        let answer = conversation
+            .ask(request, &mut |said| {
+                if let Saying::Archive { manifest } = said {
+                    manifests.push(manifest);
+                }
+            })
+            .await;
+        conversation.dismiss().await?;
+        Ok((figures(&answer?), manifests))
+    }
+}
+
+/// The figures of the store in the facts of an answer.
+pub fn figures(facts: &Value) -> StoreFigures {
+    serde_json::from_value(facts["store"].clone()).unwrap_or_default()
+}

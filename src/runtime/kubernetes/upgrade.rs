@@ -1,0 +1,406 @@
+//! The actions of an Upgrade in a cluster: other images, watched until they have proved themselves.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::ResourceExt;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::cluster::{Cluster, failure};
+use super::names::IMAGES_ANNOTATION;
+use super::workload::Workload;
+use crate::engine::Cancel;
+use crate::plan::version::{VersionChange, compare};
+use crate::plan::{Failure, PreflightFacts, UpgradeJob};
+use crate::runtime::host::hooks::{HookError, send_request};
+use crate::spec::hooks::{Hook, HttpHook, HttpMethod};
+use crate::spec::target::{WorkloadKind, WorkloadTarget};
+use crate::spec::upgrade::{HealthGate, HttpProbe};
+use crate::spec::{DurationText, OnError, Reason};
+
+/// How often a rollout is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long one probe may take.
+const PROBE: u64 = 10;
+/// A container that has been restarted this often is in a crash loop.
+const CRASH_LOOP: i32 = 3;
+
+/// The images before an upgrade, on the workload and in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImagesBefore {
+    /// The operation that changes them.
+    pub operation: String,
+    /// Container to image.
+    pub images: BTreeMap<String, String>,
+}
+
+/// The version that an image's tag names; nothing for `latest` and digests.
+pub fn version_of(image: &str) -> Option<String> {
+    let name = image.split('@').next().unwrap_or_default();
+    let (_, tag) = name.rsplit('/').next()?.split_once(':')?;
+    (tag != "latest" && !tag.is_empty()).then(|| tag.to_owned())
+}
+
+/// The version of a workload: its version label, or the tag of its first container's image.
+pub fn version(workload: &Workload) -> Option<String> {
+    let labels = workload.template.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref());
+    if let Some(version) = labels.and_then(|labels| labels.get("app.kubernetes.io/version")) {
+        return Some(version.clone());
+    }
+    let first = workload.template.spec.as_ref()?.containers.first()?;
+    version_of(first.image.as_deref()?)
+}
+
+fn wanted(job: &UpgradeJob) -> BTreeMap<String, String> {
+    job.spec.images.clone().unwrap_or_default()
+}
+
+/// Looks at everything that can be looked at before any downtime.
+pub async fn preflight(
+    cluster: &Cluster,
+    job: &UpgradeJob,
+    target: &WorkloadTarget,
+) -> Result<Value, Failure> {
+    let workload = Workload::get(cluster, &job.operation.namespace, target).await?;
+    if workload.kind == WorkloadKind::DaemonSet {
+        return Err(Failure::new(
+            Reason::UnsupportedTarget,
+            format!("{} cannot be stopped for its backup", workload.title()),
+        ));
+    }
+    let present = workload.images();
+    if let Some(name) = wanted(job).keys().find(|name| !present.contains_key(*name)) {
+        let known: Vec<&str> = present.keys().map(String::as_str).collect();
+        return Err(Failure::new(
+            Reason::InvalidSpec,
+            format!("{} has no container `{name}`", workload.title()),
+        )
+        .hint(format!("its containers are {}", known.join(", "))));
+    }
+    let from = version(&workload);
+    let unchanged = wanted(job).iter().all(|(name, image)| present.get(name) == Some(image));
+    let change = from.as_deref().map(|from| compare(from, &job.spec.to_version));
+    let refused = match change {
+        _ if unchanged => Some("it runs these images already".to_owned()),
+        Some(VersionChange::Same) => Some(format!("{} is what runs", job.spec.to_version)),
+        Some(VersionChange::Older) => Some(format!(
+            "{} is older than {}",
+            job.spec.to_version,
+            from.as_deref().unwrap_or_default()
+        )),
+        _ => None,
+    };
+    if let (Some(why), false) = (refused, job.spec.force) {
+        return Err(Failure::new(Reason::NotAnUpgrade, format!("{}: {why}", workload.title()))
+            .hint("set `spec.force: true` to do it all the same"));
+    }
+    let mut warnings = Vec::new();
+    let managers = workload.managers_of("template");
+    let gitops = ["argocd", "kustomize-controller", "helm-controller", "fleet", "flux"];
+    for manager in managers.iter().filter(|name| gitops.iter().any(|known| name.contains(known))) {
+        warnings.push(format!(
+            "{manager} manages the template of {}: set the new image there too, or it is set back",
+            workload.title()
+        ));
+    }
+    Ok(json!(PreflightFacts {
+        live_data: true,
+        from_version: from,
+        warnings,
+        checks: vec![(
+            "SERVICE".to_owned(),
+            "PASS".to_owned(),
+            format!("{} with {} replicas", workload.title(), workload.replicas),
+        )],
+        ..PreflightFacts::default()
+    }))
+}
+
+/// What the workload's containers run before it is changed; what an earlier intent says counts more.
+pub async fn images_before(
+    cluster: &Cluster,
+    job: &UpgradeJob,
+    target: &WorkloadTarget,
+    earlier: Option<ImagesBefore>,
+) -> Result<ImagesBefore, Failure> {
+    if let Some(earlier) = earlier {
+        return Ok(earlier);
+    }
+    let workload = Workload::get(cluster, &job.operation.namespace, target).await?;
+    let operation = job.operation.to_string();
+    let marked = workload.annotation(IMAGES_ANNOTATION);
+    let marked: Option<ImagesBefore> = marked.and_then(|text| serde_json::from_str(text).ok());
+    if let Some(marked) = marked.filter(|marked| marked.operation == operation) {
+        return Ok(marked);
+    }
+    let wanted = wanted(job);
+    let images = workload.images().into_iter().filter(|(name, _)| wanted.contains_key(name));
+    Ok(ImagesBefore { operation, images: images.collect() })
+}
+
+/// Writes the images before on the workload.
+pub async fn keep_old(
+    cluster: &Cluster,
+    namespace: &str,
+    target: &WorkloadTarget,
+    before: &ImagesBefore,
+) -> Result<Value, Failure> {
+    let workload = Workload::get(cluster, namespace, target).await?;
+    let text = serde_json::to_string(before).unwrap_or_default();
+    workload
+        .annotate(cluster, IMAGES_ANNOTATION, Some(text))
+        .await
+        .map_err(|error| failure(&format!("mark {}", workload.title()), &error))?;
+    Ok(json!(before))
+}
+
+/// Sets the new images.
+pub async fn apply(
+    cluster: &Cluster,
+    job: &UpgradeJob,
+    target: &WorkloadTarget,
+) -> Result<Value, Failure> {
+    let workload = Workload::get(cluster, &job.operation.namespace, target).await?;
+    workload.set_images(cluster, &wanted(job)).await?;
+    Ok(json!({"images": wanted(job)}))
+}
+
+/// Sets the old images.
+pub async fn restore_old(
+    cluster: &Cluster,
+    namespace: &str,
+    target: &WorkloadTarget,
+    before: Option<ImagesBefore>,
+) -> Result<Value, Failure> {
+    let Some(workload) = Workload::find(cluster, namespace, target).await? else {
+        return Ok(json!({"gone": true}));
+    };
+    if let Some(before) = before {
+        workload.set_images(cluster, &before.images).await?;
+    }
+    forget(cluster, &workload).await
+}
+
+/// Takes the mark of the upgrade away.
+pub async fn commit(
+    cluster: &Cluster,
+    namespace: &str,
+    target: &WorkloadTarget,
+) -> Result<Value, Failure> {
+    match Workload::find(cluster, namespace, target).await? {
+        Some(workload) => forget(cluster, &workload).await,
+        None => Ok(json!({"gone": true})),
+    }
+}
+
+async fn forget(cluster: &Cluster, workload: &Workload) -> Result<Value, Failure> {
+    if workload.annotation(IMAGES_ANNOTATION).is_some() {
+        workload
+            .annotate(cluster, IMAGES_ANNOTATION, None)
+            .await
+            .map_err(|error| failure(&format!("clear the mark of {}", workload.title()), &error))?;
+    }
+    Ok(Value::Null)
+}
+
+/// What a workload's health is judged by.
+pub struct Watch<'a> {
+    /// The cluster.
+    pub cluster: &'a Cluster,
+    /// Where the workload is.
+    pub namespace: &'a str,
+    /// The workload.
+    pub target: &'a WorkloadTarget,
+    /// Images that have to stay; empty for a restore.
+    pub images: BTreeMap<String, String>,
+    /// Times and probes.
+    pub gate: HealthGate,
+    /// Ends the waiting.
+    pub cancel: &'a Cancel,
+}
+
+impl Watch<'_> {
+    /// Waits until everything is rolled out, ready, and answers.
+    pub async fn until_healthy(&self) -> Result<Value, Failure> {
+        let begun = Instant::now();
+        let timeout = self.gate.timeout.to_duration();
+        loop {
+            let waiting = match self.look().await? {
+                Ok(_) => match self.probe().await {
+                    Ok(()) => return Ok(json!({"seconds": begun.elapsed().as_secs_f64()})),
+                    Err(why) => why,
+                },
+                Err(why) => why,
+            };
+            if begun.elapsed() > timeout {
+                return Err(Failure::new(
+                    Reason::Unhealthy,
+                    format!("not healthy within {} s: {waiting}", timeout.as_secs()),
+                )
+                .hint("look at the pods' events and logs; `healthGate.timeout` sets the limit"));
+            }
+            self.pause().await?;
+        }
+    }
+
+    /// Watches that it stays healthy.
+    pub async fn soak(&self) -> Result<Value, Failure> {
+        let begun = Instant::now();
+        let soak = self.gate.soak.to_duration();
+        let restarts = self.look().await?.unwrap_or_default();
+        let mut unwell_since: Option<Instant> = None;
+        while begun.elapsed() < soak {
+            let found = match self.look().await? {
+                Ok(now) if now > restarts => Err("a container was restarted".to_owned()),
+                Ok(_) => self.probe().await,
+                Err(why) => Err(why),
+            };
+            match found {
+                Ok(()) => unwell_since = None,
+                Err(why) => {
+                    // One missed look may be ours; two seconds of it are not.
+                    let since = *unwell_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > Duration::from_secs(2) || why.contains("restarted") {
+                        return Err(Failure::new(
+                            Reason::Unhealthy,
+                            format!(
+                                "did not stay healthy for {} s: {why}",
+                                soak.as_secs()
+                            ),
+                        ));
+                    }
+                }
+            }
+            self.pause().await?;
+        }
+        Ok(Value::Null)
+    }
+
+    async fn pause(&self) -> Result<(), Failure> {
+        if self.cancel.is_cancelled() {
+            return Err(Failure::new(Reason::Cancelled, "cancelled while waiting for health"));
+        }
+        tokio::time::sleep(LOOK).await;
+        Ok(())
+    }
+
+    /// The sum of restarts when all is well, or what is waited for. What cannot become well is a
+    /// failure at once.
+    async fn look(&self) -> Result<Result<i32, String>, Failure> {
+        let workload = Workload::get(self.cluster, self.namespace, self.target).await?;
+        let present = workload.images();
+        let set_back = self.images.iter().find(|(name, image)| present.get(*name) != Some(image));
+        if let Some((name, image)) = set_back {
+            let managers = workload.managers_of("template");
+            return Err(Failure::new(
+                Reason::FieldManagerConflict,
+                format!(
+                    "the image of container `{name}` was set from {image} to {} by {}",
+                    present.get(name).map_or("nothing", String::as_str),
+                    if managers.is_empty() { "somebody else".to_owned() } else { managers.join(", ") }
+                ),
+            )
+            .hint("set the new image where the workload is managed, in git or in its chart"));
+        }
+        let pods = workload.pods(self.cluster).await?;
+        for pod in &pods {
+            doomed(pod)?;
+        }
+        Ok(match workload.rollout() {
+            Ok(()) => Ok(pods.iter().flat_map(statuses).map(|one| one.restart_count).sum()),
+            Err(why) => Err(why),
+        })
+    }
+
+    async fn probe(&self) -> Result<(), String> {
+        for probe in &self.gate.probes {
+            let hook = as_hook(&probe.http);
+            let sent = tokio::task::spawn_blocking(move || send_request(&hook)).await;
+            match sent.map_err(|error| error.to_string())? {
+                Ok(_) | Err(HookError::Status { status: 300..=399, .. }) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn as_hook(probe: &HttpProbe) -> Hook {
+    Hook {
+        exec: None,
+        http: Some(HttpHook {
+            url: probe.url.clone(),
+            method: HttpMethod::Get,
+            headers: probe.headers.clone(),
+            authorization_file: probe.authorization_file.clone(),
+            body: None,
+        }),
+        timeout: DurationText::seconds(PROBE),
+        on_error: OnError::Fail,
+    }
+}
+
+fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten())
+}
+
+/// Fails for a pod that waiting does not help: a crash loop, an image that is not there.
+fn doomed(pod: &Pod) -> Result<(), Failure> {
+    for container in statuses(pod) {
+        let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+        let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
+        let message = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
+        let what = format!("container {} of pod {}", container.name, pod.name_any());
+        if matches!(reason, "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName")
+        {
+            return Err(Failure::new(
+                Reason::ImageUnavailable,
+                format!("{what}: {reason}: {message}"),
+            ));
+        }
+        if container.restart_count >= CRASH_LOOP {
+            return Err(Failure::new(
+                Reason::Unhealthy,
+                format!("{what} was restarted {} times", container.restart_count),
+            )
+            .hint("`kubectl logs --previous` shows why it ends"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_tags() {
+        let version = |image: &str| version_of(image);
+        assert_eq!(version("shop/web:1.2.0").as_deref(), Some("1.2.0"));
+        assert_eq!(version("registry:5000/shop/web:1.2.0@sha256:00").as_deref(), Some("1.2.0"));
+        assert_eq!(version("registry:5000/shop/web"), None);
+        assert_eq!(version("web:latest"), None);
+        assert_eq!(version("web@sha256:00"), None);
+    }
+
+    #[test]
+    fn pods_that_cannot_become_well_are_not_waited_for() {
+        let pod = |state: Value, restarts: i32| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": "p"}, "status": {"containerStatuses": [{
+                "name": "web", "image": "", "imageID": "", "ready": false, "restartCount": restarts,
+                "state": state,
+            }]}}))
+            .unwrap()
+        };
+        let waiting = |reason: &str| json!({"waiting": {"reason": reason}});
+        assert_eq!(
+            doomed(&pod(waiting("ImagePullBackOff"), 0)).unwrap_err().reason,
+            Reason::ImageUnavailable
+        );
+        assert_eq!(doomed(&pod(waiting("CrashLoopBackOff"), 3)).unwrap_err().reason, Reason::Unhealthy);
+        assert!(doomed(&pod(waiting("ContainerCreating"), 1)).is_ok());
+    }
+}

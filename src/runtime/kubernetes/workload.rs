@@ -1,0 +1,425 @@
+//! Workloads as Eider sees them: one view for all kinds, and the two things done to them: another
+//! number of replicas, other images.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
+use kube::core::Selector;
+use kube::{Api, ResourceExt};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::cluster::{Cluster, FIELD_MANAGER, failure, is_missing};
+use super::names::HELD_ANNOTATION;
+use crate::engine::Cancel;
+use crate::plan::{Failure, OperationId};
+use crate::spec::target::{WorkloadKind, WorkloadTarget};
+use crate::spec::Reason;
+
+/// A workload as it was when it was looked at.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    /// Its kind.
+    pub kind: WorkloadKind,
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Wanted replicas; for a DaemonSet the pods it has.
+    pub replicas: i32,
+    /// What its pods are made of.
+    pub template: PodTemplateSpec,
+    /// Names of the claim templates of a StatefulSet.
+    pub claim_templates: Vec<String>,
+    selector: Selector,
+    object: DynamicObject,
+}
+
+/// What a workload was before it was held still; kept on it as an annotation and in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    /// The operation that holds it.
+    pub operation: String,
+    /// Wanted replicas before.
+    pub replicas: i32,
+}
+
+fn resource(kind: WorkloadKind) -> ApiResource {
+    let kind = match kind {
+        WorkloadKind::Deployment => "Deployment",
+        WorkloadKind::StatefulSet => "StatefulSet",
+        WorkloadKind::DaemonSet => "DaemonSet",
+    };
+    ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind))
+}
+
+fn api(cluster: &Cluster, kind: WorkloadKind, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(cluster.client.clone(), namespace, &resource(kind))
+}
+
+impl Workload {
+    /// Looks at a workload; nothing if it is not there.
+    pub async fn find(
+        cluster: &Cluster,
+        namespace: &str,
+        target: &WorkloadTarget,
+    ) -> Result<Option<Self>, Failure> {
+        let api = api(cluster, target.kind, namespace);
+        let what = format!("read {:?} {namespace}/{}", target.kind, target.name);
+        let object = cluster
+            .patiently(&what, None, || api.get_opt(&target.name))
+            .await
+            .map_err(|error| failure(&what, &error))?;
+        object.map(|object| Self::read(target.kind, object)).transpose()
+    }
+
+    /// Looks at a workload that has to be there.
+    pub async fn get(
+        cluster: &Cluster,
+        namespace: &str,
+        target: &WorkloadTarget,
+    ) -> Result<Self, Failure> {
+        Self::find(cluster, namespace, target).await?.ok_or_else(|| {
+            Failure::new(
+                Reason::TargetNotFound,
+                format!("there is no {:?} {namespace}/{}", target.kind, target.name),
+            )
+            .hint("check `spec.target.workload`; it is looked for in the namespace of the object")
+        })
+    }
+
+    fn read(kind: WorkloadKind, object: DynamicObject) -> Result<Self, Failure> {
+        let odd = |what: &str, error: String| {
+            Failure::new(Reason::InternalError, format!("{kind:?} has an unreadable {what}: {error}"))
+        };
+        let spec = &object.data["spec"];
+        let template = serde_json::from_value(spec["template"].clone())
+            .map_err(|error| odd("template", error.to_string()))?;
+        let selector: LabelSelector = serde_json::from_value(spec["selector"].clone())
+            .map_err(|error| odd("selector", error.to_string()))?;
+        let selector =
+            Selector::try_from(selector).map_err(|error| odd("selector", error.to_string()))?;
+        let number = |value: &Value| value.as_i64().and_then(|number| i32::try_from(number).ok());
+        let replicas = match kind {
+            WorkloadKind::DaemonSet => {
+                number(&object.data["status"]["currentNumberScheduled"]).unwrap_or(0)
+            }
+            _ => number(&spec["replicas"]).unwrap_or(1),
+        };
+        let claim_templates = spec["volumeClaimTemplates"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|claim| claim["metadata"]["name"].as_str().map(str::to_owned))
+            .collect();
+        Ok(Self {
+            kind,
+            name: object.name_any(),
+            namespace: object.namespace().unwrap_or_default(),
+            replicas,
+            template,
+            claim_templates,
+            selector,
+            object,
+        })
+    }
+
+    /// One line for messages.
+    pub fn title(&self) -> String {
+        format!("{:?} {}/{}", self.kind, self.namespace, self.name)
+    }
+
+    /// An annotation on the workload.
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.object.annotations().get(name).map(String::as_str)
+    }
+
+    /// What it was before somebody of us held it still, if it is held.
+    pub fn held(&self) -> Option<Held> {
+        serde_json::from_str(self.annotation(HELD_ANNOTATION)?).ok()
+    }
+
+    /// The image of each container.
+    pub fn images(&self) -> BTreeMap<String, String> {
+        let containers = self.template.spec.iter().flat_map(|spec| &spec.containers);
+        containers
+            .map(|container| {
+                (container.name.clone(), container.image.clone().unwrap_or_default())
+            })
+            .collect()
+    }
+
+    /// The pods that exist of it and have not ended.
+    pub async fn pods(&self, cluster: &Cluster) -> Result<Vec<Pod>, Failure> {
+        let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &self.namespace);
+        let parameters = ListParams::default().labels_from(&self.selector);
+        let what = format!("list the pods of {}", self.title());
+        let list = cluster
+            .patiently(&what, None, || pods.list(&parameters))
+            .await
+            .map_err(|error| failure(&what, &error))?;
+        let ended = |pod: &Pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            matches!(phase, Some("Succeeded" | "Failed"))
+        };
+        Ok(list.items.into_iter().filter(|pod| self.owns(pod) && !ended(pod)).collect())
+    }
+
+    /// Selectors of two workloads may overlap by mistake; owners do not.
+    fn owns(&self, pod: &Pod) -> bool {
+        let kind = format!("{:?}", self.kind);
+        let prefix = format!("{}-", self.name);
+        pod.owner_references().iter().any(|owner| match self.kind {
+            WorkloadKind::Deployment => {
+                owner.kind == "ReplicaSet" && owner.name.starts_with(&prefix)
+            }
+            _ => owner.kind == kind && owner.name == self.name,
+        })
+    }
+
+    /// Writes or, with nothing, removes an annotation.
+    pub async fn annotate(
+        &self,
+        cluster: &Cluster,
+        name: &str,
+        value: Option<String>,
+    ) -> Result<(), kube::Error> {
+        let api = api(cluster, self.kind, &self.namespace);
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {name: value}}}));
+        let parameters = PatchParams { field_manager: manager(), ..PatchParams::default() };
+        let what = format!("annotate {}", self.title());
+        cluster.patiently(&what, None, || api.patch(&self.name, &parameters, &patch)).await?;
+        Ok(())
+    }
+
+    /// Asks for a number of replicas by the scale subresource.
+    pub async fn scale(&self, cluster: &Cluster, replicas: i32) -> Result<(), kube::Error> {
+        let api = api(cluster, self.kind, &self.namespace);
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        let parameters = PatchParams { field_manager: manager(), ..PatchParams::default() };
+        let what = format!("scale {} to {replicas}", self.title());
+        cluster.patiently(&what, None, || api.patch_scale(&self.name, &parameters, &patch)).await?;
+        Ok(())
+    }
+
+    /// Sets images by server-side apply: the only fields of another's specification that Eider ever
+    /// writes. It takes them over, so that a version can be set that was set by somebody else before.
+    pub async fn set_images(
+        &self,
+        cluster: &Cluster,
+        images: &BTreeMap<String, String>,
+    ) -> Result<(), Failure> {
+        let containers: Vec<Value> = images
+            .iter()
+            .map(|(name, image)| json!({"name": name, "image": image}))
+            .collect();
+        let resource = resource(self.kind);
+        let patch = Patch::Apply(json!({
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {"name": self.name},
+            "spec": {"template": {"spec": {"containers": containers}}},
+        }));
+        let api = api(cluster, self.kind, &self.namespace);
+        let parameters = PatchParams::apply("eider-upgrade").force();
+        let what = format!("set the images of {}", self.title());
+        cluster
+            .patiently(&what, None, || api.patch(&self.name, &parameters, &patch))
+            .await
+            .map_err(|error| failure(&what, &error))?;
+        Ok(())
+    }
+
+    /// Who manages a field below `spec`, besides Eider: `replicas`, or `template` for images.
+    pub fn managers_of(&self, field: &str) -> Vec<String> {
+        let mut managers: Vec<String> = self
+            .object
+            .managed_fields()
+            .iter()
+            .filter(|entry| {
+                entry.fields_v1.as_ref().is_some_and(|fields| {
+                    fields.0["f:spec"].get(format!("f:{field}")).is_some()
+                })
+            })
+            .filter_map(|entry| entry.manager.clone())
+            .filter(|manager| !manager.starts_with(FIELD_MANAGER))
+            .collect();
+        managers.sort();
+        managers.dedup();
+        managers
+    }
+
+    /// Whether its controller has brought about what its specification says, and how far it is if not.
+    pub fn rollout(&self) -> Result<(), String> {
+        let status = &self.object.data["status"];
+        let number = |name: &str| status[name].as_i64().unwrap_or(0);
+        let generation = self.object.metadata.generation.unwrap_or(0);
+        if number("observedGeneration") < generation {
+            return Err("its controller has not seen the change yet".to_owned());
+        }
+        let wanted = i64::from(self.replicas);
+        let (updated, ready) = match self.kind {
+            WorkloadKind::DaemonSet => (number("updatedNumberScheduled"), number("numberReady")),
+            _ => (number("updatedReplicas"), number("readyReplicas")),
+        };
+        // A StatefulSet that updates on delete never counts as updated by itself.
+        let on_delete = self.object.data["spec"]["updateStrategy"]["type"] == "OnDelete";
+        let total = number("replicas");
+        if (updated < wanted && !on_delete) || ready < wanted || total > wanted {
+            return Err(format!("{updated} of {wanted} pods are new, {ready} are ready"));
+        }
+        let (current, update) = (&status["currentRevision"], &status["updateRevision"]);
+        if self.kind == WorkloadKind::StatefulSet && current != update && !on_delete && wanted > 0 {
+            return Err("its revision is still rolling out".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The HorizontalPodAutoscalers that aim at it.
+    pub async fn autoscalers(&self, cluster: &Cluster) -> Result<Vec<String>, Failure> {
+        let api: Api<HorizontalPodAutoscaler> =
+            Api::namespaced(cluster.client.clone(), &self.namespace);
+        let what = "list HorizontalPodAutoscalers";
+        let list = cluster
+            .patiently(what, None, || async { api.list(&ListParams::default()).await })
+            .await
+            .map_err(|error| failure(what, &error))?;
+        let kind = format!("{:?}", self.kind);
+        Ok(list
+            .items
+            .iter()
+            .filter(|scaler| {
+                let aim = &scaler.spec.scale_target_ref;
+                aim.kind == kind && aim.name == self.name
+            })
+            .map(ResourceExt::name_any)
+            .collect())
+    }
+}
+
+fn manager() -> Option<String> {
+    Some(FIELD_MANAGER.to_owned())
+}
+
+/// Scales to zero and waits until no pod is left. What it was before has been written to the journal;
+/// it is written on the workload first, too.
+pub async fn hold(
+    cluster: &Cluster,
+    namespace: &str,
+    target: &WorkloadTarget,
+    held: &Held,
+    timeout: Duration,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
+    let workload = Workload::get(cluster, namespace, target).await?;
+    if target.kind == WorkloadKind::DaemonSet {
+        return Err(Failure::new(
+            Reason::UnsupportedTarget,
+            format!("{} cannot be scaled to zero", workload.title()),
+        )
+        .hint("use `consistency.mode: Live`"));
+    }
+    let stop = |error: &kube::Error| failure(&format!("stop {}", workload.title()), error);
+    if workload.held().as_ref() != Some(held) {
+        let value = serde_json::to_string(held).unwrap_or_default();
+        let marked = workload.annotate(cluster, HELD_ANNOTATION, Some(value)).await;
+        marked.map_err(|error| stop(&error))?;
+    }
+    if workload.replicas != 0 {
+        workload.scale(cluster, 0).await.map_err(|error| stop(&error))?;
+    }
+    let begun = Instant::now();
+    loop {
+        let pods = workload.pods(cluster).await?;
+        if pods.is_empty() {
+            return Ok(());
+        }
+        if cancel.is_cancelled() {
+            return Err(Failure::new(Reason::Cancelled, "cancelled while the service was stopping"));
+        }
+        if begun.elapsed() > timeout {
+            let names: Vec<String> = pods.iter().map(ResourceExt::name_any).collect();
+            return Err(Failure::new(
+                Reason::QuiesceFailed,
+                format!(
+                    "{} did not stop within {} s: {} still there",
+                    workload.title(),
+                    timeout.as_secs(),
+                    names.join(", ")
+                ),
+            )
+            .hint("raise `consistency.timeout`, or look why the pods do not end"));
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+/// Fails if somebody has scaled a held workload up again: that is reported, not fought.
+pub async fn still_held(
+    cluster: &Cluster,
+    namespace: &str,
+    target: &WorkloadTarget,
+) -> Result<(), Failure> {
+    let Some(workload) = Workload::find(cluster, namespace, target).await? else { return Ok(()) };
+    if workload.replicas == 0 {
+        return Ok(());
+    }
+    let managers = workload.managers_of("replicas");
+    Err(Failure::new(
+        Reason::ReplicasChanged,
+        format!(
+            "{} was scaled to {} while it was held still{}",
+            workload.title(),
+            workload.replicas,
+            if managers.is_empty() {
+                String::new()
+            } else {
+                format!(" (managers of the field: {})", managers.join(", "))
+            }
+        ),
+    )
+    .hint("leave `replicas` out of what the GitOps tool or autoscaler sets, or use `consistency.mode: Live`"))
+}
+
+/// Lets a held workload run as it ran before. One that somebody else has scaled meanwhile stays as it
+/// is; one that is gone has nothing to run.
+pub async fn release(
+    cluster: &Cluster,
+    namespace: &str,
+    target: &WorkloadTarget,
+    journalled: Option<Held>,
+    operation: &OperationId,
+) -> Result<Value, Failure> {
+    let Some(workload) = Workload::find(cluster, namespace, target).await? else {
+        return Ok(json!({"gone": true}));
+    };
+    let own = |held: &Held| held.operation == operation.to_string();
+    let marked = workload.held();
+    let Some(held) = marked.clone().filter(own).or(journalled) else {
+        return Ok(Value::Null);
+    };
+    let start = |error: &kube::Error| {
+        if is_missing(error) {
+            return None;
+        }
+        let mut failure = failure(&format!("start {} again", workload.title()), error);
+        failure.reason = Reason::ResumeFailed;
+        Some(failure)
+    };
+    if workload.replicas == 0 && held.replicas > 0 {
+        if let Err(error) = workload.scale(cluster, held.replicas).await {
+            return start(&error).map_or(Ok(json!({"gone": true})), Err);
+        }
+    }
+    if marked.as_ref().is_some_and(own) {
+        if let Err(error) = workload.annotate(cluster, HELD_ANNOTATION, None).await {
+            return start(&error).map_or(Ok(json!({"gone": true})), Err);
+        }
+    }
+    Ok(json!({"replicas": held.replicas}))
+}
