@@ -114,7 +114,8 @@ pub fn set(
         type_: name.to_owned(),
         status: truth.as_str().to_owned(),
         reason: reason.as_str().to_owned(),
-        message: cut(message),
+        // Never empty: API servers of Kubernetes 1.20 take an empty text in an applied list for none.
+        message: cut(if message.is_empty() { reason.as_str() } else { message }),
         observed_generation: Some(generation),
         last_transition_time: since,
     };

@@ -64,6 +64,8 @@ impl ClusterLink {
         status: &Value,
     ) -> Result<(), Failure> {
         let api = self.api(kind, namespace);
+        let mut status = status.clone();
+        drop_empty(&mut status);
         let patch = Patch::Apply(json!({
             "apiVersion": API_VERSION, "kind": kind.as_str(),
             // With its UID: an object made again under this name has a history of its own.
@@ -204,6 +206,18 @@ impl ClusterLink {
         if let Err(error) = self.recorder.publish(&event, &reference).await {
             warn!(%operation, "an event could not be sent: {error}");
         }
+    }
+}
+
+/// Drops members that say nothing: API servers of Kubernetes 1.20 take an applied empty text for a null.
+fn drop_empty(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, member| !member.is_null() && member.as_str() != Some(""));
+            map.values_mut().for_each(drop_empty);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_empty),
+        _ => {}
     }
 }
 

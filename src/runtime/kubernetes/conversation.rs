@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::cluster::{Cluster, FIELD_MANAGER, failure, is_missing};
 use super::mover_job::{self, Identity, MoverPlan};
 use super::names::{self, OPERATION_LABEL, ROOT_MOVERS_ANNOTATION};
-use super::pod_state::{PodState, judge};
+use super::pod_state::{PodState, has_ended, judge};
 use super::claims;
 use crate::plan::{Failure, OperationId};
 use crate::runtime::Handles;
@@ -406,11 +406,6 @@ fn is_interruptible(request: &Request) -> bool {
             Action::DiscardArchive | Action::SwapBack | Action::DiscardStaging | Action::DropOld
         ) | Work::Delete(_)
     )
-}
-
-fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// What the pod has been asked for.

@@ -1,6 +1,6 @@
 //! How a mover's pod is doing, told from its status alone.
 
-use k8s_openapi::api::core::v1::{ContainerState, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 
 use crate::plan::Failure;
 use crate::spec::Reason;
@@ -72,6 +72,22 @@ pub fn judge(pod: &Pod) -> PodState {
         return PodState::Running;
     }
     PodState::Starting(obstacle(&name, pod, &state))
+}
+
+/// Whether no process of a pod is left: it has ended, or it is being deleted and every container has
+/// been ended. The object itself may stay for a while longer.
+pub fn has_ended(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return true;
+    }
+    let containers = status.container_statuses.as_deref().unwrap_or_default();
+    let terminated = |container: &ContainerStatus| {
+        container.state.as_ref().is_some_and(|state| state.terminated.is_some())
+    };
+    pod.metadata.deletion_timestamp.is_some()
+        && !containers.is_empty()
+        && containers.iter().all(terminated)
 }
 
 /// What keeps a pod from running.
@@ -162,6 +178,20 @@ mod tests {
             let state = judge(&pod(status.clone()));
             assert_eq!(reason(&state), wanted, "{status}: {state:?}");
         }
+    }
+
+    #[test]
+    fn a_pod_that_is_being_deleted_has_ended_when_its_containers_have() {
+        let with = |deleted: bool, state: Value| -> Pod {
+            let mut pod = pod(json!({"phase": "Running", "containerStatuses": container(state)}));
+            pod.metadata.deletion_timestamp =
+                deleted.then(|| serde_json::from_value(json!("2026-11-21T00:00:00Z")).unwrap());
+            pod
+        };
+        let ended = json!({"terminated": {"exitCode": 0}});
+        assert!(has_ended(&with(true, ended.clone())));
+        assert!(!has_ended(&with(false, ended)), "it may be started again");
+        assert!(!has_ended(&with(true, json!({"running": {}}))));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::cluster::{Cluster, FIELD_MANAGER, failure, is_missing};
 use super::names::HELD_ANNOTATION;
+use super::pod_state::has_ended;
 use crate::engine::Cancel;
 use crate::plan::{Failure, OperationId};
 use crate::spec::target::{WorkloadKind, WorkloadTarget};
@@ -163,11 +164,7 @@ impl Workload {
             .patiently(&what, None, || pods.list(&parameters))
             .await
             .map_err(|error| failure(&what, &error))?;
-        let ended = |pod: &Pod| {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            matches!(phase, Some("Succeeded" | "Failed"))
-        };
-        Ok(list.items.into_iter().filter(|pod| self.owns(pod) && !ended(pod)).collect())
+        Ok(list.items.into_iter().filter(|pod| self.owns(pod) && !has_ended(pod)).collect())
     }
 
     /// Selectors of two workloads may overlap by mistake; owners do not.
