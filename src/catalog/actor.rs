@@ -90,7 +90,10 @@ fn answer(store: &mut Store, request: Request) -> Result<Reply, CatalogError> {
         Request::MarkBackupDeleted { id, at } => {
             let mut record =
                 first(find_backup(store, &BackupKey::Id(id))?).ok_or_else(|| no_backup(id))?;
-            record.status = RecordStatus::Deleted;
+            // A failure that is cleared away stays a failure: nobody may take it for a backup that was.
+            if record.status != RecordStatus::Failed {
+                record.status = RecordStatus::Deleted;
+            }
             record.deleted_at = Some(at);
             rewrite_backup(store, &record)?;
             Reply::Done

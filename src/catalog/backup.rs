@@ -82,6 +82,10 @@ pub struct BackupRecord {
     pub object: String,
     /// Generation of the Backup that was carried out.
     pub generation: Option<i64>,
+    /// The run that made it: the operation and when its journal began. None for records that were
+    /// made again from manifests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
     /// UID of the Backup in a cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,

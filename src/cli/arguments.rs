@@ -41,6 +41,7 @@ pub struct GlobalArguments {
         long,
         global = true,
         env = "EIDER_CATALOG",
+        hide_env_values = true,
         default_value = "/var/lib/eider/eider.duckdb",
         value_name = "FILE",
         help_heading = "Global options"
@@ -51,6 +52,7 @@ pub struct GlobalArguments {
         long,
         global = true,
         env = "EIDER_SOCKET",
+        hide_env_values = true,
         default_value = "/run/eider/eider.sock",
         value_name = "FILE",
         help_heading = "Global options"
@@ -168,7 +170,7 @@ pub struct DaemonArguments {
     #[arg(long, value_name = "DIR")]
     pub specs: PathBuf,
     /// Where metrics, health and the read-only API are served; `off` for nowhere.
-    #[arg(long, env = "EIDER_LISTEN", default_value = "127.0.0.1:9110", value_name = "ADDRESS", value_parser = parse_listen)]
+    #[arg(long, env = "EIDER_LISTEN", hide_env_values = true, default_value = "127.0.0.1:9110", value_name = "ADDRESS", value_parser = parse_listen)]
     pub listen: Listen,
     /// Operations at the same time.
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]

@@ -37,7 +37,8 @@ pub async fn daemon(
     let stop = stop_signal();
     let (catalog, needs_rebuild) = open_catalog(&global.catalog, &output).await?;
     let operator =
-        Operator::new(catalog.clone(), metrics()?, None, usize::from(arguments.concurrency));
+        Operator::new(catalog.clone(), metrics()?, None, usize::from(arguments.concurrency))
+            .with_ledger(&global.catalog)?;
     let health = Arc::new(Health::starting(&["recovery", "specs"]));
     let catalog_path = super::backup::absolute(&global.catalog)?;
     let server = Server {

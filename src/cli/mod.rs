@@ -53,10 +53,8 @@ pub fn main() -> u8 {
 fn start_logging(arguments: &Arguments) -> Result<(), CliError> {
     let global = &arguments.global;
     // A verb that ends by itself says its errors itself; its log would say them twice.
-    let lasting = matches!(
-        arguments.command,
-        Command::Daemon(_) | Command::Operator(_) | Command::Mover
-    );
+    let lasting =
+        matches!(arguments.command, Command::Daemon(_) | Command::Operator(_) | Command::Mover);
     let quiet = !lasting;
     let unset = std::env::var_os("RUST_LOG").is_none_or(|value| value.is_empty());
     let level = match &global.log_level {

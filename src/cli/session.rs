@@ -97,7 +97,10 @@ impl Session {
                 (catalog, None)
             }
         };
-        let operator = Operator::new(catalog, metrics()?, listener, 1);
+        let mut operator = Operator::new(catalog, metrics()?, listener, 1);
+        if daemon.is_none() {
+            operator = operator.with_ledger(&global.catalog)?;
+        }
         let session = Self { operator, daemon, output, bar, interrupted: Cancel::new() };
         if lost {
             let added = session.operator.add_missing_records().await?;

@@ -108,7 +108,12 @@ impl Operator {
         let spec_digest = digest(&document.spec_value());
         let known = self.catalog.resource(key.kind.as_str(), &key.namespace, &key.name).await?;
         let (generation, created, changed, status) = match &known {
-            None => (1, true, true, Value::Null),
+            None => {
+                let object = format!("{}/{}/{}", key.kind, key.namespace, key.name);
+                let ledger = self.ledger.as_ref().filter(|_| key.kind.runs_once());
+                let recalled = ledger.and_then(|ledger| ledger.recall(&object, &spec_digest));
+                (1, true, recalled.is_none(), recalled.unwrap_or_default())
+            }
             Some(known) if known.spec_digest == spec_digest => {
                 (known.generation, false, false, known.status.clone())
             }

@@ -11,9 +11,12 @@ use crate::plan::{
 };
 use crate::spec::{
     ArchiveOptions, BackupSpec, BackupTrigger, BackupType, Consistency, ConsistencyMode,
-    DeletionPolicy, Guards, Hooks, Kind, NameReference, Reason, RestoreMode, RestoreSource, RestoreSpec,
-    Target, VerifyMode,
+    DeletionPolicy, DurationText, Guards, Hooks, Kind, NameReference, Reason, RestoreMode,
+    RestoreSource, RestoreSpec, Target, VerifyMode,
 };
+
+/// Days for which the backups are kept that Eider takes before it changes something.
+const SAFETY_BACKUP_DAYS: u64 = 30;
 
 impl Operator {
     /// The child's operation; its document and its journal's first line are written when missing.
@@ -262,7 +265,8 @@ fn backup(
             cross_file_systems: false,
             // What is there may well be the damage that the restore is for.
             guards: Guards { max_shrink: 100, allow_empty: true },
-            expires_after: None,
+            // Long enough to notice that the change was wrong, and not for ever.
+            expires_after: Some(DurationText::seconds(SAFETY_BACKUP_DAYS * 86_400)),
             deletion_policy: DeletionPolicy::Retain,
             trigger,
         },

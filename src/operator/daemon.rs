@@ -78,6 +78,11 @@ impl Daemon {
                 last_sync = Some(Instant::now());
             }
             if last_refresh.elapsed() >= STORE_REFRESH {
+                match operator.prune_expired(jiff::Timestamp::now()).await {
+                    Ok(_) => {}
+                    Err(OperatorError::Refused(failure)) => warn!("retention: {}", failure.message),
+                    Err(error) => return Err(error),
+                }
                 operator.refresh_stores().await?;
                 last_refresh = Instant::now();
             }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tracing::{debug, error, info, warn};
 
 use super::resolve::Resolved;
@@ -20,7 +21,7 @@ use crate::plan::{
     OPERATION, OperationId, status,
 };
 use crate::runtime::{BoxFuture, Handles, Runtime};
-use crate::spec::Reason;
+use crate::spec::{Kind, Reason};
 
 /// How often a status in a cluster says how far the work has come.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -45,21 +46,81 @@ impl Operator {
     /// # Errors
     /// Only when the catalog fails: everything else is a conclusion.
     pub async fn drive(&self, operation: &OperationId) -> Result<Conclusion, OperatorError> {
+        match self.drive_in_turn(operation, None).await? {
+            Some(conclusion) => Ok(conclusion),
+            None => Ok(Conclusion::failed(cancelled())),
+        }
+    }
+
+    /// The same, as one of those that share `permits`. Returns nothing when the process stops before
+    /// its turn has come.
+    pub(super) async fn drive_in_turn(
+        &self,
+        operation: &OperationId,
+        permits: Option<&Semaphore>,
+    ) -> Result<Option<Conclusion>, OperatorError> {
         if let Some(conclusion) = self.recorded_conclusion(operation).await? {
-            return Ok(conclusion);
+            return Ok(Some(conclusion));
         }
         let journal = self.catalog.journal(operation).await?;
-        let resolved = match self.resolve(operation).await? {
-            Ok(resolved) => resolved,
-            Err(failure) => {
-                return self.conclude_unresolved(operation, &journal, failure).await;
+        let resolved = loop {
+            let failure = match self.resolve(operation).await? {
+                Ok(resolved) => break resolved,
+                Err(failure) => failure,
+            };
+            // A Backup that is still being taken is no reason to fail, only to wait.
+            // Where operations take turns somebody takes up the Backup; elsewhere nobody may.
+            if permits.is_none() || !self.is_on_its_way(operation, &failure).await? {
+                return self.conclude_unresolved(operation, &journal, failure).await.map(Some);
             }
+            if permits.is_some_and(Semaphore::is_closed) {
+                return Ok(None);
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
         };
+        // First the target, then the turn: who waits for a busy target must not keep others from theirs.
         let _target = self.locks.lock(&operation.namespace, resolved.job.target()).await;
+        let _permit = match permits {
+            Some(permits) => match permits.acquire().await {
+                Ok(permit) => Some(permit),
+                Err(_) => return Ok(None),
+            },
+            None => None,
+        };
         let running = self.begin(operation, &resolved);
         let result = self.turn(&resolved, &running).await;
         self.end(operation);
-        result
+        result.map(Some)
+    }
+
+    /// Whether a Restore's Backup is known and has not ended.
+    async fn is_on_its_way(
+        &self,
+        operation: &OperationId,
+        failure: &Failure,
+    ) -> Result<bool, OperatorError> {
+        if !matches!(failure.reason, Reason::BackupNotReady | Reason::BackupNotFound) {
+            return Ok(false);
+        }
+        let found =
+            self.catalog.resource(&operation.kind, &operation.namespace, &operation.name).await?;
+        let backup = found
+            .as_ref()
+            .and_then(|resource| resource.document["spec"]["from"]["backupRef"]["name"].as_str());
+        let Some(backup) = backup else { return Ok(false) };
+        let kind = Kind::Backup.as_str();
+        let found = self.catalog.resource(kind, &operation.namespace, backup).await?;
+        let Some(backup) = found.filter(|backup| backup.removed_at.is_none()) else {
+            return Ok(false);
+        };
+        let awaited = OperationId {
+            kind: kind.to_owned(),
+            namespace: operation.namespace.clone(),
+            name: backup.name.clone(),
+            generation: backup.generation,
+            uid: backup.document["metadata"]["uid"].as_str().map(str::to_owned),
+        };
+        Ok(self.recorded_conclusion(&awaited).await?.is_none())
     }
 
     /// How an operation ended, once it has. Maintenance removes old journals; then the object's status
@@ -324,6 +385,7 @@ impl Operator {
         let mark = if conclusion.is_success() { Mark::Done } else { Mark::Failed };
         self.write(operation, OPERATION, mark, json!(conclusion)).await?;
         point("closed");
+        self.note_end(operation, &conclusion).await?;
         let journal = self.catalog.journal(operation).await?;
         let status = status::of(&resolved.job, &Log::new(&journal), None);
         self.put_status(operation, status).await?;

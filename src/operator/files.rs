@@ -103,13 +103,58 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
             }
         }
     }
+    refuse_duplicates(&mut loaded);
     // References are looked up when an operation begins: what is referred to comes first.
-    loaded.documents.sort_by_key(|(document, _)| match document.kind() {
-        Kind::BackupStore => 0,
-        Kind::BackupSchedule => 1,
-        Kind::Backup | Kind::Restore | Kind::Upgrade => 2,
+    let backups: BTreeSet<(String, String)> = loaded
+        .documents
+        .iter()
+        .filter(|(document, _)| document.kind() == Kind::Backup)
+        .map(|(document, _)| (document.namespace().to_owned(), document.key().name))
+        .collect();
+    loaded.documents.sort_by_key(|(document, _)| match document {
+        Document::BackupStore(_) => 0,
+        Document::BackupSchedule(_) => 1,
+        Document::Restore(restore) => {
+            let named = restore.spec.from.backup_ref.as_ref().is_some_and(|backup| {
+                backups.contains(&(document.namespace().to_owned(), backup.name.clone()))
+            });
+            if named { 3 } else { 2 }
+        }
+        Document::Backup(_) | Document::Upgrade(_) => 2,
     });
     Ok(loaded)
+}
+
+/// An object that stands in two documents would be two specifications that take turns for ever, each
+/// change a new run. None of them is applied.
+fn refuse_duplicates(loaded: &mut Loaded) {
+    let mut places: BTreeMap<spec::ObjectKey, Vec<String>> = BTreeMap::new();
+    for (document, file) in &loaded.documents {
+        if document.name().is_some() {
+            places.entry(document.key()).or_default().push(file.clone());
+        }
+    }
+    for (key, files) in places.into_iter().filter(|(_, files)| files.len() > 1) {
+        loaded.documents.retain(|(document, _)| document.key() != key);
+        for file in BTreeSet::from_iter(&files) {
+            let others: Vec<&str> =
+                files.iter().filter(|other| *other != file).map(String::as_str).collect();
+            let elsewhere = match others.is_empty() {
+                true => "more than once".to_owned(),
+                false => format!("in {} too", others.join(", ")),
+            };
+            loaded.valid_files.remove(file);
+            loaded.problems.push(Problem {
+                file: file.clone(),
+                line: 0,
+                column: 0,
+                path: "metadata.name".to_owned(),
+                reason: Reason::InvalidSpec,
+                message: format!("{key} stands {elsewhere}"),
+                hint: Some("keep one of them; none is applied until then".to_owned()),
+            });
+        }
+    }
 }
 
 /// The longest file that is read.

@@ -14,6 +14,7 @@ mod drive;
 mod files;
 mod import;
 pub mod kubernetes;
+mod ledger;
 mod locks;
 mod maintenance;
 mod preview;
@@ -99,6 +100,8 @@ pub struct Operator {
     overlay: Arc<Vec<(String, StoreBinding)>>,
     /// The cluster that objects live in, when there is one.
     cluster: Option<Arc<kubernetes::ClusterLink>>,
+    /// What has been carried out, for documents that the catalog does not know.
+    ledger: Option<Arc<ledger::Ledger>>,
     /// Operations that are to be undone as soon as they are taken up.
     unwanted: Arc<Mutex<HashSet<OperationId>>>,
 }
@@ -118,6 +121,7 @@ impl Operator {
             waker: Arc::default(),
             overlay: Arc::default(),
             cluster: None,
+            ledger: None,
             unwanted: Arc::default(),
             catalog,
             host: HostRuntime::default(),
@@ -127,6 +131,51 @@ impl Operator {
             metrics,
             listener,
         }
+    }
+
+    /// The same operator with the ledger beside this catalog file: for whoever carries documents out.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read: without it nobody knows what must not run again.
+    pub fn with_ledger(self, catalog: &std::path::Path) -> Result<Self, OperatorError> {
+        let ledger = ledger::Ledger::open(catalog).map_err(|error| {
+            Failure::new(
+                Reason::CatalogFailed,
+                format!(
+                    "the ledger {}{} cannot be used: {error}",
+                    catalog.display(),
+                    ledger::LEDGER_SUFFIX
+                ),
+            )
+            .hint("it says which documents have been carried out; make it readable and writable")
+        })?;
+        Ok(Self { ledger: Some(Arc::new(ledger)), ..self })
+    }
+
+    /// Writes to the ledger that an object's specification begins to be carried out, or how it ended.
+    async fn note(
+        &self,
+        operation: &OperationId,
+        outcome: Option<Reason>,
+    ) -> Result<(), OperatorError> {
+        let Some(ledger) = self.ledger.clone() else { return Ok(()) };
+        let found =
+            self.catalog.resource(&operation.kind, &operation.namespace, &operation.name).await?;
+        let Some(resource) = found.filter(|found| found.generation == operation.generation) else {
+            return Ok(());
+        };
+        let object = format!("{}/{}/{}", operation.kind, operation.namespace, operation.name);
+        stores::blocking(move || {
+            ledger.note(&object, &resource.spec_digest, outcome).map_err(|error| {
+                Failure::new(
+                    Reason::CatalogFailed,
+                    format!("the ledger cannot be written: {error}"),
+                )
+                .hint("free some space where the catalog lies")
+            })
+        })
+        .await?;
+        Ok(())
     }
 
     /// The same operator for the objects of a cluster.
@@ -167,10 +216,7 @@ impl Operator {
 
     /// Stops an operation now, or as soon as it is taken up.
     pub(crate) fn cancel_for_good(&self, operation: &OperationId) {
-        self.unwanted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(operation.clone());
+        self.unwanted.lock().unwrap_or_else(PoisonError::into_inner).insert(operation.clone());
         self.cancel(operation);
     }
 
@@ -192,10 +238,7 @@ impl Operator {
         if !enter() {
             return Ok(None);
         }
-        let result = match self.permits.acquire().await {
-            Ok(_permit) => self.drive(operation).await.map(Some),
-            Err(_) => Ok(None),
-        };
+        let result = self.drive_in_turn(operation, Some(&self.permits)).await;
         self.queued.lock().unwrap_or_else(PoisonError::into_inner).remove(operation);
         self.waker.notify_one();
         result

@@ -12,7 +12,7 @@ use crate::plan::retention::{self, BackupFacts, BackupState};
 use crate::plan::{Failure, Job, OperationId};
 use crate::runtime::host;
 use crate::runtime::kubernetes::StoreWork;
-use crate::spec::{BackupScheduleSpec, Kind, Reason};
+use crate::spec::{BackupScheduleSpec, Kind, Reason, Retention};
 
 /// What retention makes of one backup.
 #[derive(Debug, Clone, Serialize)]
@@ -51,17 +51,60 @@ impl Operator {
             schedule: Some(schedule.to_owned()),
             ..BackupFilter::default()
         };
-        let records: Vec<BackupRecord> = self
-            .catalog
-            .backups(filter)
-            .await?
-            .into_iter()
-            .filter(|record| record.deleted_at.is_none() && record.status != RecordStatus::Deleted)
+        let records = self.present(filter).await?;
+        self.retain(records, &spec.retention, &spec.time_zone, now, dry_run).await
+    }
+
+    /// Removes the backups of no schedule whose `expiresAfter` has passed: those taken by hand, and
+    /// those that Eider took before it changed something. Never the last verified one of a target.
+    pub async fn prune_expired(&self, now: Timestamp) -> Result<u64, OperatorError> {
+        let all = self.present(BackupFilter::default()).await?;
+        let expired = |record: &&BackupRecord| {
+            record.schedule.is_none() && record.expires_at.is_some_and(|at| at <= now)
+        };
+        let mut targets: Vec<(String, String)> = all
+            .iter()
+            .filter(expired)
+            .map(|record| (record.namespace.clone(), record.target.clone()))
             .collect();
+        targets.sort();
+        targets.dedup();
+        let mut removed = 0;
+        for (namespace, target) in targets {
+            // All of the target's: which one is the last verified is judged over them together.
+            let of_target = all
+                .iter()
+                .filter(|record| record.namespace == namespace && record.target == target)
+                .cloned()
+                .collect();
+            let policy = Retention::default();
+            let report = self.retain(of_target, &policy, "UTC", now, false).await?;
+            removed += report.backups.iter().filter(|backup| !backup.keep).count() as u64;
+        }
+        Ok(removed)
+    }
+
+    /// The records whose archives have not been removed.
+    async fn present(&self, filter: BackupFilter) -> Result<Vec<BackupRecord>, OperatorError> {
+        let mut records = self.catalog.backups(filter).await?;
+        records
+            .retain(|record| record.deleted_at.is_none() && record.status != RecordStatus::Deleted);
+        Ok(records)
+    }
+
+    /// Judges these backups together and removes what nothing keeps.
+    async fn retain(
+        &self,
+        records: Vec<BackupRecord>,
+        policy: &Retention,
+        time_zone: &str,
+        now: Timestamp,
+        dry_run: bool,
+    ) -> Result<PruneReport, OperatorError> {
         let in_use = self.archives_in_use().await?;
         let facts: Vec<BackupFacts> =
             records.iter().map(|record| facts_of(record, &in_use)).collect();
-        let verdicts = retention::decide(&facts, &spec.retention, &spec.time_zone, now)
+        let verdicts = retention::decide(&facts, policy, time_zone, now)
             .map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
         let mut report = PruneReport::default();
         let mut removed = Vec::new();

@@ -69,15 +69,21 @@ impl Operator {
     }
 
     /// The row of this operation: the one it already has, or a new one.
+    ///
+    /// It is known by the run, not by object and generation alone: after the catalog was made again, or
+    /// in a cluster after the object was, another run of the same object must not overwrite the record
+    /// of a backup that there is.
     async fn backup_row(&self, job: &BackupJob) -> Result<BackupRecord, OperatorError> {
         let operation = &job.operation;
+        let journal = self.catalog.journal(operation).await?;
+        let began = Log::new(&journal).began_at();
+        let run = began.map(|began| format!("{operation}@{began}"));
         let key = BackupKey::Object {
             namespace: operation.namespace.clone(),
             name: operation.name.clone(),
         };
         if let Some(record) = self.catalog.backup(key).await?
-            && record.generation == Some(operation.generation)
-            && record.uid == operation.uid
+            && record.run == run
         {
             return Ok(record);
         }
@@ -95,6 +101,7 @@ impl Operator {
             object: operation.name.clone(),
             generation: Some(operation.generation),
             uid: operation.uid.clone(),
+            run,
             store: job.store.name.clone(),
             schedule: job.schedule.clone(),
             trigger: Some(job.spec.trigger.as_str().to_owned()),
@@ -349,10 +356,21 @@ impl Operator {
             self.record_action(operation, &conclusion, at, at).await?;
         }
         self.write(operation, OPERATION, Mark::Failed, json!(conclusion)).await?;
+        self.note_end(operation, &conclusion).await?;
         let status = status::refused(operation.generation, &conclusion, at);
         self.put_status(operation, status).await?;
         self.catalog.checkpoint().await?;
         Ok(conclusion)
+    }
+
+    pub(super) async fn note_end(
+        &self,
+        operation: &OperationId,
+        conclusion: &Conclusion,
+    ) -> Result<(), OperatorError> {
+        let reason =
+            conclusion.failure.as_ref().map_or(Reason::Succeeded, |failure| failure.reason);
+        self.note(operation, Some(reason)).await
     }
 
     async fn record_refused_backup(

@@ -386,7 +386,7 @@ impl Operator {
     /// Whoever sealed or removed an archive has looked into the store: what it saw is the store's status.
     async fn tell_store(&self, operation: &OperationId, name: &str) -> Result<(), OperatorError> {
         let journal = self.catalog.journal(operation).await?;
-        let seen = journal.iter().rev().find(|entry| entry.detail["store"].is_object());
+        let seen = journal.iter().rev().find(|entry| entry.detail["store"]["freeBytes"].is_u64());
         let Some(seen) = seen else { return Ok(()) };
         let Ok(figures) = serde_json::from_value(seen.detail["store"].clone()) else {
             return Ok(());

@@ -14,37 +14,49 @@ pub struct OperatorArguments {
     #[arg(long = "namespace", short, value_name = "NAMESPACE")]
     pub namespaces: Vec<String>,
     /// Where metrics, health and the read-only API are served; `off` for nowhere.
-    #[arg(long, env = "EIDER_LISTEN", default_value = "127.0.0.1:9110", value_name = "ADDRESS", value_parser = parse_listen)]
+    #[arg(long, env = "EIDER_LISTEN", hide_env_values = true, default_value = "127.0.0.1:9110", value_name = "ADDRESS", value_parser = parse_listen)]
     pub listen: Listen,
     /// Operations at the same time, and so movers.
-    #[arg(long, env = "EIDER_CONCURRENCY", default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, env = "EIDER_CONCURRENCY", hide_env_values = true, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
     /// Image of the movers; default the image of this pod.
-    #[arg(long, env = "EIDER_IMAGE", value_name = "IMAGE")]
+    #[arg(long, env = "EIDER_IMAGE", hide_env_values = true, value_name = "IMAGE")]
     pub mover_image: Option<String>,
     /// When movers' nodes pull the image: Always, IfNotPresent or Never.
-    #[arg(long, env = "EIDER_MOVER_IMAGE_PULL_POLICY", value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
+    #[arg(long, env = "EIDER_MOVER_IMAGE_PULL_POLICY", hide_env_values = true, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
     pub mover_image_pull_policy: Option<String>,
     /// CPU that a mover asks for, such as 500m.
-    #[arg(long, env = "EIDER_MOVER_CPU", value_name = "QUANTITY")]
+    #[arg(long, env = "EIDER_MOVER_CPU", hide_env_values = true, value_name = "QUANTITY")]
     pub mover_cpu: Option<String>,
     /// Memory that a mover asks for and may use, such as 512Mi.
-    #[arg(long, env = "EIDER_MOVER_MEMORY", value_name = "QUANTITY")]
+    #[arg(long, env = "EIDER_MOVER_MEMORY", hide_env_values = true, value_name = "QUANTITY")]
     pub mover_memory: Option<String>,
     /// How long a mover may take until it runs.
-    #[arg(long, env = "EIDER_MOVER_START_TIMEOUT", default_value = "10m", value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, env = "EIDER_MOVER_START_TIMEOUT", hide_env_values = true, default_value = "10m", value_name = "DURATION", value_parser = parse_duration)]
     pub mover_start_timeout: Duration,
     /// How long a mover may run.
-    #[arg(long, env = "EIDER_MOVER_DEADLINE", default_value = "1d", value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, env = "EIDER_MOVER_DEADLINE", hide_env_values = true, default_value = "1d", value_name = "DURATION", value_parser = parse_duration)]
     pub mover_deadline: Duration,
     /// Name of the Lease that replicas take turns at.
-    #[arg(long, env = "EIDER_LEASE_NAME", default_value = "eider-operator", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "EIDER_LEASE_NAME",
+        hide_env_values = true,
+        default_value = "eider-operator",
+        value_name = "NAME"
+    )]
     pub lease_name: String,
     /// Namespace of the Lease.
-    #[arg(long, env = "POD_NAMESPACE", default_value = "default", value_name = "NAMESPACE")]
+    #[arg(
+        long,
+        env = "POD_NAMESPACE",
+        hide_env_values = true,
+        default_value = "default",
+        value_name = "NAMESPACE"
+    )]
     pub lease_namespace: String,
     /// What this replica is called in the Lease; default the name of the machine and a number.
-    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    #[arg(long, env = "POD_NAME", hide_env_values = true, value_name = "NAME")]
     pub identity: Option<String>,
 }
 
