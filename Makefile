@@ -21,6 +21,11 @@ build: ## Build the binary and print where it is
 	@$(SETUP); cargo build --locked $$EIDER_CARGO_FLAGS; \
 	printf '%s\n' "$$CARGO_TARGET_DIR/debug/eider"
 
+.PHONY: image
+image: ## Make a container image of the debug binary without a registry (IMAGE=eider:dev)
+	@$(SETUP); cargo build --locked $$EIDER_CARGO_FLAGS; \
+	scripts/image.sh "$(or $(IMAGE),eider:dev)" "$$CARGO_TARGET_DIR/debug/eider"
+
 .PHONY: demo
 demo: ## Back up, damage and restore real files in a temporary directory, and show it
 	@$(SETUP); cargo build --locked $$EIDER_CARGO_FLAGS; \

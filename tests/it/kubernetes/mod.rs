@@ -1,0 +1,11 @@
+//! The operator against a real cluster: how tests reach one, a proxy that makes an API server
+//! misbehave, and what stands on them. Skipped, loudly, where there is no cluster.
+
+mod cluster;
+mod cluster_tests;
+mod forward;
+mod process;
+mod process_tests;
+mod proxy;
+mod proxy_tests;
+mod watching;
