@@ -15,6 +15,7 @@ mod files;
 mod import;
 mod locks;
 mod maintenance;
+pub mod permissions;
 mod preview;
 pub mod progress;
 mod prune;
