@@ -8,9 +8,19 @@ cd "$(dirname "$0")/.."
 # shellcheck disable=SC2086
 cargo build --quiet --locked ${EIDER_CARGO_FLAGS:-}
 status=0
-for what in crds docs; do
+for what in crds rbac docs; do
     "$CARGO_TARGET_DIR/debug/eider" generate "$what" "$@" || status=1
 done
+# A chart has to hold its files itself, and charts with links in them are refused by Argo CD.
+rules=deploy/helm/eider/files/rules.yaml
+if ! cmp -s deploy/monitoring/rules.yaml "$rules"; then
+    if [ "${1:-}" = --check ]; then
+        echo "not up to date: $rules" >&2
+        status=1
+    else
+        cp deploy/monitoring/rules.yaml "$rules"
+    fi
+fi
 if [ "$status" != 0 ] && [ "${1:-}" = --check ]; then
     echo 'generated files are not up to date: run `make generate` and commit the result' >&2
 fi

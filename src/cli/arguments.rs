@@ -130,7 +130,7 @@ pub enum Command {
     /// Check, query, rebuild, export and copy the catalog.
     #[command(subcommand)]
     Db(DbCommand),
-    /// Write generated files: CRDs, reference pages, completions, man pages.
+    /// Write generated files: CRDs, permissions, reference pages, completions, man pages.
     #[command(subcommand)]
     Generate(GenerateCommand),
     /// Opens a catalog and says whether that works.
@@ -379,6 +379,8 @@ pub enum DbCommand {
 pub enum GenerateCommand {
     /// The CustomResourceDefinitions.
     Crds(GenerateArguments),
+    /// The operator's permissions, for kustomize and Helm.
+    Rbac(GenerateArguments),
     /// The reference pages.
     Docs(GenerateArguments),
     /// A shell's completions, to standard output.

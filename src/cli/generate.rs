@@ -1,5 +1,7 @@
 //! `eider generate …`: files that are made from the code, and the check that they are up to date.
 
+mod rbac;
+
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
@@ -7,7 +9,7 @@ use serde_json::json;
 
 use super::arguments::{Arguments, GenerateArguments, GenerateCommand};
 use super::output::{CliError, ExitCode, Output};
-use crate::spec::crd::write_crds;
+use crate::spec::crd::{crd_yaml, crds as definitions, write_crds};
 use crate::spec::reference_page::reference_page;
 use crate::spec::{Kind, Reason};
 use crate::telemetry::catalogue;
@@ -16,6 +18,7 @@ use crate::telemetry::catalogue;
 pub fn generate(command: &GenerateCommand, output: &Output) -> Result<(), CliError> {
     match command {
         GenerateCommand::Crds(arguments) => crds(arguments, output),
+        GenerateCommand::Rbac(arguments) => rbac(arguments, output),
         GenerateCommand::Docs(arguments) => docs(arguments, output),
         GenerateCommand::Completions { shell } => {
             let mut script = Vec::new();
@@ -53,11 +56,57 @@ fn report(
     output.done(&message, &json!({"directory": directory, "changed": names}))
 }
 
+/// Writes the files that differ, or with `check` none, and returns their paths.
+fn write(
+    files: impl IntoIterator<Item = (PathBuf, String)>,
+    check: bool,
+) -> Result<Vec<PathBuf>, CliError> {
+    let mut drift = Vec::new();
+    for (path, text) in files {
+        if std::fs::read_to_string(&path).is_ok_and(|present| present == text) {
+            continue;
+        }
+        if !check {
+            path.parent()
+                .map_or(Ok(()), std::fs::create_dir_all)
+                .and_then(|()| std::fs::write(&path, text))
+                .map_err(|error| failed(&path.display().to_string(), error))?;
+        }
+        drift.push(path);
+    }
+    Ok(drift)
+}
+
 fn crds(arguments: &GenerateArguments, output: &Output) -> Result<(), CliError> {
     let directory = arguments.directory.clone().unwrap_or_else(|| PathBuf::from("crds"));
     let drift = write_crds(&directory, arguments.check)
         .map_err(|error| failed("the CRDs could not be written", error))?;
-    let drift: Vec<PathBuf> = drift.into_iter().map(|drift| drift.path).collect();
+    let mut drift: Vec<PathBuf> = drift.into_iter().map(|drift| drift.path).collect();
+    if arguments.directory.is_none() {
+        drift.extend(write(chart_of_crds()?, arguments.check)?);
+    }
+    report(&drift, arguments.check, &directory, output)
+}
+
+/// The definitions once more as the templates of their Helm chart: there they carry the annotation
+/// that keeps them, and with them every object, when the chart is uninstalled.
+fn chart_of_crds() -> Result<Vec<(PathBuf, String)>, CliError> {
+    let failed = |error| failed("the chart of the CRDs", error);
+    let mut files = Vec::new();
+    for (name, mut definition) in definitions().map_err(failed)? {
+        let annotations = definition.metadata.annotations.get_or_insert_default();
+        annotations.insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
+        // A description with braces must not be taken for an instruction to the template engine.
+        let text = crd_yaml(&definition).map_err(failed)?.replace("{{", "{{ \"{{\" }}");
+        files.push((Path::new("deploy/helm/eider-crds/templates").join(name), text));
+    }
+    Ok(files)
+}
+
+fn rbac(arguments: &GenerateArguments, output: &Output) -> Result<(), CliError> {
+    let directory = arguments.directory.clone().unwrap_or_else(|| PathBuf::from("deploy"));
+    let files = rbac::files().into_iter().map(|(path, text)| (directory.join(path), text));
+    let drift = write(files, arguments.check)?;
     report(&drift, arguments.check, &directory, output)
 }
 
@@ -69,19 +118,8 @@ fn docs(arguments: &GenerateArguments, output: &Output) -> Result<(), CliError> 
         ("metrics.md", catalogue::reference_page()),
         ("cli.md", command_page()),
     ];
-    let mut drift = Vec::new();
-    for (name, text) in pages {
-        let path = directory.join(name);
-        if std::fs::read_to_string(&path).is_ok_and(|present| present == text) {
-            continue;
-        }
-        if !arguments.check {
-            std::fs::create_dir_all(&directory)
-                .and_then(|()| std::fs::write(&path, text))
-                .map_err(|error| failed(&path.display().to_string(), error))?;
-        }
-        drift.push(path);
-    }
+    let pages = pages.into_iter().map(|(name, text)| (directory.join(name), text));
+    let drift = write(pages, arguments.check)?;
     report(&drift, arguments.check, &directory, output)
 }
 

@@ -17,6 +17,7 @@ pub mod kubernetes;
 mod ledger;
 mod locks;
 mod maintenance;
+pub mod permissions;
 mod preview;
 pub mod progress;
 mod prune;

@@ -1,4 +1,4 @@
-//! Every file in `examples/` is a document that validates as it stands.
+//! Every document of Eider's in `examples/` validates as it stands.
 
 use std::path::{Path, PathBuf};
 
@@ -19,9 +19,20 @@ fn every_example_validates() {
     documents(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples"), &mut files);
     assert!(files.len() > 5, "found only {files:?}");
     for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut documents: Vec<&str> = text.split("\n---\n").collect();
+        if file.components().any(|part| part.as_os_str() == "kubernetes") {
+            // The rest of those files is Kubernetes's own.
+            documents.retain(|document| document.contains("apiVersion: eider.dev/"));
+            if documents.is_empty() {
+                continue;
+            }
+        }
+        let copy = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+        std::fs::write(&copy, documents.join("\n---\n")).unwrap();
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_eider"))
             .args(["validate", "--file"])
-            .arg(&file)
+            .arg(copy.path())
             .output()
             .unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);

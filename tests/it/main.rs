@@ -10,7 +10,4 @@ mod damage;
 mod disk_full;
 mod examples;
 mod host;
-mod kubernetes;
-mod recovery;
-mod scene;
-mod support;
+mod packaging;
