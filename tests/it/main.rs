@@ -10,4 +10,8 @@ mod damage;
 mod disk_full;
 mod examples;
 mod host;
+mod kubernetes;
 mod packaging;
+mod recovery;
+mod scene;
+mod support;

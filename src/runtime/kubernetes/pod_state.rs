@@ -87,12 +87,18 @@ pub fn has_ended(pod: &Pod) -> bool {
         return true;
     }
     let containers = status.container_statuses.as_deref().unwrap_or_default();
-    let terminated = |container: &ContainerStatus| {
-        container.state.as_ref().is_some_and(|state| state.terminated.is_some())
+    // A pod that has run and is being deleted is never started again. Its containers are `terminated`
+    // and, on older kubelets, `waiting` as soon as they have been removed.
+    let ran = status.phase.as_deref() == Some("Running");
+    let over = |container: &ContainerStatus| {
+        container.state.as_ref().is_some_and(|state| {
+            state.terminated.is_some()
+                || (ran && state.running.is_none() && state.waiting.is_some())
+        })
     };
     pod.metadata.deletion_timestamp.is_some()
         && !containers.is_empty()
-        && containers.iter().all(terminated)
+        && containers.iter().all(over)
 }
 
 /// What keeps a pod from running.
@@ -198,6 +204,9 @@ mod tests {
         assert!(has_ended(&with(true, ended.clone())));
         assert!(!has_ended(&with(false, ended)), "it may be started again");
         assert!(!has_ended(&with(true, json!({"running": {}}))));
+        let removed = json!({"waiting": {"reason": "ContainerCreating"}});
+        assert!(has_ended(&with(true, removed.clone())));
+        assert!(!has_ended(&with(false, removed)), "it is about to start");
     }
 
     #[test]
