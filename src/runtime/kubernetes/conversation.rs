@@ -352,12 +352,8 @@ impl Conversation<'_> {
     async fn end(&self, attempt: u32) -> Result<(), Failure> {
         let name = names::mover(self.operation, &self.key(), attempt);
         let what = format!("end mover {}/{name}", self.namespace);
-        let (jobs, pods, parameters) = (self.jobs(), self.pods(), DeleteParams::background());
-        match self.cluster.patiently(&what, None, || jobs.delete(&name, &parameters)).await {
-            Ok(_) => {}
-            Err(error) if is_missing(&error) => {}
-            Err(error) => return Err(failure(&what, &error)),
-        }
+        self.delete(&name).await?;
+        let pods = self.pods();
         let selector = ListParams::default().labels(&format!("job-name={name}"));
         let begun = Instant::now();
         loop {
@@ -377,21 +373,43 @@ impl Conversation<'_> {
         }
     }
 
-    /// Ends every mover of the operation.
+    async fn delete(&self, name: &str) -> Result<(), Failure> {
+        let what = format!("end mover {}/{name}", self.namespace);
+        let (jobs, parameters) = (self.jobs(), DeleteParams::background());
+        match self.cluster.patiently(&what, None, || jobs.delete(name, &parameters)).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_missing(&error) => Ok(()),
+            Err(error) => Err(failure(&what, &error)),
+        }
+    }
+
+    /// Ends every mover of the operation, without waiting for it: for when nothing is left to do.
+    pub async fn let_go(&self) -> Result<(), Failure> {
+        for name in self.names().await? {
+            self.delete(&name).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends every mover of the operation, and waits until none is at work.
     pub async fn dismiss(&self) -> Result<(), Failure> {
-        let what = format!("list the movers of {}", self.operation);
-        let (jobs, parameters) = (self.jobs(), self.selector());
-        let list = match self.cluster.patiently(&what, None, || jobs.list(&parameters)).await {
-            Ok(list) => list,
-            Err(error) if is_missing(&error) => return Ok(()),
-            Err(error) => return Err(failure(&what, &error)),
-        };
-        for job in list.items {
-            if let Some(attempt) = job.name_any().rsplit('-').next().and_then(|n| n.parse().ok()) {
+        for name in self.names().await? {
+            if let Some(attempt) = name.rsplit('-').next().and_then(|n| n.parse().ok()) {
                 self.end(attempt).await?;
             }
         }
         Ok(())
+    }
+
+    /// The names of the operation's movers.
+    async fn names(&self) -> Result<Vec<String>, Failure> {
+        let what = format!("list the movers of {}", self.operation);
+        let (jobs, parameters) = (self.jobs(), self.selector());
+        match self.cluster.patiently(&what, None, || jobs.list(&parameters)).await {
+            Ok(list) => Ok(list.items.iter().map(ResourceExt::name_any).collect()),
+            Err(error) if is_missing(&error) => Ok(Vec::new()),
+            Err(error) => Err(failure(&what, &error)),
+        }
     }
 }
 

@@ -60,7 +60,7 @@ impl KubernetesRuntime {
         &self.cluster
     }
 
-    /// Ends every mover of an operation that has ended.
+    /// Ends the movers of an operation that has ended.
     pub async fn dismiss(&self, job: &Job) -> Result<(), Failure> {
         let (Job::Backup(_) | Job::Restore(_)) = job else { return Ok(()) };
         let handles = Handles {
@@ -68,7 +68,7 @@ impl KubernetesRuntime {
             cancel: crate::engine::Cancel::new(),
         };
         let claims = Vec::new();
-        self.conversation(job, claims, None, Log::new(&[]), &handles)?.dismiss().await
+        self.conversation(job, claims, None, Log::new(&[]), &handles)?.let_go().await
     }
 
     fn conversation<'a>(

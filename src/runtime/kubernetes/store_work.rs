@@ -82,7 +82,7 @@ impl KubernetesRuntime {
                 }
             })
             .await;
-        conversation.dismiss().await?;
+        conversation.let_go().await?;
         Ok((figures(&answer?), manifests))
     }
 }
