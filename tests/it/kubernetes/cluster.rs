@@ -166,14 +166,23 @@ impl Cluster {
     #[track_caller]
     pub fn install_crds(&self) {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
-        let directory = directory.to_str().unwrap();
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path().to_str().unwrap().to_owned();
+            // The kustomization beside them is none of the server's business.
+            if path.contains("eider.dev_") {
+                files.extend(["-f".to_owned(), path]);
+            }
+        }
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        let with = |words: &[&'static str]| [words, &files[..]].concat();
         let _lock = lock();
         // Not `apply`: the CRDs with their rules are larger than its annotation may be.
-        if let Err(said) = self.try_kubectl(&["create", "--validate=false", "-f", directory]) {
+        if let Err(said) = self.try_kubectl(&with(&["create", "--validate=false"])) {
             assert!(said.contains("AlreadyExists"), "{said}");
-            self.kubectl(&["replace", "--validate=false", "-f", directory]);
+            self.kubectl(&with(&["replace", "--validate=false"]));
         }
-        self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", directory]);
+        self.kubectl(&with(&["wait", "--for=condition=Established", "--timeout=60s"]));
     }
 
     /// Where the bytes of a claim are on this host, once it is bound. Only for a cluster that

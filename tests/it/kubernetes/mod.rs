@@ -4,8 +4,10 @@
 mod cluster;
 mod cluster_tests;
 mod forward;
+mod operations;
 mod process;
 mod process_tests;
 mod proxy;
 mod proxy_tests;
+mod scene;
 mod watching;
