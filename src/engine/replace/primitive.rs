@@ -132,17 +132,20 @@ pub(super) fn link(
 /// Removes a name that is not a directory; one that is gone already counts as removed.
 pub(super) fn unlink(parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
     step()?;
-    absent_is_fine(rustix::fs::unlinkat(parent, name, AtFlags::empty()))
+    absent_is_fine(parent, name, rustix::fs::unlinkat(parent, name, AtFlags::empty()))
 }
 
 /// Removes an empty directory; one that is gone already counts as removed.
 pub(super) fn remove_directory(parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
     step()?;
-    absent_is_fine(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR))
+    absent_is_fine(parent, name, rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR))
 }
 
-fn absent_is_fine(result: Result<()>) -> Result<()> {
+/// A read-only file system says so before it looks whether the name is there at all: where claims are
+/// mounted in a container, the place beside them is one.
+fn absent_is_fine(parent: BorrowedFd<'_>, name: &OsStr, result: Result<()>) -> Result<()> {
     match result {
+        Err(Errno::ROFS) if status(parent, name)?.is_none() => Ok(()),
         Err(Errno::NOENT) => Ok(()),
         other => other,
     }

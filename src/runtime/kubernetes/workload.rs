@@ -276,6 +276,12 @@ impl Workload {
         Ok(())
     }
 
+    /// Whether its controller has seen its specification as it is.
+    fn is_observed(&self) -> bool {
+        let observed = self.object.data["status"]["observedGeneration"].as_i64().unwrap_or(0);
+        observed >= self.object.metadata.generation.unwrap_or(0)
+    }
+
     /// The HorizontalPodAutoscalers that aim at it.
     pub async fn autoscalers(&self, cluster: &Cluster) -> Result<Vec<String>, Failure> {
         let api: Api<HorizontalPodAutoscaler> =
@@ -331,8 +337,10 @@ pub async fn hold(
     }
     let begun = Instant::now();
     loop {
+        // Its controller has to have seen the new number: until then it may still make a pod.
+        let Some(now) = Workload::find(cluster, namespace, target).await? else { return Ok(()) };
         let pods = workload.pods(cluster).await?;
-        if pods.is_empty() {
+        if pods.is_empty() && now.is_observed() {
             return Ok(());
         }
         if cancel.is_cancelled() {

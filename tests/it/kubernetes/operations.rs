@@ -13,7 +13,7 @@ fn a_service_is_backed_up_damaged_and_restored_identically() {
     scene.fill("db");
     scene.back_up("first", "db", "");
     let status = scene.succeeded("backup", "first");
-    assert_eq!(status["archive"]["files"], 22, "{status:#}");
+    assert_eq!(status["archive"]["files"], 21, "{status:#}");
     assert_eq!(status["archive"]["claims"][0]["name"], "data-db-0");
     assert!(status["downtime"].is_string(), "{status:#}");
     assert!(status["journal"].is_null(), "{status:#}");
@@ -107,7 +107,7 @@ fn upgrade(name: &str, version: &str, image: &str) -> String {
         "apiVersion: eider.dev/v1alpha1\nkind: Upgrade\nmetadata: {{name: {name}}}\nspec:\n  \
          target: {{workload: {{kind: StatefulSet, name: db}}}}\n  toVersion: \"{version}\"\n  \
          images: {{service: \"{image}\"}}\n  backup: {{storeRef: {{name: main}}}}\n  \
-         healthGate: {{timeout: 25s, soak: 3s}}\n"
+         healthGate: {{timeout: 100s, soak: 3s}}\n"
     )
 }
 
