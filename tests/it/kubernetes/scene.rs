@@ -30,8 +30,9 @@ pub fn service_image(cluster: &Cluster, version: u32) -> String {
         3 => "#!/bin/sh\ntrap 'exit 0' TERM\necho 3 > /data/version\nwhile :; do sleep 0.2; done\n",
         4 => "#!/bin/sh\necho 4 > /data/version\nexit 1\n",
         _ => {
-            "#!/bin/sh\ntrap 'exit 0' TERM\necho VERSION > /data/version\ntouch /tmp/ready\n\
-             while :; do sleep 0.2; done\n"
+            "#!/bin/sh\ntrap 'exit 0' TERM\n\
+             [ \"$(cat /data/version 2>/dev/null)\" = VERSION ] || echo VERSION > /data/version\n\
+             touch /tmp/ready\nwhile :; do sleep 0.2; done\n"
         }
     };
     let directory = tempfile::tempdir().unwrap();
