@@ -139,9 +139,10 @@ fn refuse_duplicates(loaded: &mut Loaded) {
         for file in BTreeSet::from_iter(&files) {
             let others: Vec<&str> =
                 files.iter().filter(|other| *other != file).map(String::as_str).collect();
-            let elsewhere = match others.is_empty() {
-                true => "more than once".to_owned(),
-                false => format!("in {} too", others.join(", ")),
+            let elsewhere = if others.is_empty() {
+                "more than once".to_owned()
+            } else {
+                format!("in {} too", others.join(", "))
             };
             loaded.valid_files.remove(file);
             loaded.problems.push(Problem {

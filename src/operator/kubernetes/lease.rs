@@ -49,7 +49,7 @@ impl Leadership {
     }
 
     fn held_since(&self, asked: Instant) {
-        let until = asked.duration_since(self.begun) + DURATION - MARGIN;
+        let until = asked.duration_since(self.begun) + DURATION.saturating_sub(MARGIN);
         let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
         self.until.store(until, Ordering::SeqCst);
     }

@@ -99,9 +99,10 @@ impl ClusterLink {
         let parameters =
             PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let refuse = |error: kube::Error| {
-            let reason = match is_terminating(&error) {
-                true => Reason::NamespaceTerminating,
-                false => Reason::ClusterUnavailable,
+            let reason = if is_terminating(&error) {
+                Reason::NamespaceTerminating
+            } else {
+                Reason::ClusterUnavailable
             };
             Failure::new(reason, format!("cannot {what}: {error}"))
         };

@@ -151,9 +151,10 @@ pub async fn create(
         )
         .hint("make the claim, then apply the Restore again")
     })?;
-    let access_modes = match like.access_modes.is_empty() {
-        true => vec!["ReadWriteOnce".to_owned()],
-        false => like.access_modes.clone(),
+    let access_modes = if like.access_modes.is_empty() {
+        vec!["ReadWriteOnce".to_owned()]
+    } else {
+        like.access_modes.clone()
     };
     let claim = PersistentVolumeClaim {
         metadata: ObjectMeta {

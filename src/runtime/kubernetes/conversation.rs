@@ -21,8 +21,8 @@ use super::mover_job::{self, Identity, MoverPlan};
 use super::names::{self, OPERATION_LABEL, ROOT_MOVERS_ANNOTATION};
 use super::pod_state::{PodState, has_ended, judge};
 use crate::plan::{Failure, OperationId};
-use crate::runtime::Handles;
 use crate::runtime::mover::{Mission, Request, STEPS_ANNOTATION, Saying, Work};
+use crate::runtime::{BoxFuture, Handles};
 use crate::spec::Reason;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
@@ -76,7 +76,17 @@ impl Conversation<'_> {
     }
 
     /// Asks for one piece of work and returns the answer. `heard` is told every other line.
-    pub async fn ask(
+    ///
+    /// Boxed: a conversation is long and has many states, and every future around it would carry them.
+    pub fn ask<'a>(
+        &'a self,
+        request: Request,
+        heard: &'a mut (dyn FnMut(Saying) + Send),
+    ) -> BoxFuture<'a, Result<Value, Failure>> {
+        Box::pin(self.converse(request, heard))
+    }
+
+    async fn converse(
         &self,
         request: Request,
         heard: &mut (dyn FnMut(Saying) + Send),
@@ -221,9 +231,10 @@ impl Conversation<'_> {
         let root = self.allows_root().await?;
         let found = claims::describe(self.cluster, self.namespace, &self.claims).await?;
         let exclusive = found.iter().flatten().any(claims::is_exclusive);
-        let beside = match exclusive {
-            true => claims::user_of(self.cluster, self.namespace, &self.claims).await?,
-            false => None,
+        let beside = if exclusive {
+            claims::user_of(self.cluster, self.namespace, &self.claims).await?
+        } else {
+            None
         };
         let requests = [request.clone()];
         let plan = MoverPlan {

@@ -126,11 +126,11 @@ fn obstacle(name: &str, pod: &Pod, state: &ContainerState) -> Option<Failure> {
         .flatten()
         .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
     let message = unscheduled.message.clone().unwrap_or_default();
-    let reason = match message.contains("unbound immediate PersistentVolumeClaims")
-        || message.contains("persistentvolumeclaim")
-    {
-        true => Reason::ClaimPending,
-        false => Reason::Unschedulable,
+    let unbound = ["unbound immediate PersistentVolumeClaims", "persistentvolumeclaim"];
+    let reason = if unbound.iter().any(|text| message.contains(text)) {
+        Reason::ClaimPending
+    } else {
+        Reason::Unschedulable
     };
     Some(Failure::new(reason, format!("mover {name} waits for a node: {message}")))
 }
@@ -140,11 +140,11 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn pod(status: Value) -> Pod {
+    fn pod(status: &Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "m"}, "status": status})).unwrap()
     }
 
-    fn container(state: Value) -> Value {
+    fn container(state: &Value) -> Value {
         json!([{"name": "mover", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}])
     }
 
@@ -169,7 +169,7 @@ mod tests {
                 Some(Reason::ClaimPending),
             ),
             (
-                json!({"phase": "Pending", "containerStatuses": container(json!({"waiting": {"reason": "ImagePullBackOff", "message": "no"}}))}),
+                json!({"phase": "Pending", "containerStatuses": container(&json!({"waiting": {"reason": "ImagePullBackOff", "message": "no"}}))}),
                 Some(Reason::ImageUnavailable),
             ),
             (
@@ -177,44 +177,44 @@ mod tests {
                 Some(Reason::Evicted),
             ),
             (
-                json!({"phase": "Failed", "containerStatuses": container(json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}))}),
+                json!({"phase": "Failed", "containerStatuses": container(&json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}))}),
                 Some(Reason::OutOfMemory),
             ),
             (
-                json!({"phase": "Failed", "containerStatuses": container(json!({"terminated": {"exitCode": 137, "reason": "Error"}}))}),
+                json!({"phase": "Failed", "containerStatuses": container(&json!({"terminated": {"exitCode": 137, "reason": "Error"}}))}),
                 Some(Reason::MoverLost),
             ),
             (json!({"phase": "Failed"}), Some(Reason::MoverLost)),
         ];
         for (status, wanted) in cases {
-            let state = judge(&pod(status.clone()));
+            let state = judge(&pod(&status));
             assert_eq!(reason(&state), wanted, "{status}: {state:?}");
         }
     }
 
     #[test]
     fn a_pod_that_is_being_deleted_has_ended_when_its_containers_have() {
-        let with = |deleted: bool, state: Value| -> Pod {
-            let mut pod = pod(json!({"phase": "Running", "containerStatuses": container(state)}));
+        let with = |deleted: bool, state: &Value| -> Pod {
+            let mut pod = pod(&json!({"phase": "Running", "containerStatuses": container(state)}));
             pod.metadata.deletion_timestamp =
                 deleted.then(|| serde_json::from_value(json!("2026-11-21T00:00:00Z")).unwrap());
             pod
         };
         let ended = json!({"terminated": {"exitCode": 0}});
-        assert!(has_ended(&with(true, ended.clone())));
-        assert!(!has_ended(&with(false, ended)), "it may be started again");
-        assert!(!has_ended(&with(true, json!({"running": {}}))));
+        assert!(has_ended(&with(true, &ended)));
+        assert!(!has_ended(&with(false, &ended)), "it may be started again");
+        assert!(!has_ended(&with(true, &json!({"running": {}}))));
         let removed = json!({"waiting": {"reason": "ContainerCreating"}});
-        assert!(has_ended(&with(true, removed.clone())));
-        assert!(!has_ended(&with(false, removed)), "it is about to start");
+        assert!(has_ended(&with(true, &removed)));
+        assert!(!has_ended(&with(false, &removed)), "it is about to start");
     }
 
     #[test]
     fn last_words_are_kept() {
-        let status = json!({"phase": "Succeeded", "containerStatuses": container(json!({"terminated": {"exitCode": 0, "message": "eider-mover {}"}}))});
-        assert_eq!(judge(&pod(status)), PodState::Ended("eider-mover {}".to_owned()));
+        let status = json!({"phase": "Succeeded", "containerStatuses": container(&json!({"terminated": {"exitCode": 0, "message": "eider-mover {}"}}))});
+        assert_eq!(judge(&pod(&status)), PodState::Ended("eider-mover {}".to_owned()));
         let running =
-            json!({"phase": "Running", "containerStatuses": container(json!({"running": {}}))});
-        assert_eq!(judge(&pod(running)), PodState::Running);
+            json!({"phase": "Running", "containerStatuses": container(&json!({"running": {}}))});
+        assert_eq!(judge(&pod(&running)), PodState::Running);
     }
 }

@@ -189,7 +189,8 @@ impl Workload {
     ) -> Result<(), kube::Error> {
         let api = api(cluster, self.kind, &self.namespace);
         let patch = Patch::Merge(json!({"metadata": {"annotations": {name: value}}}));
-        let parameters = PatchParams { field_manager: manager(), ..PatchParams::default() };
+        let parameters =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let what = format!("annotate {}", self.title());
         cluster.patiently(&what, None, || api.patch(&self.name, &parameters, &patch)).await?;
         Ok(())
@@ -199,7 +200,8 @@ impl Workload {
     pub async fn scale(&self, cluster: &Cluster, replicas: i32) -> Result<(), kube::Error> {
         let api = api(cluster, self.kind, &self.namespace);
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-        let parameters = PatchParams { field_manager: manager(), ..PatchParams::default() };
+        let parameters =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let what = format!("scale {} to {replicas}", self.title());
         cluster.patiently(&what, None, || api.patch_scale(&self.name, &parameters, &patch)).await?;
         Ok(())
@@ -302,10 +304,6 @@ impl Workload {
             .map(ResourceExt::name_any)
             .collect())
     }
-}
-
-fn manager() -> Option<String> {
-    Some(FIELD_MANAGER.to_owned())
 }
 
 /// Scales to zero and waits until no pod is left. What it was before has been written to the journal;
@@ -418,15 +416,16 @@ pub async fn release(
         failure.reason = Reason::ResumeFailed;
         Some(failure)
     };
-    if workload.replicas == 0 && held.replicas > 0 {
-        if let Err(error) = workload.scale(cluster, held.replicas).await {
-            return start(&error).map_or(Ok(json!({"gone": true})), Err);
-        }
+    if workload.replicas == 0
+        && held.replicas > 0
+        && let Err(error) = workload.scale(cluster, held.replicas).await
+    {
+        return start(&error).map_or(Ok(json!({"gone": true})), Err);
     }
-    if marked.as_ref().is_some_and(own) {
-        if let Err(error) = workload.annotate(cluster, HELD_ANNOTATION, None).await {
-            return start(&error).map_or(Ok(json!({"gone": true})), Err);
-        }
+    if marked.as_ref().is_some_and(own)
+        && let Err(error) = workload.annotate(cluster, HELD_ANNOTATION, None).await
+    {
+        return start(&error).map_or(Ok(json!({"gone": true})), Err);
     }
     Ok(json!({"replicas": held.replicas}))
 }
