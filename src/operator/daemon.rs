@@ -66,6 +66,7 @@ impl Daemon {
         operator.recover().await?;
         self.health.ready("recovery");
         operator.refill_metrics().await?;
+        expire(&operator).await?;
         operator.refresh_stores().await?;
         let (sender, mut changed) = mpsc::channel(1);
         let _watcher = watch(&self.directory, sender)?;
@@ -78,11 +79,7 @@ impl Daemon {
                 last_sync = Some(Instant::now());
             }
             if last_refresh.elapsed() >= STORE_REFRESH {
-                match operator.prune_expired(jiff::Timestamp::now()).await {
-                    Ok(_) => {}
-                    Err(OperatorError::Refused(failure)) => warn!("retention: {}", failure.message),
-                    Err(error) => return Err(error),
-                }
+                expire(&operator).await?;
                 operator.refresh_stores().await?;
                 last_refresh = Instant::now();
             }
@@ -213,6 +210,18 @@ impl Daemon {
             self.start(operation);
         }
         Ok(turn.pause)
+    }
+}
+
+/// Removes what has expired and belongs to no schedule. What cannot be removed now stays for later.
+async fn expire(operator: &Operator) -> Result<(), OperatorError> {
+    match operator.prune_expired(jiff::Timestamp::now()).await {
+        Ok(_) => Ok(()),
+        Err(OperatorError::Refused(failure)) => {
+            warn!("retention: {}", failure.message);
+            Ok(())
+        }
+        Err(error) => Err(error),
     }
 }
 
