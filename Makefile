@@ -13,7 +13,7 @@ SETUP = environment="$$(scripts/env.sh)"; eval "$$environment"
 .PHONY: help
 help: ## Show this list
 	@printf 'Eider: make TARGET\n\n'
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) \
+	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) \
 	    | while IFS=$$'\t' read -r name text; do printf '  %-16s %s\n' "$$name" "$$text"; done
 
 .PHONY: build
@@ -34,6 +34,10 @@ demo: ## Back up, damage and restore real files in a temporary directory, and sh
 .PHONY: test
 test: ## Run every test; says which suites had to be skipped
 	@$(SETUP); scripts/test.sh
+
+.PHONY: e2e
+e2e: ## Run the tests on a real cluster, the one that KUBECONFIG names
+	@$(SETUP); EIDER_REQUIRE=kubernetes scripts/test.sh -E 'test(/^kubernetes::/)'
 
 .PHONY: ci
 ci: ## Everything a change must pass, cheapest first

@@ -23,7 +23,7 @@ engine() {
     skipped+=("$name: it does not answer ($probe)")
 }
 engine docker 'docker info'
-engine kubernetes 'kubectl version'
+engine kubernetes 'kubectl version --request-timeout=15s'
 
 # The foreign judges (rsync, promtool, bsdtar, ...): without one, tests that need it skip themselves.
 if ! missing=$(scripts/test-tools.sh); then
