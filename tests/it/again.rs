@@ -114,7 +114,7 @@ fn a_failure_that_retention_cleared_away_counted_as_a_success() {
         !statistics.contains("\"succeeded\": 1") && !statistics.contains("\"succeeded\": 2"),
         "{statistics}"
     );
-    let schedules = scene.run(&["get", "schedules", "-o", "json"]).ok().stdout;
+    let schedules = scene.run(&["get", "ebs", "-o", "json"]).ok().stdout;
     assert!(!schedules.contains("lastSuccessAt\": \"2"), "{schedules}");
 }
 

@@ -1,0 +1,115 @@
+//! Looking at a target and a store of the cluster before anything changes.
+
+use serde_json::{Value, json};
+
+use super::workload::Workload;
+use super::{KubernetesRuntime, claims, current_step, translate};
+use crate::plan::{Action, ClaimFacts, Failure, Job, Log, PreflightFacts, StoreBinding};
+use crate::runtime::Handles;
+use crate::runtime::mover::{Request, Work};
+use crate::spec::Reason;
+
+impl KubernetesRuntime {
+    /// Looks at target and store; makes the claims that a Restore is to fill and that are not there.
+    pub(super) async fn preflight(
+        &self,
+        job: &Job,
+        binding: &StoreBinding,
+        log: Log<'_>,
+        handles: &Handles,
+    ) -> Result<Value, Failure> {
+        let namespace = &job.operation().namespace;
+        if let Some(target) = &job.target().workload {
+            Workload::get(&self.cluster, namespace, target).await?;
+        }
+        let workload = self.workload(job).await?;
+        let names =
+            claims::names(&self.cluster, namespace, job.target(), workload.as_ref()).await?;
+        let (store_claim, _) = translate::store(binding)?;
+        if names.contains(&store_claim) {
+            return Err(Failure::new(
+                Reason::InvalidSpec,
+                format!("claim {namespace}/{store_claim} is the store and the target at once"),
+            )
+            .hint("keep archives on another claim than what is backed up"));
+        }
+        self.have_claims(job, namespace, &names).await?;
+        let stores = [store_claim.clone()];
+        let store = claims::describe(&self.cluster, namespace, &stores).await?;
+        if store.iter().any(Result::is_err) {
+            return Err(Failure::new(
+                Reason::StoreUnavailable,
+                format!(
+                    "store {} names claim {namespace}/{store_claim}, which is not there",
+                    binding.name
+                ),
+            )
+            .hint("make the claim; stores are claims of the namespace that uses them"));
+        }
+        let found = claims::describe(&self.cluster, namespace, &names).await?;
+        let facts: Vec<ClaimFacts> = found.iter().flatten().map(claims::facts).collect();
+        let mut warnings = Vec::new();
+        for claim in found.iter().flatten().filter(|claim| !claims::is_bound(claim)) {
+            let name = claim.metadata.name.clone().unwrap_or_default();
+            warnings.push(format!("claim {namespace}/{name} is not bound yet"));
+        }
+        if let Some(workload) = &workload {
+            for scaler in workload.autoscalers(&self.cluster).await? {
+                warnings
+                    .push(format!("HorizontalPodAutoscaler {scaler} scales {}", workload.title()));
+            }
+            for manager in workload.managers_of("replicas") {
+                if ["argocd", "kustomize", "helm", "flux"].iter().any(|tool| manager.contains(tool))
+                {
+                    warnings.push(format!(
+                        "{manager} sets the replicas of {}: it may scale it back while it is held still",
+                        workload.title()
+                    ));
+                }
+            }
+        }
+        // The mover is asked with the claims that were found just now.
+        let conversation = self.conversation(job, names, workload.as_ref(), log, handles)?;
+        let step = current_step(&log);
+        let request = Request {
+            id: Request::identity(step, log.failures(step)),
+            work: Work::Perform(Action::Preflight),
+            again: false,
+            journal: Vec::new(),
+        };
+        let answer = conversation.ask(request, &mut |_| {}).await?;
+        let mut answer: PreflightFacts = serde_json::from_value(answer).map_err(|error| {
+            Failure::new(
+                Reason::InternalError,
+                format!("the mover's answer does not decode: {error}"),
+            )
+        })?;
+        answer.claims = facts;
+        answer.warnings.extend(warnings);
+        Ok(json!(answer))
+    }
+
+    /// Fails for claims that are missing; a Restore makes them as they were when they were backed up.
+    async fn have_claims(
+        &self,
+        job: &Job,
+        namespace: &str,
+        names: &[String],
+    ) -> Result<(), Failure> {
+        let found = claims::describe(&self.cluster, namespace, names).await?;
+        let missing: Vec<String> = found.into_iter().filter_map(Result::err).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let Job::Restore(restore) = job else {
+            return Err(claims::missing(namespace, &missing));
+        };
+        for name in &missing {
+            let number = names.iter().position(|known| known == name).unwrap_or(0);
+            let like = restore.claims.iter().find(|known| known.name == *name);
+            let like = like.or_else(|| restore.claims.get(number)).cloned().unwrap_or_default();
+            claims::create(&self.cluster, namespace, name, &like).await?;
+        }
+        Ok(())
+    }
+}
