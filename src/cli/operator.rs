@@ -69,7 +69,8 @@ pub async fn operator(
         deadline: arguments.mover_deadline,
         ..Settings::new(image)
     };
-    let led = lead(global, arguments, &output, &health, &router, (gated, plain), settings, identity);
+    let led =
+        lead(global, arguments, &output, &health, &router, (gated, plain), settings, identity);
     let result = tokio::select! {
         result = led => result,
         () = election.keep() => Err(CliError::new(
@@ -106,8 +107,7 @@ async fn lead(
     let runtime = KubernetesRuntime::new(gated.clone(), settings);
     let link = ClusterLink::new(gated, runtime, Some(identity));
     let concurrency = usize::from(arguments.concurrency);
-    let operator =
-        Operator::new(catalog.clone(), metrics()?, None, concurrency).with_cluster(link);
+    let operator = Operator::new(catalog.clone(), metrics()?, None, concurrency).with_cluster(link);
     let server = Server {
         operator: operator.clone(),
         health: Arc::clone(health),
@@ -147,9 +147,10 @@ fn client(configuration: Config, gate: Option<Leadership>) -> Result<Client, Cli
 }
 
 fn identity(arguments: &OperatorArguments) -> String {
-    arguments.identity.clone().unwrap_or_else(|| {
-        format!("{}-{}", crate::runtime::host::host_name(), std::process::id())
-    })
+    arguments
+        .identity
+        .clone()
+        .unwrap_or_else(|| format!("{}-{}", crate::runtime::host::host_name(), std::process::id()))
 }
 
 /// The image that movers run: as told, or the one that this pod runs.
@@ -187,7 +188,7 @@ async fn serve(
         })?;
         tracing::info!(%address, "serving metrics, health and the read-only API");
         let router = waiting_router(Arc::clone(health), Arc::clone(&full));
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        tokio::spawn(crate::web::serve(listener, router, crate::web::ConnectionLimits::default()));
     }
     Ok(full)
 }

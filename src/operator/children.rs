@@ -11,8 +11,8 @@ use crate::plan::{
 };
 use crate::spec::{
     ArchiveOptions, BackupSpec, BackupTrigger, BackupType, Consistency, ConsistencyMode,
-    DeletionPolicy, Guards, Hooks, Kind, NameReference, Reason, RestoreMode, RestoreSource, RestoreSpec,
-    Target, VerifyMode,
+    DeletionPolicy, Guards, Hooks, Kind, NameReference, Reason, RestoreMode, RestoreSource,
+    RestoreSpec, Target, VerifyMode,
 };
 
 impl Operator {

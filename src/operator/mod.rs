@@ -167,10 +167,7 @@ impl Operator {
 
     /// Stops an operation now, or as soon as it is taken up.
     pub(crate) fn cancel_for_good(&self, operation: &OperationId) {
-        self.unwanted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(operation.clone());
+        self.unwanted.lock().unwrap_or_else(PoisonError::into_inner).insert(operation.clone());
         self.cancel(operation);
     }
 

@@ -11,8 +11,8 @@ use super::{Operator, OperatorError};
 use crate::catalog::{BackupFilter, BackupKey, BackupRecord, RecordStatus, ResourceRecord};
 use crate::engine::{LocalStore, Manifest};
 use crate::plan::{
-    BackupJob, ClaimFacts, Failure, Job, Log, OPERATION, OperationId, RestoreJob, SourceSize, StoreBinding,
-    UpgradeJob,
+    BackupJob, ClaimFacts, Failure, Job, Log, OPERATION, OperationId, RestoreJob, SourceSize,
+    StoreBinding, UpgradeJob,
 };
 use crate::runtime::host;
 use crate::spec::{

@@ -24,9 +24,9 @@ use jiff::Timestamp;
 
 pub use action::{Action, Child, HookPhase};
 pub use job::{
-    ArchiveFacts, ArchivePresence, BackupJob, ChildFacts, ClaimFacts, ExtractFacts, HookFacts, Job, Observed,
-    PreflightFacts, ReplacementState, RestoreJob, SealFacts, SourceSize, StoreBinding, UpgradeJob,
-    VerifyFacts,
+    ArchiveFacts, ArchivePresence, BackupJob, ChildFacts, ClaimFacts, ExtractFacts, HookFacts, Job,
+    Observed, PreflightFacts, ReplacementState, RestoreJob, SealFacts, SourceSize, StoreBinding,
+    UpgradeJob, VerifyFacts,
 };
 pub use journal::{JournalEntry, Mark, OperationId};
 pub use machine::{Conclusion, Decision, Failure, Log, OPERATION, StepState};

@@ -98,7 +98,11 @@ pub fn simulate(job: &Job, mut world: World, faults: &[(usize, Fault)]) -> Resul
     let mut now = Timestamp::UNIX_EPOCH;
     for _ in 0..500 {
         now = now.saturating_add(SignedDuration::from_secs(1)).unwrap_or(now);
-        let observed = Observed { archive: world.archive, replacement: world.live, resumable: world.resumable };
+        let observed = Observed {
+            archive: world.archive,
+            replacement: world.live,
+            resumable: world.resumable,
+        };
         match plan::next(job, &Log::new(&journal), &observed, now) {
             Decision::Wait { until, .. } => now = until.max(now),
             Decision::Finish(conclusion) => {

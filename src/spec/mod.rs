@@ -26,7 +26,8 @@ pub mod yaml;
 
 pub use backup::{
     ArchiveFormat, ArchiveOptions, ArchiveStatus, Backup, BackupPhase, BackupSpec, BackupStatus,
-    BackupTrigger, BackupType, ClaimFacts, DeletionPolicy, Guards, JournalLine, ProgressStatus, VerifyMode,
+    BackupTrigger, BackupType, ClaimFacts, DeletionPolicy, Guards, JournalLine, ProgressStatus,
+    VerifyMode,
 };
 pub use document::{
     API_VERSION, DEFAULT_NAMESPACE, Document, Kind, ObjectKey, RECONCILE_AT, UnknownKind,

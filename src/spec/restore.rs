@@ -5,8 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::backup::ProgressStatus;
 use super::backup::JournalLine;
+use super::backup::ProgressStatus;
 use super::hooks::Hooks;
 use super::reference::{NameReference, default_true};
 use super::target::{Consistency, Target};

@@ -10,6 +10,7 @@ mod damage;
 mod disk_full;
 mod examples;
 mod host;
+mod messages;
 mod recovery;
 mod scene;
 mod support;

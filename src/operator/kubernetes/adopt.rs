@@ -36,7 +36,9 @@ impl Operator {
         operation: &OperationId,
     ) -> Result<(), OperatorError> {
         // An object that cannot be read now has been made just now: there is nothing to take over.
-        if let Ok(Some(object)) = link.api(kind, &operation.namespace).get_opt(&operation.name).await {
+        if let Ok(Some(object)) =
+            link.api(kind, &operation.namespace).get_opt(&operation.name).await
+        {
             self.adopt_lines(operation, &object.data["status"]).await?;
         }
         Ok(())
@@ -47,8 +49,10 @@ impl Operator {
         &self,
         operation: &OperationId,
     ) -> Result<Option<BackupRecord>, OperatorError> {
-        let filter =
-            BackupFilter { namespace: Some(operation.namespace.clone()), ..BackupFilter::default() };
+        let filter = BackupFilter {
+            namespace: Some(operation.namespace.clone()),
+            ..BackupFilter::default()
+        };
         let records = self.catalog.backups(filter).await?;
         Ok(records.into_iter().find(|record| {
             record.object == operation.name && (record.uid == operation.uid || record.uid.is_none())
@@ -67,17 +71,19 @@ impl Operator {
         let kind = Kind::Backup.as_str();
         let resource = self.catalog.resource(kind, &operation.namespace, &operation.name).await?;
         let Some(resource) = resource else { return Ok(()) };
-        let Ok(spec) = serde_json::from_value::<BackupSpec>(resource.document["spec"].clone()) else {
+        let Ok(spec) = serde_json::from_value::<BackupSpec>(resource.document["spec"].clone())
+        else {
             return Ok(());
         };
-        let archive: Option<ArchiveStatus> =
-            serde_json::from_value(status["archive"].clone()).ok();
+        let archive: Option<ArchiveStatus> = serde_json::from_value(status["archive"].clone()).ok();
         let time = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
         let completed = time(&status["completedAt"]);
         let started = time(&status["startedAt"]).or(completed);
-        let verified = status["conditions"].as_array().into_iter().flatten().find(|condition| {
-            condition["type"] == "Verified" && condition["status"] == "True"
-        });
+        let verified = status["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|condition| condition["type"] == "Verified" && condition["status"] == "True");
         let succeeded = status["phase"] == "Succeeded";
         let labels = &resource.document["metadata"]["labels"];
         let mut record = BackupRecord {

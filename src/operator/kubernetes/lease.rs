@@ -175,7 +175,9 @@ impl Election {
                 Ok(true)
             }
             // Somebody was faster; the next look tells who.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(own && self.leadership.holds()),
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                Ok(own && self.leadership.holds())
+            }
             Err(error) => Err(error),
         }
     }
@@ -199,7 +201,8 @@ impl Election {
         }
         match &self.seen {
             Some((seen, since)) if seen == found => {
-                let seconds = u64::try_from(found.lease_duration_seconds.unwrap_or(15)).unwrap_or(15);
+                let seconds =
+                    u64::try_from(found.lease_duration_seconds.unwrap_or(15)).unwrap_or(15);
                 since.elapsed() > Duration::from_secs(seconds)
             }
             _ => {
@@ -253,7 +256,8 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         // Commands in pods are asked for by GET on older servers and change things all the same.
-        let writes = request.method() != http::Method::GET || request.uri().path().ends_with("/exec");
+        let writes =
+            request.method() != http::Method::GET || request.uri().path().ends_with("/exec");
         if writes && !self.leadership.holds() {
             return Box::pin(async { Err(NotLeading.into()) });
         }

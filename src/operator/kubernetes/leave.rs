@@ -141,7 +141,8 @@ pub(super) async fn take_finalizer_off(
 async fn forget(kind: Kind, operation: &OperationId, context: &Context) -> Result<(), LookError> {
     let catalog = context.operator.catalog();
     let (namespace, name) = (&operation.namespace, &operation.name);
-    let found = catalog.resource(kind.as_str(), namespace, name).await.map_err(OperatorError::from)?;
+    let found =
+        catalog.resource(kind.as_str(), namespace, name).await.map_err(OperatorError::from)?;
     let Some(mut resource) = found else { return Ok(()) };
     let same = resource.document["metadata"]["uid"].as_str() == operation.uid.as_deref();
     if same && resource.removed_at.is_none() {

@@ -79,10 +79,9 @@ impl ClusterLink {
         match cluster.patiently(&what, None, call).await {
             Ok(_) => Ok(()),
             Err(error) if is_missing(&error) || is_other(&error) => Ok(()),
-            Err(error) => Err(Failure::new(
-                Reason::ClusterUnavailable,
-                format!("cannot {what}: {error}"),
-            )),
+            Err(error) => {
+                Err(Failure::new(Reason::ClusterUnavailable, format!("cannot {what}: {error}")))
+            }
         }
     }
 
@@ -117,7 +116,9 @@ impl ClusterLink {
                 if present.map(String::as_str) != wanted {
                     return Err(Failure::new(
                         Reason::InvalidSpec,
-                        format!("{kind} {namespace}/{name} is there already and is somebody else's"),
+                        format!(
+                            "{kind} {namespace}/{name} is there already and is somebody else's"
+                        ),
                     )
                     .hint("delete or rename it: Eider needs that name"));
                 }
@@ -137,10 +138,9 @@ impl ClusterLink {
         match cluster.patiently(&what, None, || api.delete(name, &parameters)).await {
             Ok(_) => Ok(()),
             Err(error) if is_missing(&error) => Ok(()),
-            Err(error) => Err(Failure::new(
-                Reason::ClusterUnavailable,
-                format!("cannot {what}: {error}"),
-            )),
+            Err(error) => {
+                Err(Failure::new(Reason::ClusterUnavailable, format!("cannot {what}: {error}")))
+            }
         }
     }
 

@@ -71,8 +71,8 @@ fn read(kind: Kind, object: &DynamicObject) -> Result<Document, Failure> {
             metadata.creation_timestamp.clone_from(&object.metadata.creation_timestamp);
             metadata.owner_references.clone_from(&object.metadata.owner_references);
             let parent = object.annotations().get(PARENT_ANNOTATION);
-            metadata.annotations = parent
-                .map(|parent| [(PARENT_ANNOTATION.to_owned(), parent.clone())].into());
+            metadata.annotations =
+                parent.map(|parent| [(PARENT_ANNOTATION.to_owned(), parent.clone())].into());
             Ok(document)
         }
         Ok(_) => Err(Failure::new(Reason::InvalidSpec, "the object has no specification")),
@@ -82,8 +82,9 @@ fn read(kind: Kind, object: &DynamicObject) -> Result<Document, Failure> {
                 .take(5)
                 .map(|problem| format!("{}: {}", problem.path, problem.message))
                 .collect();
-            Err(Failure::new(Reason::InvalidSpec, messages.join("; "))
-                .hint("`eider validate -f FILE` says where; a run-once object has to be made again"))
+            Err(Failure::new(Reason::InvalidSpec, messages.join("; ")).hint(
+                "`eider validate -f FILE` says where; a run-once object has to be made again",
+            ))
         }
     }
 }
@@ -129,7 +130,8 @@ async fn mirror(
 ) -> Result<(), LookError> {
     let catalog = context.operator.catalog();
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    let known = catalog.resource(kind.as_str(), &namespace, &name).await.map_err(OperatorError::from)?;
+    let known =
+        catalog.resource(kind.as_str(), &namespace, &name).await.map_err(OperatorError::from)?;
     let value = document.to_value();
     let generation = object.metadata.generation.unwrap_or(1);
     let mut status = object.data["status"].clone();
@@ -285,7 +287,10 @@ async fn carry_out(kind: Kind, operation: &OperationId, context: &Arc<Context>) 
 
 impl crate::operator::Operator {
     /// How an operation has ended, if its journal says so.
-    async fn concluded(&self, operation: &OperationId) -> Result<Option<Conclusion>, OperatorError> {
+    async fn concluded(
+        &self,
+        operation: &OperationId,
+    ) -> Result<Option<Conclusion>, OperatorError> {
         let journal = self.catalog.journal(operation).await?;
         Ok(Log::new(&journal).conclusion().map(|(conclusion, _)| conclusion))
     }

@@ -5,8 +5,8 @@
 
 mod adopt;
 pub(super) mod journal;
-mod leave;
 mod lease;
+mod leave;
 mod link;
 mod look;
 mod schedules;
@@ -116,7 +116,8 @@ pub async fn await_definitions(client: &Client, health: &Health) {
             health.ready("definitions");
             return;
         }
-        let message = format!("the CustomResourceDefinitions of eider.dev ({missing}); apply crds/");
+        let message =
+            format!("the CustomResourceDefinitions of eider.dev ({missing}); apply crds/");
         warn!("waiting for {message}");
         health.waiting("definitions", message);
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -146,7 +147,9 @@ pub async fn run(
     });
     let mut controllers = Vec::new();
     // Stores and schedules first: what refers to them finds them.
-    for kind in [Kind::BackupStore, Kind::BackupSchedule, Kind::Backup, Kind::Restore, Kind::Upgrade] {
+    for kind in
+        [Kind::BackupStore, Kind::BackupSchedule, Kind::Backup, Kind::Restore, Kind::Upgrade]
+    {
         let resource = resource(kind);
         let apis: Vec<Api<DynamicObject>> = if namespaces.is_empty() {
             vec![Api::all_with(client.clone(), &resource)]
@@ -160,7 +163,10 @@ pub async fn run(
             controllers.push(control(kind, api, &context));
         }
     }
-    info!("watching {}", if namespaces.is_empty() { "every namespace".to_owned() } else { namespaces.join(", ") });
+    info!(
+        "watching {}",
+        if namespaces.is_empty() { "every namespace".to_owned() } else { namespaces.join(", ") }
+    );
     let maintenance = maintain(operator.clone());
     tokio::select! {
         () = stop => info!("stopping: operations are picked up by the next start"),
@@ -196,7 +202,8 @@ fn control(
     let on_error = move |object: Arc<DynamicObject>, error: &LookError, context: Arc<Context>| {
         let name = object.metadata.name.clone().unwrap_or_default();
         warn!(%kind, name, reason = %error.reason(), "{error}");
-        let (operation, note, reason) = (look::identity(kind, &object), error.to_string(), error.reason());
+        let (operation, note, reason) =
+            (look::identity(kind, &object), error.to_string(), error.reason());
         tokio::spawn(async move {
             context.link.event(&operation, true, reason.as_str(), "Reconcile", &note).await;
         });

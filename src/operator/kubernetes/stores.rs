@@ -58,7 +58,10 @@ pub(super) async fn look(
     tokio::spawn(async move {
         if let Err(error) = inspect(&operation, &binding, &context).await {
             warn!(%operation, "{error}");
-            context.link.event(&operation, true, error.reason().as_str(), "Inspect", &error.to_string()).await;
+            context
+                .link
+                .event(&operation, true, error.reason().as_str(), "Inspect", &error.to_string())
+                .await;
             tokio::time::sleep(AGAIN).await;
             context.inspected.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             // A new look by whoever comes by: an annotation nobody reads would be a lie, a message is not.
@@ -110,7 +113,8 @@ impl Operator {
             open.push((operation.namespace, operation.name));
         }
         let claim = binding.spec.volume_claim.as_ref();
-        let directory = claim.map(|claim| format!("{}/{}", claim.name, claim.path.trim_matches('/')));
+        let directory =
+            claim.map(|claim| format!("{}/{}", claim.name, claim.path.trim_matches('/')));
         let directory = directory.unwrap_or_default();
         let directory = std::path::Path::new(directory.trim_end_matches('/'));
         let mut rows = Vec::new();
@@ -154,7 +158,8 @@ impl Operator {
             status.bytes = signed(figures.bytes);
             status.free_bytes = signed(figures.free_bytes);
             let minimum = resource.document["spec"]["minFree"].clone();
-            let minimum = serde_json::from_value::<ByteSize>(minimum).map_or(0, |size| size.bytes());
+            let minimum =
+                serde_json::from_value::<ByteSize>(minimum).map_or(0, |size| size.bytes());
             self.metrics.store(&StoreFacts {
                 namespace: store.namespace.clone(),
                 name: store.name.clone(),

@@ -67,9 +67,10 @@ fn mounted_by(workload: &Workload) -> Vec<String> {
 fn of_templates(workload: &Workload, present: impl Iterator<Item = String>) -> Vec<String> {
     let mut found: Vec<(usize, u32, String)> = present
         .filter_map(|name| {
-            let (index, template) = workload.claim_templates.iter().enumerate().find(|(_, template)| {
-                name.starts_with(&format!("{template}-{}-", workload.name))
-            })?;
+            let (index, template) =
+                workload.claim_templates.iter().enumerate().find(|(_, template)| {
+                    name.starts_with(&format!("{template}-{}-", workload.name))
+                })?;
             let ordinal = name[template.len() + workload.name.len() + 2..].parse().ok()?;
             Some((index, ordinal, name))
         })
@@ -105,11 +106,8 @@ pub async fn describe(
 
 /// The failure for claims that are not there.
 pub fn missing(namespace: &str, names: &[String]) -> Failure {
-    Failure::new(
-        Reason::TargetNotFound,
-        format!("there is no claim {}", join(namespace, names)),
-    )
-    .hint("`kubectl get persistentvolumeclaims` lists those of the namespace")
+    Failure::new(Reason::TargetNotFound, format!("there is no claim {}", join(namespace, names)))
+        .hint("`kubectl get persistentvolumeclaims` lists those of the namespace")
 }
 
 fn join(namespace: &str, names: &[String]) -> String {

@@ -15,11 +15,11 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
+use super::claims;
 use super::cluster::{Cluster, FIELD_MANAGER, failure, is_missing};
 use super::mover_job::{self, Identity, MoverPlan};
 use super::names::{self, OPERATION_LABEL, ROOT_MOVERS_ANNOTATION};
 use super::pod_state::{PodState, has_ended, judge};
-use super::claims;
 use crate::plan::{Failure, OperationId};
 use crate::runtime::Handles;
 use crate::runtime::mover::{Mission, Request, STEPS_ANNOTATION, Saying, Work};
@@ -191,7 +191,8 @@ impl Conversation<'_> {
         Ok(found.is_none_or(|job| {
             let conditions = job.status.and_then(|status| status.conditions).unwrap_or_default();
             conditions.iter().any(|condition| {
-                condition.status == "True" && matches!(condition.type_.as_str(), "Failed" | "Complete")
+                condition.status == "True"
+                    && matches!(condition.type_.as_str(), "Failed" | "Complete")
             })
         }))
     }
@@ -207,8 +208,7 @@ impl Conversation<'_> {
             let mut failure = loss.cloned().unwrap_or_else(|| {
                 Failure::new(Reason::MoverLost, "the mover ended without an answer")
             });
-            failure.message =
-                format!("{} ({attempt} movers were tried)", failure.message);
+            failure.message = format!("{} ({attempt} movers were tried)", failure.message);
             return Err(failure);
         }
         // Two movers must never be at work at once: the old one is made sure of first.
@@ -244,7 +244,8 @@ impl Conversation<'_> {
         })?;
         let what = format!("make mover {}/{name}", self.namespace);
         let jobs = self.jobs();
-        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let parameters =
+            PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         match self.cluster.patiently(&what, None, || jobs.create(&parameters, &job)).await {
             Ok(_) => info!(operation = %self.operation, mover = name, "made"),
             Err(kube::Error::Api(status)) if status.is_already_exists() => {}
@@ -286,12 +287,7 @@ impl Conversation<'_> {
     }
 
     /// Follows the log until the answer comes.
-    async fn listen(
-        &self,
-        pod: &Pod,
-        id: &str,
-        heard: &mut (dyn FnMut(Saying) + Send),
-    ) -> Heard {
+    async fn listen(&self, pod: &Pod, id: &str, heard: &mut (dyn FnMut(Saying) + Send)) -> Heard {
         let name = pod.name_any();
         let parameters = LogParams { follow: true, ..LogParams::default() };
         let stream = match self.pods().log_stream(&name, &parameters).await {
@@ -347,7 +343,9 @@ impl Conversation<'_> {
                 None => self.note(said, heard),
             }
         }
-        answer.or_else(|| words.lines().filter_map(Saying::from_line).find_map(|said| said.answers(id)))
+        answer.or_else(|| {
+            words.lines().filter_map(Saying::from_line).find_map(|said| said.answers(id))
+        })
     }
 
     /// Deletes a mover's Job and waits until its pod is gone: until then it may still write.
@@ -421,8 +419,6 @@ fn was_asked(pod: &Pod, id: &str) -> bool {
     asked(pod).iter().any(|request| request.id == id)
 }
 
-fn lines(
-    stream: impl AsyncBufRead,
-) -> impl futures_util::Stream<Item = std::io::Result<String>> {
+fn lines(stream: impl AsyncBufRead) -> impl futures_util::Stream<Item = std::io::Result<String>> {
     BufReader::new(Box::pin(stream)).lines()
 }

@@ -102,7 +102,10 @@ async fn in_pods(
         match tokio::time::timeout(left, in_pod(cluster, namespace, &name, command)).await {
             Ok(result) => result?,
             Err(_) => {
-                return Err(format!("the command in pod {name} took longer than {} s", timeout.as_secs()));
+                return Err(format!(
+                    "the command in pod {name} took longer than {} s",
+                    timeout.as_secs()
+                ));
             }
         }
     }

@@ -63,8 +63,10 @@ impl KubernetesRuntime {
     /// Ends every mover of an operation that has ended.
     pub async fn dismiss(&self, job: &Job) -> Result<(), Failure> {
         let (Job::Backup(_) | Job::Restore(_)) = job else { return Ok(()) };
-        let handles =
-            Handles { progress: Arc::new(crate::engine::Silent), cancel: crate::engine::Cancel::new() };
+        let handles = Handles {
+            progress: Arc::new(crate::engine::Silent),
+            cancel: crate::engine::Cancel::new(),
+        };
         let claims = Vec::new();
         self.conversation(job, claims, None, Log::new(&[]), &handles)?.dismiss().await
     }
@@ -157,7 +159,8 @@ impl KubernetesRuntime {
             Workload::get(&self.cluster, namespace, target).await?;
         }
         let workload = self.workload(job).await?;
-        let names = claims::names(&self.cluster, namespace, job.target(), workload.as_ref()).await?;
+        let names =
+            claims::names(&self.cluster, namespace, job.target(), workload.as_ref()).await?;
         let (store_claim, _) = translate::store(binding)?;
         if names.contains(&store_claim) {
             return Err(Failure::new(
@@ -172,7 +175,10 @@ impl KubernetesRuntime {
         if store.iter().any(Result::is_err) {
             return Err(Failure::new(
                 Reason::StoreUnavailable,
-                format!("store {} names claim {namespace}/{store_claim}, which is not there", binding.name),
+                format!(
+                    "store {} names claim {namespace}/{store_claim}, which is not there",
+                    binding.name
+                ),
             )
             .hint("make the claim; stores are claims of the namespace that uses them"));
         }
@@ -185,10 +191,12 @@ impl KubernetesRuntime {
         }
         if let Some(workload) = &workload {
             for scaler in workload.autoscalers(&self.cluster).await? {
-                warnings.push(format!("HorizontalPodAutoscaler {scaler} scales {}", workload.title()));
+                warnings
+                    .push(format!("HorizontalPodAutoscaler {scaler} scales {}", workload.title()));
             }
             for manager in workload.managers_of("replicas") {
-                if ["argocd", "kustomize", "helm", "flux"].iter().any(|tool| manager.contains(tool)) {
+                if ["argocd", "kustomize", "helm", "flux"].iter().any(|tool| manager.contains(tool))
+                {
                     warnings.push(format!(
                         "{manager} sets the replicas of {}: it may scale it back while it is held still",
                         workload.title()
@@ -207,7 +215,10 @@ impl KubernetesRuntime {
         };
         let answer = conversation.ask(request, &mut |_| {}).await?;
         let mut answer: PreflightFacts = serde_json::from_value(answer).map_err(|error| {
-            Failure::new(Reason::InternalError, format!("the mover's answer does not decode: {error}"))
+            Failure::new(
+                Reason::InternalError,
+                format!("the mover's answer does not decode: {error}"),
+            )
         })?;
         answer.claims = facts;
         answer.warnings.extend(warnings);
@@ -438,10 +449,8 @@ impl Runtime for KubernetesRuntime {
         Box::pin(async move {
             // Nobody can look at a claim without a mover. A swap that was ever begun may have happened;
             // undoing one that has not happened changes nothing.
-            let swapped =
-                log.touched(restore_step::SWAP) && !log.done(restore_step::SWAP_BACK);
-            let replacement =
-                if swapped { ReplacementState::Mixed } else { ReplacementState::Old };
+            let swapped = log.touched(restore_step::SWAP) && !log.done(restore_step::SWAP_BACK);
+            let replacement = if swapped { ReplacementState::Mixed } else { ReplacementState::Old };
             Ok(Observed { replacement, resumable: true, ..Observed::default() })
         })
     }
@@ -510,7 +519,8 @@ impl Runtime for KubernetesRuntime {
                     )?;
                     let timeout = timeout.to_duration();
                     let cancel = &handles.cancel;
-                    workload::hold(&self.cluster, namespace, target, &held, timeout, cancel).await?;
+                    workload::hold(&self.cluster, namespace, target, &held, timeout, cancel)
+                        .await?;
                     Ok(json!(held))
                 }
                 (Action::Resume, Some(target)) => self.release(job, target, &log).await,

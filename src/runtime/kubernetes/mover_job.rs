@@ -45,7 +45,11 @@ impl Identity {
             .unwrap_or_default();
         Self::Workload {
             // Root is for namespaces that allow it: a workload that runs as root is read as nobody.
-            user: container.run_as_user.or(pod.run_as_user).filter(|user| *user != 0).unwrap_or(NOBODY),
+            user: container
+                .run_as_user
+                .or(pod.run_as_user)
+                .filter(|user| *user != 0)
+                .unwrap_or(NOBODY),
             group: container.run_as_group.or(pod.run_as_group),
             volume_group: pod.fs_group,
         }

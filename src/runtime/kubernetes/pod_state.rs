@@ -46,12 +46,17 @@ pub fn judge(pod: &Pod) -> PodState {
     match (status.reason.as_deref(), status.phase.as_deref()) {
         (Some("Evicted"), _) => {
             let why = status.message.unwrap_or_default();
-            return lost(Reason::Evicted, format!("was evicted: {why}").trim_end_matches([':', ' ']));
+            return lost(
+                Reason::Evicted,
+                format!("was evicted: {why}").trim_end_matches([':', ' ']),
+            );
         }
         (Some(reason @ ("NodeLost" | "Shutdown" | "Terminated" | "Preempting")), _) => {
             return lost(Reason::MoverLost, &format!("was lost: {reason}"));
         }
-        (_, Some("Unknown")) => return lost(Reason::MoverLost, "is on a node that does not answer"),
+        (_, Some("Unknown")) => {
+            return lost(Reason::MoverLost, "is on a node that does not answer");
+        }
         _ => {}
     }
     if let Some(end) = &terminated {
@@ -110,9 +115,10 @@ fn obstacle(name: &str, pod: &Pod, state: &ContainerState) -> Option<Failure> {
         }
     }
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let unscheduled = conditions.into_iter().flatten().find(|condition| {
-        condition.type_ == "PodScheduled" && condition.status == "False"
-    })?;
+    let unscheduled = conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
     let message = unscheduled.message.clone().unwrap_or_default();
     let reason = match message.contains("unbound immediate PersistentVolumeClaims")
         || message.contains("persistentvolumeclaim")
@@ -198,7 +204,8 @@ mod tests {
     fn last_words_are_kept() {
         let status = json!({"phase": "Succeeded", "containerStatuses": container(json!({"terminated": {"exitCode": 0, "message": "eider-mover {}"}}))});
         assert_eq!(judge(&pod(status)), PodState::Ended("eider-mover {}".to_owned()));
-        let running = json!({"phase": "Running", "containerStatuses": container(json!({"running": {}}))});
+        let running =
+            json!({"phase": "Running", "containerStatuses": container(json!({"running": {}}))});
         assert_eq!(judge(&pod(running)), PodState::Running);
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -128,10 +128,14 @@ async fn wait(
             let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
             for container in statuses {
                 let state = container.state.clone().unwrap_or_default();
-                let reason = state.waiting.as_ref().and_then(|w| w.reason.clone()).unwrap_or_default();
+                let reason =
+                    state.waiting.as_ref().and_then(|w| w.reason.clone()).unwrap_or_default();
                 let message = state.waiting.as_ref().and_then(|w| w.message.clone());
                 match reason.as_str() {
-                    "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName"
+                    "ErrImagePull"
+                    | "ImagePullBackOff"
+                    | "ErrImageNeverPull"
+                    | "InvalidImageName"
                     | "RegistryUnavailable" => {
                         missing = Some(format!(
                             "image {} of container {}: {reason}: {}",
@@ -153,7 +157,10 @@ async fn wait(
                 && begun.elapsed() > Duration::from_mins(2)
             {
                 let name = pod.name_any();
-                return Err(Failure { message: format!("{name}: {}", obstacle.message), ..obstacle });
+                return Err(Failure {
+                    message: format!("{name}: {}", obstacle.message),
+                    ..obstacle
+                });
             }
         }
         if here >= wanted {

@@ -72,12 +72,8 @@ impl KubernetesRuntime {
             StoreWork::Inspect => Work::Inspect,
             StoreWork::Delete(names) => Work::Delete(names),
         };
-        let request = Request {
-            id: Request::identity(purpose, 0),
-            work,
-            again: false,
-            journal: Vec::new(),
-        };
+        let request =
+            Request { id: Request::identity(purpose, 0), work, again: false, journal: Vec::new() };
         let mut manifests = Vec::new();
         let answer = conversation
             .ask(request, &mut |said| {

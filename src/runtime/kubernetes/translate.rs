@@ -98,7 +98,8 @@ mod tests {
     use super::*;
 
     fn binding(path: &str) -> StoreBinding {
-        let spec = serde_json::from_value(json!({"volumeClaim": {"name": "backups", "path": path}}));
+        let spec =
+            serde_json::from_value(json!({"volumeClaim": {"name": "backups", "path": path}}));
         StoreBinding { name: "main".to_owned(), spec: spec.unwrap() }
     }
 

@@ -266,10 +266,7 @@ impl Watch<'_> {
                     if since.elapsed() > Duration::from_secs(2) || why.contains("restarted") {
                         return Err(Failure::new(
                             Reason::Unhealthy,
-                            format!(
-                                "did not stay healthy for {} s: {why}",
-                                soak.as_secs()
-                            ),
+                            format!("did not stay healthy for {} s: {why}", soak.as_secs()),
                         ));
                     }
                 }
@@ -300,7 +297,11 @@ impl Watch<'_> {
                 format!(
                     "the image of container `{name}` was set from {image} to {} by {}",
                     present.get(name).map_or("nothing", String::as_str),
-                    if managers.is_empty() { "somebody else".to_owned() } else { managers.join(", ") }
+                    if managers.is_empty() {
+                        "somebody else".to_owned()
+                    } else {
+                        managers.join(", ")
+                    }
                 ),
             )
             .hint("set the new image where the workload is managed, in git or in its chart"));
@@ -354,8 +355,10 @@ fn doomed(pod: &Pod) -> Result<(), Failure> {
         let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
         let message = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
         let what = format!("container {} of pod {}", container.name, pod.name_any());
-        if matches!(reason, "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName")
-        {
+        if matches!(
+            reason,
+            "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName"
+        ) {
             return Err(Failure::new(
                 Reason::ImageUnavailable,
                 format!("{what}: {reason}: {message}"),
@@ -400,7 +403,10 @@ mod tests {
             doomed(&pod(waiting("ImagePullBackOff"), 0)).unwrap_err().reason,
             Reason::ImageUnavailable
         );
-        assert_eq!(doomed(&pod(waiting("CrashLoopBackOff"), 3)).unwrap_err().reason, Reason::Unhealthy);
+        assert_eq!(
+            doomed(&pod(waiting("CrashLoopBackOff"), 3)).unwrap_err().reason,
+            Reason::Unhealthy
+        );
         assert!(doomed(&pod(waiting("ContainerCreating"), 1)).is_ok());
     }
 }

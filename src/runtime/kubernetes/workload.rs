@@ -18,8 +18,8 @@ use super::names::HELD_ANNOTATION;
 use super::pod_state::has_ended;
 use crate::engine::Cancel;
 use crate::plan::{Failure, OperationId};
-use crate::spec::target::{WorkloadKind, WorkloadTarget};
 use crate::spec::Reason;
+use crate::spec::target::{WorkloadKind, WorkloadTarget};
 
 /// A workload as it was when it was looked at.
 #[derive(Debug, Clone)]
@@ -96,7 +96,10 @@ impl Workload {
 
     fn read(kind: WorkloadKind, object: DynamicObject) -> Result<Self, Failure> {
         let odd = |what: &str, error: String| {
-            Failure::new(Reason::InternalError, format!("{kind:?} has an unreadable {what}: {error}"))
+            Failure::new(
+                Reason::InternalError,
+                format!("{kind:?} has an unreadable {what}: {error}"),
+            )
         };
         let spec = &object.data["spec"];
         let template = serde_json::from_value(spec["template"].clone())
@@ -149,9 +152,7 @@ impl Workload {
     pub fn images(&self) -> BTreeMap<String, String> {
         let containers = self.template.spec.iter().flat_map(|spec| &spec.containers);
         containers
-            .map(|container| {
-                (container.name.clone(), container.image.clone().unwrap_or_default())
-            })
+            .map(|container| (container.name.clone(), container.image.clone().unwrap_or_default()))
             .collect()
     }
 
@@ -211,10 +212,8 @@ impl Workload {
         cluster: &Cluster,
         images: &BTreeMap<String, String>,
     ) -> Result<(), Failure> {
-        let containers: Vec<Value> = images
-            .iter()
-            .map(|(name, image)| json!({"name": name, "image": image}))
-            .collect();
+        let containers: Vec<Value> =
+            images.iter().map(|(name, image)| json!({"name": name, "image": image})).collect();
         let resource = resource(self.kind);
         let patch = Patch::Apply(json!({
             "apiVersion": resource.api_version,
@@ -234,18 +233,18 @@ impl Workload {
 
     /// Who manages a field below `spec`, besides Eider: `replicas`, or `template` for images.
     pub fn managers_of(&self, field: &str) -> Vec<String> {
-        let mut managers: Vec<String> = self
-            .object
-            .managed_fields()
-            .iter()
-            .filter(|entry| {
-                entry.fields_v1.as_ref().is_some_and(|fields| {
-                    fields.0["f:spec"].get(format!("f:{field}")).is_some()
+        let mut managers: Vec<String> =
+            self.object
+                .managed_fields()
+                .iter()
+                .filter(|entry| {
+                    entry.fields_v1.as_ref().is_some_and(|fields| {
+                        fields.0["f:spec"].get(format!("f:{field}")).is_some()
+                    })
                 })
-            })
-            .filter_map(|entry| entry.manager.clone())
-            .filter(|manager| !manager.starts_with(FIELD_MANAGER))
-            .collect();
+                .filter_map(|entry| entry.manager.clone())
+                .filter(|manager| !manager.starts_with(FIELD_MANAGER))
+                .collect();
         managers.sort();
         managers.dedup();
         managers
@@ -337,7 +336,10 @@ pub async fn hold(
             return Ok(());
         }
         if cancel.is_cancelled() {
-            return Err(Failure::new(Reason::Cancelled, "cancelled while the service was stopping"));
+            return Err(Failure::new(
+                Reason::Cancelled,
+                "cancelled while the service was stopping",
+            ));
         }
         if begun.elapsed() > timeout {
             let names: Vec<String> = pods.iter().map(ResourceExt::name_any).collect();
