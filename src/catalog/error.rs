@@ -13,6 +13,8 @@ pub struct Holder {
     pub pid: u32,
     /// Its command name, if it could be found out.
     pub command: Option<String>,
+    /// Whether it serves others on a socket, as `eider daemon` does.
+    pub serves: bool,
 }
 
 impl std::fmt::Display for Holder {
@@ -160,8 +162,11 @@ impl CatalogError {
     /// What to do about it, one sentence.
     pub fn hint(&self) -> String {
         match self {
+            Self::Held { holder: Some(Holder { serves: true, .. }), .. } => {
+                "use the running daemon's socket (--socket or EIDER_SOCKET), or stop the daemon"
+            }
             Self::Held { .. } => {
-                "use the running daemon's socket, or stop the process that holds the file"
+                "wait for the other process to end, or name another file with --catalog"
             }
             Self::Newer { .. } => {
                 "use a program of at least that version, or restore the copy kept before the migration"

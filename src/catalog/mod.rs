@@ -42,7 +42,8 @@ pub use error::{CatalogError, ErrorBody, Holder};
 pub use open::{OpenOptions, OpenReport, PROBE_VERB, probe};
 pub use remote::serve_router;
 pub use request::{
-    ArchiveOnDisk, Finding, MaintenanceReport, QueryResult, RebuildReport, Reply, Request, Severity,
+    ArchiveOnDisk, Finding, MaintenanceReport, QueryResult, RebuildReport, Reply, Request,
+    Severity, SkippedManifest,
 };
 
 /// The version of DuckDB this program is built against.

@@ -17,6 +17,10 @@ use super::store::Store;
 /// Longer than any sensible question takes; the owner thread does nothing else meanwhile.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 
+/// Said of every statement that does something else.
+const READING: &str = "a question is one statement that only reads: SELECT, WITH, FROM, VALUES, \
+                       DESCRIBE, SHOW TABLES or EXPLAIN";
+
 /// Table functions that read the catalog or nothing at all.
 const TABLE_FUNCTIONS: &[&str] = &[
     "range",
@@ -103,12 +107,15 @@ fn admit(connection: &Connection, sql: &str) -> Result<(), CatalogError> {
     let parsed: Value = serde_json::from_str(&parsed)
         .map_err(|error| CatalogError::statement("parse the query", error))?;
     if parsed["error"] != Value::Bool(false) {
-        let message = parsed["error_message"].as_str().unwrap_or("it cannot be parsed");
-        return refuse(format!("only one reading statement (SELECT) is allowed: {message}"));
+        if parsed["error_type"].as_str() == Some("parser") {
+            let message = parsed["error_message"].as_str().unwrap_or("it is no SQL");
+            return refuse(format!("the statement cannot be parsed: {message}"));
+        }
+        return refuse(READING.to_owned());
     }
     match parsed["statements"].as_array().map(Vec::len) {
         Some(1) => {}
-        count => return refuse(format!("one statement is allowed, not {}", count.unwrap_or(0))),
+        _ => return refuse(READING.to_owned()),
     }
     match forbidden(&parsed["statements"]) {
         Some(name) => refuse(format!("`{name}` is not a table or view of the catalog")),

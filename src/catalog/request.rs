@@ -164,4 +164,18 @@ pub struct RebuildReport {
     pub rewritten: u64,
     /// Records without a manifest, left as they are.
     pub kept: u64,
+    /// Archives whose manifest cannot be used, in the order of stores and names; filled in by
+    /// whoever read the manifests.
+    #[serde(default)]
+    pub skipped: Vec<SkippedManifest>,
+}
+
+/// A manifest that no record could be made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SkippedManifest {
+    /// The archive's path.
+    pub archive: String,
+    /// What is wrong, one sentence.
+    pub message: String,
 }

@@ -11,7 +11,7 @@ use crate::operator::Operator;
 use crate::operator::daemon::Daemon;
 use crate::spec::Reason;
 use crate::telemetry::Health;
-use crate::web::{Server, control_router, public_router};
+use crate::web::{ConnectionLimits, Server, control_router, public_router, serve};
 
 /// Runs until SIGINT or SIGTERM.
 pub async fn daemon(
@@ -57,7 +57,7 @@ pub async fn daemon(
             .hint("choose another address with --listen, or `--listen off`")
         })?;
         tracing::info!(%address, "serving metrics, health and the read-only API");
-        tokio::spawn(async move { axum::serve(listener, public_router(server)).await });
+        tokio::spawn(serve(listener, public_router(server), ConnectionLimits::default()));
     }
     if needs_rebuild {
         operator.sync_stores_only(&specs).await?;
@@ -106,6 +106,6 @@ fn serve_socket(path: &Path, server: Server) -> Result<SocketFile, CliError> {
     // Whoever can write to the socket can have files read and replaced with the daemon's rights.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .map_err(|error| refuse("closing others out of", error))?;
-    tokio::spawn(async move { axum::serve(listener, control_router(server)).await });
+    tokio::spawn(serve(listener, control_router(server), ConnectionLimits::default()));
     Ok(SocketFile(path.to_owned()))
 }

@@ -108,24 +108,41 @@ async fn rebuild(session: &Session, stores: &[PathBuf]) -> Result<(), CliError> 
     }
     let started_at = Timestamp::now();
     let report = session.operator.rebuild(directories).await?;
-    let message = format!(
+    let mut message = format!(
         "{} records added, {} written again, {} left as they were",
         report.added, report.rewritten, report.kept
     );
+    let skipped = report.skipped.len();
+    if skipped > 0 {
+        message.push_str(&format!(", {skipped} skipped"));
+    }
     session
         .operator
         .audit(&UserAction {
             action_type: "DB_REBUILD".to_owned(),
             action_description: "records made again from manifests".to_owned(),
             action_params: Value::Null,
-            status: "SUCCESS".to_owned(),
+            status: if skipped == 0 { "SUCCESS" } else { "FAILED" }.to_owned(),
             result_message: Some(message.clone()),
             started_at,
             completed_at: Some(Timestamp::now()),
             ..UserAction::default()
         })
         .await?;
-    session.output.done(&message, &report)
+    session.output.done(&message, &report)?;
+    if skipped == 0 {
+        return Ok(());
+    }
+    for manifest in &report.skipped {
+        session.output.note(&format!("skipped {}: {}", manifest.archive, manifest.message));
+    }
+    let plural = if skipped == 1 { "" } else { "s" };
+    Err(CliError::new(
+        ExitCode::Failed,
+        Reason::ArchiveDamaged,
+        format!("{skipped} archive{plural} could not be recorded: the manifest cannot be used"),
+    )
+    .hint("`eider backup import FILE` makes a new manifest from an archive that is whole"))
 }
 
 fn cell(value: &Value) -> String {
@@ -139,20 +156,33 @@ fn cell(value: &Value) -> String {
 async fn query(session: &Session, sql: &str, csv: bool) -> Result<(), CliError> {
     let result: QueryResult =
         session.operator.catalog().query(sql, ROW_LIMIT).await.map_err(|failure| {
-            match CliError::from(failure) {
-                error
-                    if error.reason == Reason::CatalogFailed
-                        && error.exit_code == ExitCode::Failed =>
-                {
-                    let hint = "`SHOW TABLES` and `DESCRIBE backup_records` tell what there is";
-                    CliError { exit_code: ExitCode::Usage, reason: Reason::InvalidSpec, ..error }
-                        .hint(hint)
+            let error = CliError::from(failure);
+            let failed =
+                error.reason == Reason::CatalogFailed && error.exit_code == ExitCode::Failed;
+            if failed || error.reason == Reason::InvalidSpec {
+                let hint = "`SHOW TABLES` and `DESCRIBE backup_records` tell what can be asked; \
+                            Eider's own verbs change it";
+                return CliError {
+                    exit_code: ExitCode::Usage,
+                    reason: Reason::InvalidSpec,
+                    ..error
                 }
-                error => error,
+                .hint(hint);
             }
+            error
         })?;
     if result.truncated {
         session.output.note(&format!("only the first {ROW_LIMIT} rows; add a LIMIT"));
+    }
+    let plan = ["explain_key", "explain_value"];
+    if !csv && session.output.format == OutputFormat::Table && result.columns == plan {
+        // A plan is a drawing of many lines: it is shown as it is.
+        let mut text = String::new();
+        for drawing in result.rows.iter().filter_map(|row| row.get(1)) {
+            text.push_str(cell(drawing).trim_end());
+            text.push('\n');
+        }
+        return session.output.raw(&text);
     }
     if csv {
         let mut text = String::new();

@@ -23,7 +23,7 @@ mod store;
 use clap::Parser;
 
 use arguments::{Arguments, Command, GlobalArguments};
-use output::{CliError, ExitCode, Output};
+use output::{CliError, ExitCode, Output, OutputFormat};
 
 use crate::telemetry::logging::{self, LogOptions};
 
@@ -33,21 +33,57 @@ pub fn main() -> u8 {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are answers, everything else is a mistake in typing.
-            let _ = error.print();
-            let code = if error.use_stderr() { ExitCode::Usage } else { ExitCode::Done };
-            return code.code();
+            if !error.use_stderr() {
+                let _ = error.print();
+                return ExitCode::Done.code();
+            }
+            if wants_json(std::env::args_os()) {
+                let output = Output::new(OutputFormat::Json, false, true);
+                output.error(&usage(&error), false);
+            } else {
+                let _ = error.print();
+            }
+            return ExitCode::Usage.code();
         }
     };
     let global = &arguments.global;
     let output = Output::new(global.output, global.quiet, global.no_color);
     let result = start_logging(&arguments).and_then(|()| dispatch(&arguments, output.clone()));
     match result {
-        Ok(()) => ExitCode::Done.code(),
+        Ok(()) => {
+            output.flush_notes();
+            ExitCode::Done.code()
+        }
         Err(error) => {
             output.error(&error, global.verbose);
             error.exit_code.code()
         }
     }
+}
+
+/// Whether `--output json` stands in a line that could not be parsed.
+fn wants_json(words: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    let mut before = None;
+    for word in words {
+        let word = word.to_string_lossy().into_owned();
+        let option = before.as_deref();
+        if matches!(word.as_str(), "-ojson" | "-o=json" | "--output=json")
+            || (word == "json" && matches!(option, Some("-o" | "--output")))
+        {
+            return true;
+        }
+        before = Some(word);
+    }
+    false
+}
+
+/// A mistake in typing, for machines: what is wrong without the drawing around it.
+fn usage(error: &clap::Error) -> CliError {
+    let text = error.render().to_string();
+    let said = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error:");
+    let message = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    CliError::new(ExitCode::Usage, crate::spec::Reason::InvalidSpec, message)
+        .hint("`--help` after the verb tells what it takes")
 }
 
 fn start_logging(arguments: &Arguments) -> Result<(), CliError> {

@@ -188,7 +188,7 @@ async fn serve(
         })?;
         tracing::info!(%address, "serving metrics, health and the read-only API");
         let router = waiting_router(Arc::clone(health), Arc::clone(&full));
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        tokio::spawn(crate::web::serve(listener, router, crate::web::ConnectionLimits::default()));
     }
     Ok(full)
 }

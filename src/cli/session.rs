@@ -315,6 +315,7 @@ impl From<CatalogError> for CliError {
             CatalogError::Held { .. } | CatalogError::Unreachable { .. } => ExitCode::Unreachable,
             CatalogError::Newer { .. } => ExitCode::Refused,
             CatalogError::Invalid { .. } => ExitCode::Usage,
+            CatalogError::Remote(body) if body.reason == Reason::InvalidSpec => ExitCode::Usage,
             _ => ExitCode::Failed,
         };
         Self::new(code, failure.reason(), failure.to_string())

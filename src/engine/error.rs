@@ -224,7 +224,9 @@ impl EngineError {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                     "give this user the right to write to the store's directory"
                 }
-                io::ErrorKind::NotADirectory => "the store's path must be a directory",
+                io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                    "the store's path must be a directory; name another one, or move the file away"
+                }
                 _ => "check that the store's file system is mounted and healthy",
             },
             Self::Busy { .. } => "wait for the other process to end",

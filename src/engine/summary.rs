@@ -135,7 +135,8 @@ impl PackSummary {
 pub struct UnpackSummary {
     /// Entries of every kind that were put in place.
     pub entries: u64,
-    /// Regular files and hard links that were put in place.
+    /// Regular files that were put in place; further names of one (hard links) are entries only, as
+    /// in [`Counts`].
     pub files: u64,
     /// Bytes of files, holes included.
     pub bytes: u64,

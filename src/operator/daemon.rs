@@ -160,6 +160,8 @@ impl Daemon {
             Err(error) => return Err(error),
         };
         self.seen = Some(seen);
+        let invalid = problems.values().map(|found| found.len() as u64).sum();
+        self.operator.metrics().invalid_documents(invalid);
         if problems != self.problems {
             for problem in problems.values().flatten() {
                 error!("{problem}");

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::resolve::directory_store;
 use super::{Operator, OperatorError};
-use crate::catalog::{BackupFilter, BackupRecord, RebuildReport, RecordStatus, ResourceRecord};
-use crate::engine::{self, Cancel, LocalStore, Manifest, Progress};
+use crate::catalog::{
+    BackupFilter, BackupRecord, RebuildReport, RecordStatus, ResourceRecord, SkippedManifest,
+};
+use crate::engine::{self, Cancel, LocalStore, Manifest, Progress, StoredArchive};
 use crate::plan::{Failure, StoreBinding, conditions};
 use crate::runtime::host;
 use crate::spec::{BackupStoreSpec, BackupStoreStatus, ByteSize, Kind, Reason, Target, VerifyMode};
@@ -315,12 +317,21 @@ impl Operator {
             }
         }
         let mut rows = Vec::new();
+        let mut skipped = Vec::new();
         for directory in directories {
             let store = directory_store("store", &directory);
-            let found = blocking(move || manifests(&store)).await?;
-            rows.extend(found.iter().map(|manifest| record_of(manifest, &directory)));
+            for archive in blocking(move || stored(&store)).await? {
+                match archive.manifest {
+                    Ok(manifest) => rows.push(record_of(&manifest, &directory)),
+                    Err(error) => skipped.push(SkippedManifest {
+                        archive: directory.join(&archive.name).to_string_lossy().into_owned(),
+                        message: error.to_string(),
+                    }),
+                }
+            }
         }
-        Ok(self.catalog.rebuild(rows).await?)
+        let report = self.catalog.rebuild(rows).await?;
+        Ok(RebuildReport { skipped, ..report })
     }
 
     /// Adds a record for every archive in a known store that has none: what a log that was cut off
@@ -367,11 +378,16 @@ fn binding_of(resource: &ResourceRecord) -> Option<(String, StoreBinding)> {
     Some((resource.namespace.clone(), StoreBinding { name: resource.name.clone(), spec }))
 }
 
-/// Every readable manifest of a store.
-fn manifests(store: &StoreBinding) -> Result<Vec<Manifest>, Failure> {
+/// Every archive of a store that has a manifest, usable or not.
+fn stored(store: &StoreBinding) -> Result<Vec<StoredArchive>, Failure> {
     let path = host::local_path(store)?;
     let opened = LocalStore::open(&path, &store.name, false)?;
-    Ok(opened.list()?.archives.into_iter().filter_map(|archive| archive.manifest.ok()).collect())
+    Ok(opened.list()?.archives)
+}
+
+/// Every readable manifest of a store.
+fn manifests(store: &StoreBinding) -> Result<Vec<Manifest>, Failure> {
+    Ok(stored(store)?.into_iter().filter_map(|archive| archive.manifest.ok()).collect())
 }
 
 /// The record that a manifest stands for: everything restore, verification and retention need.

@@ -191,6 +191,8 @@ catalogue! {
         "How long one turn of the loop took for one object.");
     RECONCILE_ERRORS = counter("eider_reconcile_errors_total", &["kind", "reason"], Unit::Count,
         "Turns of the loop that ended in an error and will be tried again.");
+    SPECS_INVALID = gauge("eider_specs_invalid", &[], Unit::Count,
+        "Documents in the daemon's directory that are not valid and therefore not carried out.");
     BUILD_INFO = gauge("eider_build_info", &["version", "commit", "duckdb"], Unit::Boolean,
         "Always 1; its labels say what is running.");
     PROCESS_RESIDENT_MEMORY = gauge("process_resident_memory_bytes", &[], Unit::Bytes,

@@ -1,5 +1,6 @@
 //! `/api/v1`: what the catalog knows, as JSON, read-only. The shapes are those of `--output json`.
 
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -21,6 +22,13 @@ pub(super) fn router() -> Router<Server> {
         .route("/operations", get(operations))
         .route("/resources/{kind}", get(resources))
         .route("/resources/{kind}/{namespace}/{name}", get(resource))
+        .fallback(async || {
+            Refusal::new(StatusCode::NOT_FOUND, "InvalidSpec", "there is nothing at this address")
+        })
+        .method_not_allowed_fallback(async || {
+            let message = "this API only reads: use GET";
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "InvalidSpec", message)
+        })
 }
 
 /// An error as an answer.
@@ -29,6 +37,18 @@ pub(super) struct Refusal(StatusCode, Value);
 impl From<CatalogError> for Refusal {
     fn from(error: CatalogError) -> Self {
         Self(StatusCode::INTERNAL_SERVER_ERROR, json!(error.body()))
+    }
+}
+
+impl From<PathRejection> for Refusal {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(rejection.status(), "InvalidSpec", rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Refusal {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(rejection.status(), "InvalidSpec", rejection.body_text())
     }
 }
 
@@ -57,7 +77,11 @@ struct BackupQuery {
     limit: Option<u32>,
 }
 
-async fn backups(State(server): State<Server>, Query(query): Query<BackupQuery>) -> Answer {
+async fn backups(
+    State(server): State<Server>,
+    query: Result<Query<BackupQuery>, QueryRejection>,
+) -> Answer {
+    let Query(query) = query?;
     let filter = BackupFilter {
         target: query.target,
         namespace: query.namespace,
@@ -68,7 +92,8 @@ async fn backups(State(server): State<Server>, Query(query): Query<BackupQuery>)
     Ok(Json(json!({"items": server.operator.catalog().backups(filter).await?})))
 }
 
-async fn backup(State(server): State<Server>, Path(id): Path<i64>) -> Answer {
+async fn backup(State(server): State<Server>, id: Result<Path<i64>, PathRejection>) -> Answer {
+    let Path(id) = id?;
     match server.operator.catalog().backup(BackupKey::Id(id)).await? {
         Some(record) => Ok(Json(json!(record))),
         None => Err(Refusal::new(
@@ -133,15 +158,20 @@ async fn list(server: &Server, kind: Kind) -> Answer {
     Ok(Json(json!({"items": items})))
 }
 
-async fn resources(State(server): State<Server>, Path(kind): Path<String>) -> Answer {
+async fn resources(
+    State(server): State<Server>,
+    kind: Result<Path<String>, PathRejection>,
+) -> Answer {
+    let Path(kind) = kind?;
     let kind = kind_of(&kind)?;
     list(&server, kind).await
 }
 
 async fn resource(
     State(server): State<Server>,
-    Path((kind, namespace, name)): Path<(String, String, String)>,
+    path: Result<Path<(String, String, String)>, PathRejection>,
 ) -> Answer {
+    let Path((kind, namespace, name)) = path?;
     let kind = kind_of(&kind)?;
     match server.operator.catalog().resource(kind.as_str(), &namespace, &name).await? {
         Some(record) => Ok(Json(object(&record))),

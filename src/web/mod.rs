@@ -5,6 +5,7 @@
 
 mod api;
 mod control;
+mod serve;
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,6 +21,7 @@ use crate::telemetry::Health;
 
 pub(crate) use api::object;
 pub use control::{ApplyAnswer, ControlClient, OperationState};
+pub use serve::{ConnectionLimits, serve};
 
 /// What the handlers share.
 #[derive(Clone)]

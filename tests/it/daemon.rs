@@ -62,6 +62,18 @@ fn documents_are_carried_out_and_verbs_go_through_the_socket() {
     }
     assert_eq!(daemon.get("/api/v1/backups/999").unwrap().0, 404);
     assert_eq!(daemon.get("/nothing").unwrap().0, 404);
+    for (address, code) in [
+        ("/api/v1/backups/abc", 400),
+        ("/api/v1/backups?limit=abc", 400),
+        ("/api/v1/resources/Cow", 404),
+        ("/api/v1/nothing", 404),
+    ] {
+        let (status, body) = daemon.get(address).unwrap();
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, body["reason"].as_str()), (code, Some("InvalidSpec")), "{address}");
+    }
+    // A mistake is one in the same words and with the same code, through the socket too.
+    scene.run(&["config", "set", "maintenance.cleanup_user_actions_days", "soon"]).code(2);
     let (_, metrics) = daemon.get("/metrics").unwrap();
     assert!(metrics.contains("eider_backups_total"), "{metrics}");
     promtool(&scene, &metrics);
@@ -163,7 +175,19 @@ fn an_idle_daemon_is_small_and_still() {
     scene.write("specs/one.yaml", scene.fill(&backup("one", "@/live", "")));
     let daemon = Daemon::start(&scene, "specs");
     wait_until("the Backup is done", || !scene.stored().is_empty());
-    std::thread::sleep(Duration::from_secs(3));
+    // Small after work too, not only before: several at a time, then one after the other.
+    let more: Vec<String> =
+        (0..15).map(|number| backup(&format!("more-{number}"), "@/live", "")).collect();
+    scene.write("specs/more.yaml", scene.fill(&more.join("---\n")));
+    for number in 0..15 {
+        let name = format!("by-hand-{number}");
+        scene.run(&["backup", "create", "-p", "live", "--name", &name]).ok();
+    }
+    wait_until("31 backups are done", || {
+        scene.backups().iter().filter(|record| record["status"] == "Succeeded").count() == 31
+    });
+    // What was freed goes back to the system ten seconds later.
+    std::thread::sleep(Duration::from_secs(20));
     let process = daemon.child.id();
     let ticks = || -> u64 {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();

@@ -12,6 +12,7 @@ mod disk_full;
 mod examples;
 mod host;
 mod kubernetes;
+mod messages;
 mod packaging;
 mod recovery;
 mod scene;

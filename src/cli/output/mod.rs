@@ -8,6 +8,7 @@ pub mod progress;
 mod table;
 
 use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -17,6 +18,9 @@ pub use error::{CliError, ExitCode};
 
 use self::progress::ProgressReporter;
 use crate::spec::{Problem, Reason};
+
+/// The most remarks that are held back for the end; a verb that lasts must not grow with them.
+const NOTES_HELD: usize = 1000;
 
 /// How lists and records are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -37,6 +41,8 @@ pub struct Output {
     pub format: OutputFormat,
     quiet: bool,
     color: bool,
+    /// With `--output json` remarks wait here: an error has to be the only thing on standard error.
+    held: Arc<Mutex<Vec<String>>>,
 }
 
 impl Output {
@@ -44,7 +50,7 @@ impl Output {
     pub fn new(format: OutputFormat, quiet: bool, no_color: bool) -> Self {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let color = !no_color && !unwanted && std::io::stderr().is_terminal();
-        Self { format, quiet, color }
+        Self { format, quiet, color, held: Arc::default() }
     }
 
     /// Writes to standard output. A closed pipe is no error: `eider … | head` has seen enough.
@@ -111,10 +117,31 @@ impl Output {
         self.raw(&format!("{message}\n"))
     }
 
-    /// A remark to standard error; not with `--quiet`.
+    /// A remark to standard error; not with `--quiet`. For machines it is kept for the end of the
+    /// verb: see [`Output::flush_notes`] and [`Output::error`].
     pub fn note(&self, text: &str) {
-        if !self.quiet {
-            let _ = writeln!(std::io::stderr().lock(), "{text}");
+        if self.quiet {
+            return;
+        }
+        if self.format == OutputFormat::Json {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            if held.len() < NOTES_HELD {
+                held.push(text.to_owned());
+            }
+            return;
+        }
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+
+    fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says what was held back, after a verb that succeeded.
+    pub fn flush_notes(&self) {
+        let mut stderr = std::io::stderr().lock();
+        for note in self.take_notes() {
+            let _ = writeln!(stderr, "{note}");
         }
     }
 
@@ -133,9 +160,12 @@ impl Output {
     /// An error, as the last thing a verb says.
     pub fn error(&self, error: &CliError, verbose: bool) {
         let text = if self.format == OutputFormat::Json {
-            let mut text = error.to_json().to_string();
-            text.push('\n');
-            text
+            let mut value = error.to_json();
+            let notes = self.take_notes();
+            if let (serde_json::Value::Object(fields), false) = (&mut value, notes.is_empty()) {
+                fields.insert("notes".to_owned(), json!(notes));
+            }
+            format!("{value}\n")
         } else {
             error.to_text(verbose, self.color)
         };
@@ -172,7 +202,8 @@ impl Output {
 
     /// Draws progress: a bar on a terminal, a line now and then elsewhere, nothing with `--quiet`.
     pub fn progress(&self) -> ProgressReporter {
-        ProgressReporter::new(self.quiet, std::io::stderr().is_terminal())
+        let quiet = self.quiet || self.format == OutputFormat::Json;
+        ProgressReporter::new(quiet, std::io::stderr().is_terminal())
     }
 }
 

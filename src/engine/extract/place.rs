@@ -260,7 +260,8 @@ impl Extractor<'_> {
                 Err(error) => return Err(failed("linking", &path, error)),
             }
         }
-        self.done(true, 0);
+        // As when packing: a further name of a file is an entry, not another file.
+        self.done(false, 0);
         Ok(())
     }
 

@@ -43,7 +43,8 @@ impl LocalStore {
     /// Fails with [`EngineError::Store`] if it is missing, no directory, or not accessible. Whether
     /// it can be written to shows with [`Self::check_writable`]: reading needs less.
     pub fn open(path: &Path, name: &str, create: bool) -> Result<Self, EngineError> {
-        if create {
+        // Said before the attempt to create it, whose error would be that something exists.
+        if create && !path.metadata().is_ok_and(|metadata| !metadata.is_dir()) {
             std::fs::create_dir_all(path).map_err(store_failed("creating the store", path))?;
         }
         let metadata = path.metadata().map_err(store_failed("opening the store", path))?;

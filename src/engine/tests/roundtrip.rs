@@ -59,8 +59,10 @@ fn three_thousand_links_to_one_file_are_stored_once() {
     assert_eq!((summary.counts.files, summary.counts.hard_links), (1, 3000));
     assert_eq!(summary.source_bytes, 100_000);
     let to = place.path().join("out");
-    unpack_to(&archive, "data", &to).unwrap();
+    let unpacked = unpack_to(&archive, "data", &to).unwrap();
     assert_eq!(to.join("link2999").metadata().unwrap().nlink(), 3001);
+    // A backup and its restore count the same things.
+    assert_eq!((unpacked.entries, unpacked.files), (summary.counts.entries, 1));
 }
 
 #[test]

@@ -221,6 +221,9 @@ fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
     }))
 }
 
+/// A first backup has no other to be judged against, so that the guards cannot speak.
+const EMPTY: &str = "the source holds no file; check that what is to be backed up is mounted";
+
 fn archive(
     job: &BackupJob,
     mut pending: PendingArchive,
@@ -230,6 +233,8 @@ fn archive(
     let started_at = Timestamp::now();
     handles.progress.phase("archiving");
     let summary = engine::pack(&options, &mut pending, handles.progress.as_ref(), &handles.cancel)?;
+    let unexpected = summary.counts.files == 0 && !job.spec.guards.allow_empty;
+    let empty = unexpected.then_some(EMPTY);
     let facts = ArchiveFacts {
         name: pending.name().to_owned(),
         service_version: job.spec.service_version.clone(),
@@ -239,13 +244,18 @@ fn archive(
         size_bytes: summary.archive_bytes,
         sha256: summary.sha256.clone(),
         content_digest: summary.content_digest.clone(),
-        warnings: summary
-            .warnings
-            .iter()
-            .take(100)
-            .map(|warning| format!("{}: {}", warning.path, warning.message))
+        warnings: empty
+            .map(str::to_owned)
+            .into_iter()
+            .chain(
+                summary
+                    .warnings
+                    .iter()
+                    .take(100)
+                    .map(|warning| format!("{}: {}", warning.path, warning.message)),
+            )
             .collect(),
-        warning_count: summary.warning_count,
+        warning_count: summary.warning_count + u64::from(empty.is_some()),
         started_at: Some(started_at),
         runtime: json!(summary),
     };

@@ -69,6 +69,7 @@ pub struct Metrics {
     operation_progress: GaugeVec,
     reconcile_duration: HistogramVec,
     reconcile_errors: IntCounterVec,
+    specs_invalid: IntGaugeVec,
 }
 
 impl Metrics {
@@ -112,6 +113,7 @@ impl Metrics {
             },
             reconcile_duration: histogram(&registry, &list::RECONCILE_DURATION)?,
             reconcile_errors: counter(&registry, &list::RECONCILE_ERRORS)?,
+            specs_invalid: gauge(&registry, &list::SPECS_INVALID)?,
             registry,
         };
         // A counter that appears with its first event already counted hides that event from
@@ -120,6 +122,7 @@ impl Metrics {
             let _ = family.get_metric_with_label_values(&["success", "Succeeded"]);
         }
         let _ = metrics.upgrades.get_metric_with_label_values(&["failure", "RolledBack"]);
+        metrics.invalid_documents(0);
         for kind in [Kind::Backup, Kind::Restore, Kind::Upgrade] {
             set(&metrics.operations_in_progress, &[kind.as_str()], 0);
         }
@@ -250,6 +253,11 @@ impl Metrics {
         if let Some(reason) = error {
             count(&self.reconcile_errors, &[kind.as_str(), reason.as_str()], 1);
         }
+    }
+
+    /// The daemon's directory holds this many documents that are not valid.
+    pub fn invalid_documents(&self, count: u64) {
+        set(&self.specs_invalid, &[], signed(count));
     }
 
     /// Fills the gauges from what the catalog remembers, after a restart. Counters stay at zero.

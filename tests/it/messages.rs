@@ -1,0 +1,89 @@
+//! What the program says when something is not as it should be: the right words, place and code.
+
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use super::scene::{STORE, Scene, backup, wait_until};
+
+#[test]
+fn a_rebuild_names_the_manifests_it_cannot_use() {
+    let scene = Scene::new();
+    scene.write("live/f", "content");
+    scene.backup("one", "@/live", "").ok();
+    scene.backup("two", "@/live", "").ok();
+    let manifest = format!("{}.manifest.json", scene.archive("two").display());
+    std::fs::write(&manifest, "{").unwrap();
+    std::fs::remove_file(scene.path("catalog/eider.duckdb")).unwrap();
+    let rebuild = scene.run(&["db", "rebuild", "--store", "store"]).code(1);
+    assert!(rebuild.stdout.contains("1 records added"), "{}", rebuild.stdout);
+    let archive = manifest.trim_end_matches(".manifest.json");
+    rebuild.says(&format!("skipped {archive}: ")).says("hint: ");
+}
+
+#[test]
+fn a_refused_query_is_told_in_one_sentence() {
+    let scene = Scene::new();
+    for statement in ["DELETE FROM backup_records", "SELECT 1; SELECT 2", "PRAGMA database_list"] {
+        let refused = scene.run(&["db", "query", statement]).code(2).says("only reads");
+        assert!(!refused.stderr.contains("json"), "{}", refused.stderr);
+        refused.says("hint: `SHOW TABLES`");
+    }
+    scene.run(&["db", "query", "SELEC 1"]).code(2).says("cannot be parsed").says("SELEC");
+    let plan = scene.run(&["db", "query", "EXPLAIN SELECT * FROM hosts"]).ok().stdout;
+    assert!(plan.lines().count() > 3 && !plan.contains('\u{fffd}'), "{plan}");
+}
+
+#[test]
+fn a_store_that_is_a_file_is_told_to_be_one() {
+    let scene = Scene::new();
+    scene.write("live/f", "content");
+    std::fs::remove_dir(scene.path("store")).unwrap();
+    scene.write("store", "a file");
+    let failed = scene.backup("one", "@/live", "").says("must be a directory");
+    assert_ne!(failed.code, 0);
+}
+
+#[test]
+fn an_error_in_json_is_all_that_stands_on_standard_error() {
+    let scene = Scene::new();
+    let error = |arguments: &[&str], code: i32| -> Value {
+        let ended = scene.run(arguments).code(code);
+        serde_json::from_str(&ended.stderr).unwrap_or_else(|_| panic!("{}", ended.stderr))
+    };
+    let wrong = error(&["backup", "list", "--nonsense", "-o", "json"], 2);
+    assert_eq!(wrong["reason"], "InvalidSpec");
+    assert!(wrong["message"].as_str().unwrap().contains("--nonsense"), "{wrong}");
+    error(&["config", "set", "maintenance.cleanup_user_actions_days", "soon", "-o", "json"], 2);
+    // Remarks go with it.
+    scene.write("b.yaml", scene.fill(&format!("{STORE}---\n{}", backup("a", "@/nowhere", ""))));
+    let failed = error(&["run", "-f", "b.yaml", "-o", "json"], 3);
+    assert_eq!(failed["reason"], "TargetNotFound");
+    assert!(failed["notes"].to_string().contains("created"), "{failed}");
+}
+
+#[test]
+fn a_catalog_held_by_a_command_is_not_said_to_have_a_socket() {
+    let scene = Scene::new();
+    scene.write("live/f", "content");
+    let hook = "hooks: {before: [{exec: {command: [sh, -c, 'touch @/begun; sleep 3']}}]}";
+    let text = scene.fill(&format!("{STORE}---\n{}", backup("slow", "@/live", hook)));
+    scene.write("slow.yaml", text);
+    let mut holder =
+        scene.command(&["run", "-f", "slow.yaml"]).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the hook runs", || scene.path("begun").exists());
+    let refused = scene.run(&["backup", "list"]).code(5).says(&format!("PID {}", holder.id()));
+    assert!(!refused.stderr.contains("socket"), "{}", refused.stderr);
+    refused.says("wait for the other process");
+    assert!(holder.wait().unwrap().success());
+}
+
+#[test]
+fn a_first_backup_of_nothing_carries_a_warning() {
+    let scene = Scene::new();
+    scene.backup("one", "@/live", "").ok();
+    let shown = scene.run(&["backup", "show", "one"]).ok().stdout;
+    assert!(shown.contains("holds no file"), "{shown}");
+    scene.backup("two", "@/live", "guards: {allowEmpty: true}").ok();
+    assert!(!scene.run(&["backup", "show", "two"]).ok().stdout.contains("holds no file"));
+}
