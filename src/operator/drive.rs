@@ -317,12 +317,13 @@ impl Operator {
         if self.cluster.is_none() {
             return Ok(effect.await);
         }
-        let mut said = running.meter.status();
+        let reading = || (running.meter.status(), running.meter.cause_of_waiting());
+        let mut said = reading();
         loop {
             tokio::select! {
                 outcome = &mut effect => return Ok(outcome),
                 () = tokio::time::sleep(PROGRESS) => {
-                    let now = running.meter.status();
+                    let now = reading();
                     if now != said {
                         said = now;
                         // What cannot be said now is said the next time.
