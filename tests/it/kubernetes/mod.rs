@@ -4,6 +4,7 @@
 mod cluster;
 mod cluster_tests;
 mod forward;
+mod kills;
 mod operations;
 mod process;
 mod process_tests;
