@@ -3,6 +3,8 @@
 
 mod cluster;
 mod cluster_tests;
+mod failures;
+mod faults;
 mod forward;
 mod kills;
 mod operations;
