@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::EngineError;
+use crate::spec::Reason;
 
 /// Receives the progress of long work; called from the working thread, often, and must be cheap.
 pub trait Progress: Send + Sync {
@@ -14,6 +15,10 @@ pub trait Progress: Send + Sync {
     /// A new phase begins, such as `check` or `extract`; counts start again from zero.
     fn phase(&self, name: &str) {
         let _ = name;
+    }
+    /// The work cannot begin yet and waits for the cause to go, or, with nothing, waits no more.
+    fn waits(&self, cause: Option<(Reason, &str)>) {
+        let _ = cause;
     }
 }
 

@@ -258,12 +258,13 @@ impl Operator {
                 return Ok(());
             }
         };
-        self.write(operation, step, Mark::Intent, intent.clone()).await?;
+        let intent = self.entry(operation, step, Mark::Intent, intent);
+        self.catalog.append_journal(intent.clone()).await?;
         point("intended");
         self.watch_service(job, action, false).await?;
         // The runtime reads facts from the journal, its own intent included.
         let mut entries = log.entries().to_vec();
-        entries.push(self.entry(operation, step, Mark::Intent, intent));
+        entries.push(intent);
         // No effect in a cluster without its intent there: whoever takes over goes on from it.
         if self.cluster.is_some()
             && let Err(failure) = self.announce(job, &Log::new(&entries), running).await?
@@ -317,12 +318,13 @@ impl Operator {
         if self.cluster.is_none() {
             return Ok(effect.await);
         }
-        let mut said = running.meter.status();
+        let reading = || (running.meter.status(), running.meter.cause_of_waiting());
+        let mut said = reading();
         loop {
             tokio::select! {
                 outcome = &mut effect => return Ok(outcome),
                 () = tokio::time::sleep(PROGRESS) => {
-                    let now = running.meter.status();
+                    let now = reading();
                     if now != said {
                         said = now;
                         // What cannot be said now is said the next time.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::Progress;
-use crate::spec::ProgressStatus;
+use crate::spec::{ProgressStatus, Reason};
 
 /// Counts what the engine reports and passes it on to whoever draws it.
 pub struct Meter {
@@ -13,6 +13,7 @@ pub struct Meter {
     total_entries: AtomicU64,
     total_bytes: AtomicU64,
     phase: Mutex<String>,
+    waits: Mutex<Option<(Reason, String)>>,
     listener: Option<Arc<dyn Progress>>,
 }
 
@@ -25,6 +26,7 @@ impl Meter {
             total_entries: AtomicU64::new(0),
             total_bytes: AtomicU64::new(0),
             phase: Mutex::new(String::new()),
+            waits: Mutex::new(None),
             listener,
         }
     }
@@ -39,6 +41,11 @@ impl Meter {
             bytes: read(&self.bytes),
             total_bytes: read(&self.total_bytes),
         }
+    }
+
+    /// What the work waits for, if it cannot begin.
+    pub fn cause_of_waiting(&self) -> Option<(Reason, String)> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is being done.
@@ -70,6 +77,14 @@ impl Progress for Meter {
         name.clone_into(&mut self.phase.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(listener) = &self.listener {
             listener.phase(name);
+        }
+    }
+
+    fn waits(&self, cause: Option<(Reason, &str)>) {
+        *self.waits.lock().unwrap_or_else(PoisonError::into_inner) =
+            cause.map(|(reason, message)| (reason, message.to_owned()));
+        if let Some(listener) = &self.listener {
+            listener.waits(cause);
         }
     }
 }

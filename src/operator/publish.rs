@@ -1,11 +1,13 @@
 //! The status of objects, made from the journal and written beside the document.
 
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
 
 use super::drive::Running;
 use super::kubernetes::journal;
 use super::{Operator, OperatorError};
-use crate::plan::{Failure, Job, Log, OperationId, status};
+use crate::plan::{Failure, Job, Log, OperationId, conditions, status};
 use crate::spec::{Kind, Reason};
 
 impl Operator {
@@ -35,11 +37,22 @@ impl Operator {
         let mut status = status::of(job, log, Some(running.meter.status()));
         status["journal"] = json!(journal::to_lines(log.entries()));
         let operation = job.operation();
+        let cause = running.meter.cause_of_waiting();
+        if let Some((reason, message)) = &cause {
+            waiting(&mut status, *reason, message, operation.generation);
+        }
         self.put_local_status(operation, &status).await?;
         let written = self.put_cluster_status(operation, &status).await;
         if let (Some(link), Some(step), Ok(())) = (&self.cluster, log.latest_step(), &written) {
-            let note = format!("step {step}");
-            link.event(operation, false, Reason::Running.as_str(), &action(step), &note).await;
+            match &cause {
+                Some((reason, message)) => {
+                    link.event(operation, true, reason.as_str(), &action(step), message).await;
+                }
+                None => {
+                    let (reason, note) = (Reason::Running.as_str(), format!("step {step}"));
+                    link.event(operation, false, reason, &action(step), &note).await;
+                }
+            }
         }
         Ok(written)
     }
@@ -108,4 +121,13 @@ mod tests {
         assert_eq!(super::action("hooks-before"), "HooksBefore");
         assert_eq!(super::action("archive"), "Archive");
     }
+}
+
+/// Says in a running status what the work waits for.
+fn waiting(status: &mut Value, reason: Reason, message: &str, generation: i64) {
+    let mut list: Vec<Condition> =
+        serde_json::from_value(status["conditions"].clone()).unwrap_or_default();
+    conditions::running(&mut list, reason, message, generation, Timestamp::now());
+    status["conditions"] = json!(list);
+    status["message"] = json!(message);
 }

@@ -27,14 +27,22 @@ pub(super) fn identity(kind: Kind, object: &DynamicObject) -> OperationId {
     }
 }
 
+/// The generation that was carried out of an object that is being deleted: an API server counts the
+/// deletion itself as a change of the specification.
+fn generation_before_deletion(object: &DynamicObject) -> i64 {
+    let now = object.metadata.generation.unwrap_or(1);
+    object.data["status"]["observedGeneration"].as_i64().unwrap_or_else(|| (now - 1).max(1))
+}
+
 /// Looks at an object of any kind.
 pub(super) async fn look(
     kind: Kind,
     object: &DynamicObject,
     context: &Arc<Context>,
 ) -> Result<Action, LookError> {
-    let operation = identity(kind, object);
+    let mut operation = identity(kind, object);
     if object.metadata.deletion_timestamp.is_some() {
+        operation.generation = generation_before_deletion(object);
         return leave::leave(kind, object, &operation, context).await;
     }
     let document = match read(kind, object) {

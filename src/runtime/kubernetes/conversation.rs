@@ -3,7 +3,6 @@
 //! Every turn looks at the cluster first: there may be no mover yet, one that starts, one that works
 //! (perhaps since before this process was born), one that has answered, or the remains of one.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::io::{AsyncBufReadExt, BufReader};
@@ -15,13 +14,14 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
+use super::asked::{asked, is_interruptible, was_asked, was_begun, with_what_it_missed};
 use super::claims;
 use super::cluster::{Cluster, FIELD_MANAGER, failure, is_missing};
 use super::mover_job::{self, Identity, MoverPlan};
 use super::names::{self, OPERATION_LABEL, ROOT_MOVERS_ANNOTATION};
 use super::pod_state::{PodState, has_ended, judge};
 use crate::plan::{Failure, OperationId};
-use crate::runtime::mover::{Mission, Request, STEPS_ANNOTATION, Saying, Work};
+use crate::runtime::mover::{Mission, Request, STEPS_ANNOTATION, Saying};
 use crate::runtime::{BoxFuture, Handles};
 use crate::spec::Reason;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
@@ -56,6 +56,17 @@ enum Heard {
     Silence,
     /// The operation was cancelled meanwhile.
     Cancelled,
+}
+
+/// The movers of an operation as they are now.
+#[derive(Default)]
+struct Newest {
+    /// The number of the newest, from 1; 0 if there is none.
+    attempt: u32,
+    /// Its pod.
+    pod: Option<Pod>,
+    /// Whether an earlier one is still at work.
+    others: bool,
 }
 
 impl Conversation<'_> {
@@ -94,16 +105,26 @@ impl Conversation<'_> {
         let mut request = request;
         let mut waiting_since = Instant::now();
         let mut last_loss: Option<Failure> = None;
+        let mut asked_of: Option<String> = None;
         loop {
-            let (attempt, pod) = self.newest().await?;
+            let Newest { attempt, pod, others } = self.newest().await?;
             if self.handles.cancel.is_cancelled() && is_interruptible(&request) {
                 self.dismiss().await?;
                 return Err(Failure::new(Reason::Cancelled, "cancelled"));
             }
             let state = pod.as_ref().map(judge);
             match (state, pod) {
+                // Two movers must never be at work at once.
+                (Some(PodState::Running), Some(_)) if others => {
+                    waiting_since = Instant::now();
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
                 (Some(PodState::Running), Some(pod)) => {
                     waiting_since = Instant::now();
+                    self.handles.progress.waits(None);
+                    // The Job controller of older servers makes another pod of the same Job.
+                    request.again |= asked_of.is_some() && asked_of != pod.metadata.uid;
+                    asked_of.clone_from(&pod.metadata.uid);
                     if !self.request(&pod, &request).await? {
                         continue;
                     }
@@ -142,6 +163,9 @@ impl Conversation<'_> {
                             )
                         }));
                     }
+                    let obstacle = obstacle.as_ref();
+                    let waits = obstacle.map(|found| (found.reason, found.message.as_str()));
+                    self.handles.progress.waits(waits);
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
                 // A Job whose pod is not there: not yet, or no more.
@@ -158,6 +182,8 @@ impl Conversation<'_> {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
                 _ => {
+                    // One that had been asked was taken away with its Job.
+                    request.again |= asked_of.is_some();
                     self.create(1, &request).await?;
                     waiting_since = Instant::now();
                 }
@@ -165,8 +191,8 @@ impl Conversation<'_> {
         }
     }
 
-    /// The number of the newest mover of the operation, from 1, and its pod.
-    async fn newest(&self) -> Result<(u32, Option<Pod>), Failure> {
+    /// The newest mover of the operation.
+    async fn newest(&self) -> Result<Newest, Failure> {
         let what = format!("list the movers of {}", self.operation);
         let (jobs, parameters) = (self.jobs(), self.selector());
         let list = self
@@ -176,18 +202,25 @@ impl Conversation<'_> {
             .map_err(|error| failure(&what, &error))?;
         let number = |job: &Job| job.name_any().rsplit('-').next().and_then(|n| n.parse().ok());
         let alive = list.items.iter().filter(|job| job.metadata.deletion_timestamp.is_none());
-        let Some(attempt) = alive.filter_map(number).max() else { return Ok((0, None)) };
-        let name = names::mover(self.operation, &self.key(), attempt);
+        let newest = alive.filter_map(|job| Some((number(job)?, job))).max_by_key(|(n, _)| *n);
+        let Some((attempt, job)) = newest else { return Ok(Newest::default()) };
         let pods = self.pods();
         let list = self
             .cluster
             .patiently(&what, None, || pods.list(&parameters))
             .await
             .map_err(|error| failure(&what, &error))?;
+        // By UID: a Job that was deleted and made again has the name of the first.
         let of_job = |pod: &Pod| {
-            pod.owner_references().iter().any(|owner| owner.kind == "Job" && owner.name == name)
+            let mut owners = pod.owner_references().iter();
+            owners.any(|owner| Some(&owner.uid) == job.metadata.uid.as_ref())
         };
-        Ok((attempt, list.items.into_iter().find(of_job)))
+        let (mut own, other): (Vec<Pod>, Vec<Pod>) = list.items.into_iter().partition(of_job);
+        // A pod that a Job controller has replaced may still be there.
+        own.sort_by_key(|pod| pod.metadata.creation_timestamp.clone().map(|time| time.0));
+        let pod = own.pop();
+        let others = own.iter().chain(&other).any(|pod| is_at_work(pod));
+        Ok(Newest { attempt, pod, others })
     }
 
     async fn has_failed(&self, attempt: u32) -> Result<bool, Failure> {
@@ -236,7 +269,9 @@ impl Conversation<'_> {
         } else {
             None
         };
-        let requests = [request.clone()];
+        let mut request = request.clone();
+        request.again |= was_begun(request.step(), &self.mission.journal);
+        let requests = [request];
         let plan = MoverPlan {
             name: name.clone(),
             namespace: self.namespace.to_owned(),
@@ -282,7 +317,7 @@ impl Conversation<'_> {
             return Ok(true);
         }
         let mut requests = asked(pod);
-        requests.push(request.clone());
+        requests.push(with_what_it_missed(pod, request, &self.mission.journal));
         let text = serde_json::to_string(&requests).unwrap_or_default();
         let patch = Patch::Merge(json!({"metadata": {"annotations": {STEPS_ANNOTATION: text}}}));
         let parameters =
@@ -373,10 +408,7 @@ impl Conversation<'_> {
                 .patiently(&what, None, || pods.list(&selector))
                 .await
                 .map_err(|error| failure(&what, &error))?;
-            let at_work = list.items.iter().any(|pod| {
-                matches!(judge(pod), PodState::Running)
-                    || (pod.metadata.deletion_timestamp.is_some() && !has_ended(pod))
-            });
+            let at_work = list.items.iter().any(is_at_work);
             if !at_work || begun.elapsed() > Duration::from_mins(5) {
                 return Ok(());
             }
@@ -424,28 +456,10 @@ impl Conversation<'_> {
     }
 }
 
-/// Whether a cancellation cuts this short: what puts things back is never cut short.
-fn is_interruptible(request: &Request) -> bool {
-    use crate::plan::Action;
-    !matches!(
-        &request.work,
-        Work::Perform(
-            Action::DiscardArchive | Action::SwapBack | Action::DiscardStaging | Action::DropOld
-        ) | Work::Delete(_)
-    )
-}
-
-/// What the pod has been asked for.
-fn asked(pod: &Pod) -> Vec<Request> {
-    let annotations: &BTreeMap<String, String> = pod.annotations();
-    annotations
-        .get(STEPS_ANNOTATION)
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default()
-}
-
-fn was_asked(pod: &Pod, id: &str) -> bool {
-    asked(pod).iter().any(|request| request.id == id)
+/// Whether a process of the pod may still write.
+fn is_at_work(pod: &Pod) -> bool {
+    matches!(judge(pod), PodState::Running)
+        || (pod.metadata.deletion_timestamp.is_some() && !has_ended(pod))
 }
 
 fn lines(stream: impl AsyncBufRead) -> impl futures_util::Stream<Item = std::io::Result<String>> {

@@ -4,6 +4,7 @@
 //! Every action can be performed again after an interruption and picks up where it is, so that the
 //! operator's death undoes nothing.
 
+mod asked;
 mod claims;
 mod cluster;
 mod conversation;
@@ -119,6 +120,8 @@ impl KubernetesRuntime {
         let id = Request::identity(step, log.failures(step));
         let journal = match action {
             Action::Seal => times_of(&log, &[backup_step::QUIESCE, backup_step::RESUME]),
+            // Its intent names the archive: what a lost mover leaves is found under that name.
+            Action::Archive => log.entries().last().cloned().into_iter().collect(),
             _ => Vec::new(),
         };
         let request = Request { id, work: Work::Perform(action.clone()), again: false, journal };

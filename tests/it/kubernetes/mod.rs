@@ -3,7 +3,10 @@
 
 mod cluster;
 mod cluster_tests;
+mod failures;
+mod faults;
 mod forward;
+mod kills;
 mod operations;
 mod process;
 mod process_tests;

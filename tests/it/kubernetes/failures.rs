@@ -1,0 +1,279 @@
+//! What goes wrong around an operation: objects and namespaces that are deleted in the middle, objects
+//! that cannot be carried out, causes that come and go, and a leader that dies. Every one ends in, or
+//! waits with, a condition that says why. Judges by `kubectl` alone.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::cluster::{Cluster, PATIENCE};
+use super::process::Operator;
+use super::scene::{LONG, Scene, assert_same, copy_of};
+use crate::support::wait;
+
+const LIVE: &str = "  consistency: {mode: Live}\n";
+
+/// A claim that no provisioner serves, for StatefulSet-like names or the store.
+fn pending_claim(name: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\nspec:\n  \
+         storageClassName: none-such\n  accessModes: [ReadWriteOnce]\n  \
+         resources: {{requests: {{storage: 1Mi}}}}\n"
+    )
+}
+
+/// A Backup of claims.
+fn of_claims(name: &str, claims: &str, store: &str) -> String {
+    format!(
+        "apiVersion: eider.dev/v1alpha1\nkind: Backup\nmetadata: {{name: {name}}}\nspec:\n  \
+         target: {{volumeClaims: [{claims}]}}\n  storeRef: {{name: {store}}}\n"
+    )
+}
+
+fn condition(object: &Value, wanted: &str) -> Value {
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.into_iter().find(|one| one["type"] == wanted).unwrap_or_default()
+}
+
+impl Scene {
+    /// Waits until an object says, unfinished, why it waits.
+    #[track_caller]
+    fn waits(&self, kind: &str, name: &str, reason: &str) -> Value {
+        let what = format!("{kind} {name} to wait for {reason}");
+        self.cluster.wait(&what, PATIENCE, || {
+            let found = self.object(kind, name)?;
+            let succeeded = condition(&found, "Succeeded");
+            let said = succeeded["reason"] == reason && succeeded["status"] == "Unknown";
+            (said && condition(&found, "Reconciling")["status"] == "True").then_some(found)
+        })
+    }
+
+    /// Waits until an object's journal has this step.
+    #[track_caller]
+    fn reaches(&self, kind: &str, name: &str, step: &str) {
+        self.cluster.wait(&format!("{kind} {name} to reach {step}"), LONG, || {
+            let found = self.object(kind, name)?;
+            let journal = found["status"]["journal"].as_array()?;
+            journal.iter().any(|line| line["step"] == step).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_backup_deleted_in_the_middle_leaves_nothing() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let _process = operator.start();
+    scene.fill("db");
+    let data = copy_of(&scene.data("db"));
+    for step in ["quiesce", "archive"] {
+        let name = format!("gone-at-{step}");
+        scene.back_up(&name, "db", "");
+        scene.reaches("backup", &name, step);
+        scene.cluster.kubectl(&["-n", &scene.namespace, "delete", "backup", &name, "--wait=false"]);
+        scene.cluster.wait("the object to go", LONG, || {
+            scene.object("backup", &name).is_none().then_some(())
+        });
+        let found = scene.object("statefulset", "db").unwrap();
+        assert_eq!(found["spec"]["replicas"], 1, "let go before the service was started again");
+        scene.running("db");
+        scene.tidy("db");
+        assert_eq!(scene.archives(), Vec::<String>::new(), "{step}");
+    }
+    assert_same(data.path(), &scene.data("db"));
+    // What comes after is not hindered.
+    scene.back_up("after", "db", LIVE);
+    scene.succeeded("backup", "after");
+}
+
+#[test]
+fn a_namespace_deleted_in_the_middle_goes() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let mut process = operator.start();
+    scene.back_up("first", "db", LIVE);
+    scene.succeeded("backup", "first");
+    scene.back_up("second", "db", "");
+    scene.reaches("backup", "second", "quiesce");
+    scene.cluster.kubectl(&["delete", "namespace", &scene.namespace, "--wait=false"]);
+    scene.cluster.wait("the namespace to go", LONG, || {
+        let name: &str = &scene.namespace;
+        let left =
+            scene.cluster.kubectl(&["get", "namespace", name, "--ignore-not-found", "-o=name"]);
+        left.trim().is_empty().then_some(())
+    });
+    assert!(process.runs(), "{}", process.log());
+}
+
+#[test]
+fn what_cannot_be_carried_out_says_so_and_hinders_nobody() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.apply(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: bare}\nspec:\n  replicas: 0\n  \
+         selector: {matchLabels: {app: bare}}\n  template:\n    metadata: {labels: {app: bare}}\n    \
+         spec: {containers: [{name: web, image: none}]}\n---\n\
+         apiVersion: eider.dev/v1alpha1\nkind: BackupStore\nmetadata: {name: claimless}\n\
+         spec: {volumeClaim: {name: not-there}}\n",
+    );
+    // Two targets at once: a rule of the CRD that servers before 1.25 do not enforce; newer ones do.
+    let both = "apiVersion: eider.dev/v1alpha1\nkind: Backup\nmetadata: {name: both}\nspec:\n  \
+                target: {workload: {kind: StatefulSet, name: db}, volumeClaims: [data-db-0]}\n  \
+                storeRef: {name: main}\n";
+    let apply = ["-n", &scene.namespace, "apply", "--validate=false", "-f", "-"];
+    let accepted = scene.cluster.kubectl_reading(&apply, both).is_ok();
+    // Nonsense that the schema lets through and no type can hold.
+    let odd = "apiVersion: eider.dev/v1alpha1\nkind: Backup\nmetadata: {name: odd}\nspec:\n  \
+               target: {workload: {kind: StatefulSet, name: db}}\n  storeRef: {name: main}\n  \
+               consistency: {timeout: \"99999999999999999999h\"}\n";
+    let odd_accepted = scene.cluster.kubectl_reading(&apply, odd).is_ok();
+    scene.back_up("bare", "bare", "");
+    scene.apply(
+        "apiVersion: eider.dev/v1alpha1\nkind: Backup\nmetadata: {name: of-bare}\nspec:\n  \
+         target: {workload: {kind: Deployment, name: bare}}\n  storeRef: {name: main}\n",
+    );
+    scene.apply(&of_claims("of-none", "nothing-here", "main"));
+    scene.apply(&of_claims("into-none", "data-db-0", "claimless"));
+    // All of them are there before the operator is: its first list has them.
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let _process = operator.start();
+    if accepted {
+        scene.failed("backup", "both", "InvalidSpec");
+    }
+    if odd_accepted {
+        scene.failed("backup", "odd", "InvalidSpec");
+    }
+    assert!(accepted || odd_accepted, "nothing malformed was accepted");
+    scene.failed("backup", "bare", "TargetNotFound");
+    let status = scene.failed("backup", "of-bare", "TargetNotFound");
+    assert!(status["message"].as_str().unwrap().contains("mounts no claim"), "{status:#}");
+    scene.failed("backup", "of-none", "TargetNotFound");
+    scene.failed("backup", "into-none", "StoreUnavailable");
+    scene.cluster.wait("the store without its claim to say so", PATIENCE, || {
+        let found = scene.object("backupstore", "claimless")?;
+        let ready = condition(&found, "Ready");
+        (ready["status"] == "False" && ready["reason"] == "StoreUnavailable").then_some(())
+    });
+    scene.back_up("good", "db", LIVE);
+    scene.succeeded("backup", "good");
+    assert_eq!(scene.archives().len(), 1);
+    scene.tidy("db");
+}
+
+#[test]
+fn objects_may_be_applied_in_any_order() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let data = copy_of(&scene.data("db"));
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let _process = operator.start();
+    scene.apply(
+        "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {name: early}\n\
+         spec: {from: {backupRef: {name: first}}, safetyBackup: false}\n",
+    );
+    scene.waits("restore", "early", "BackupNotFound");
+    scene.apply(&of_claims("first", "data-db-0", "later"));
+    scene.waits("backup", "first", "StoreNotFound");
+    scene.apply(
+        "apiVersion: eider.dev/v1alpha1\nkind: BackupStore\nmetadata: {name: later}\n\
+         spec: {volumeClaim: {name: backups, path: later}}\n",
+    );
+    scene.succeeded("backup", "first");
+    scene.succeeded("restore", "early");
+    assert_same(data.path(), &scene.data("db"));
+}
+
+#[test]
+fn a_pending_claim_is_waited_for_and_named() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    let operator = Operator::new(&scene.cluster, &scene.namespace)
+        .arguments(&["--mover-start-timeout", "45s"]);
+    let _process = operator.start();
+    scene.apply(&pending_claim("never"));
+    scene.apply(&pending_claim("in-time"));
+    scene.apply(&of_claims("hopeless", "never", "main"));
+    scene.apply(&of_claims("patient", "in-time", "main"));
+    let found = scene.waits("backup", "patient", "ClaimPending");
+    assert!(found["status"]["message"].as_str().unwrap().contains("unbound"), "{found:#}");
+    scene.waits("backup", "hopeless", "ClaimPending");
+    // The cause goes: somebody provisions the volume by hand.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("volume");
+    std::fs::create_dir(&path).unwrap();
+    std::fs::write(path.join("file"), "here").unwrap();
+    let volume = format!("{}-in-time", &*scene.namespace);
+    let uid = scene.object("persistentvolumeclaim", "in-time").unwrap()["metadata"]["uid"].clone();
+    scene.apply(&format!(
+        "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: {volume}}}\nspec:\n  \
+         storageClassName: none-such\n  capacity: {{storage: 1Mi}}\n  \
+         accessModes: [ReadWriteOnce]\n  persistentVolumeReclaimPolicy: Retain\n  \
+         claimRef: {{namespace: {}, name: in-time, uid: {uid}}}\n  \
+         hostPath: {{path: {}}}\n",
+        &*scene.namespace,
+        path.display()
+    ));
+    let status = scene.ended("backup", "patient");
+    let failed = scene.failed("backup", "hopeless", "ClaimPending");
+    scene.cluster.kubectl(&["delete", "persistentvolume", &volume, "--wait=false"]);
+    assert_eq!(status["phase"], "Succeeded", "{status:#}");
+    assert_eq!(status["archive"]["files"], 1, "{status:#}");
+    assert!(failed["message"].as_str().unwrap().contains("unbound"), "{failed:#}");
+    scene.tidy("db");
+}
+
+#[test]
+fn a_service_that_somebody_scales_back_is_reported_and_not_fought() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    // It dies when the service is held, so that there is time to scale it back.
+    let process = operator.start_into("backup.quiesce.recorded");
+    scene.back_up("fought", "db", "");
+    assert_eq!(process.wait_exit(LONG).signal, Some(9));
+    let scale = ["-n", &scene.namespace, "scale", "statefulset/db", "--replicas=2"];
+    scene.cluster.kubectl(&scale);
+    let _process = operator.start();
+    let status = scene.failed("backup", "fought", "ReplicasChanged");
+    assert!(status["message"].as_str().unwrap().contains("scaled to 2"), "{status:#}");
+    let found = scene.object("statefulset", "db").unwrap();
+    assert_eq!(found["spec"]["replicas"], 2, "what somebody else has set stays");
+    scene.tidy("db");
+    assert_eq!(scene.archives(), Vec::<String>::new());
+}
+
+#[test]
+fn another_replica_takes_over_in_the_middle_with_an_empty_catalog() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let data = copy_of(&scene.data("db"));
+    let first = Operator::new(&scene.cluster, &scene.namespace).arguments(&["--identity", "one"]);
+    let second = Operator::new(&scene.cluster, &scene.namespace)
+        .arguments(&["--identity", "two"])
+        .lease(first.lease_name());
+    let leader = first.start_into("backup.archive.performed");
+    scene.back_up("handed-over", "db", "");
+    scene.reaches("backup", "handed-over", "preflight");
+    let follower = second.start();
+    assert!(wait(|| follower.log().contains("waiting for the lease")), "{}", follower.log());
+    assert_eq!(leader.wait_exit(LONG).signal, Some(9));
+    let died = Instant::now();
+    let found = scene.object("statefulset", "db").unwrap();
+    assert_eq!(found["spec"]["replicas"], 0, "it is in the middle");
+    scene.cluster.wait("the follower to lead", PATIENCE, || {
+        follower.log().contains("leading").then_some(())
+    });
+    let took = died.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    let status = scene.succeeded("backup", "handed-over");
+    assert_eq!(status["archive"]["files"], 21, "{status:#}");
+    scene.running("db");
+    scene.tidy("db");
+    assert_eq!(scene.archives().len(), 1);
+    assert_same(data.path(), &scene.data("db"));
+}

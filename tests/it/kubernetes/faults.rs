@@ -1,0 +1,369 @@
+//! The API server misbehaving at every write of an operation, in the manner of Sieve (OSDI '22): the
+//! k-th write fails, conflicts, loses its answer, or is the operator's last; events of watches are
+//! hidden, late, repeated; the server is away. The end is that of an undisturbed run, and no object is
+//! written more often than the fault explains. May not call the library.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::cluster::{Cluster, PATIENCE};
+use super::process::{Operator, OperatorProcess};
+use super::proxy::{Fault, Gone, Proxy, matter};
+use super::scene::{Scene, assert_same, copy_of, service_image};
+use crate::support::sha256sum;
+
+/// The most writes that an undisturbed Backup of a running service may take.
+const WRITES_OF_A_BACKUP: usize = 20;
+
+/// A service, and an operator behind a proxy.
+struct Stage {
+    scene: Scene,
+    proxy: Proxy,
+    operator: Operator,
+    process: Option<OperatorProcess>,
+}
+
+impl Stage {
+    fn new(cluster: Cluster) -> Self {
+        let scene = Scene::new(cluster);
+        scene.fill("db");
+        // What is written about the store is not of the operation.
+        let of_operation = |method: &str, path: &str| {
+            let store = ["/backupstores/", "eider-backupstore-"];
+            matter(method, path) && !store.iter().any(|part| path.contains(part))
+        };
+        let proxy = Proxy::counting(&scene.cluster, vec![], of_operation);
+        let operator = Operator::new(&scene.cluster, &scene.namespace)
+            .kubeconfig(&proxy.kubeconfig())
+            .arguments(&["--identity", "eider-operator-0"]);
+        let process = Some(operator.start());
+        let stage = Self { scene, proxy, operator, process };
+        stage.inspected();
+        stage.quiet();
+        stage
+    }
+
+    fn data(&self) -> PathBuf {
+        self.scene.data("db")
+    }
+
+    /// Waits until the store has been looked into, whose mover's creation is a write as well.
+    fn inspected(&self) {
+        self.scene.cluster.wait("the store to be ready", PATIENCE, || {
+            let found = self.scene.object("backupstore", "main")?;
+            let ready = found["status"]["conditions"]
+                .as_array()?
+                .iter()
+                .any(|one| one["type"] == "Ready" && one["status"] == "True");
+            ready.then_some(())
+        });
+    }
+
+    /// Waits until nothing is written any more and no mover is left.
+    fn quiet(&self) {
+        let namespace: &str = &self.scene.namespace;
+        self.scene.cluster.wait("movers to be gone", PATIENCE, || {
+            let jobs = self.scene.cluster.json(&["-n", namespace, "get", "jobs"]);
+            jobs["items"].as_array().unwrap().is_empty().then_some(())
+        });
+        let mut seen = (self.proxy.writes().len(), Instant::now());
+        self.scene.cluster.wait("the operator to be quiet", PATIENCE, || {
+            let now = self.proxy.writes().len();
+            if now != seen.0 {
+                seen = (now, Instant::now());
+            }
+            (seen.1.elapsed() > Duration::from_millis(1200)).then_some(())
+        });
+    }
+
+    /// Has these faults happen to what `begin` asks for. An operator that is killed is started again.
+    fn disturbed(
+        &mut self,
+        faults: Vec<Fault>,
+        begin: impl FnOnce(&Scene),
+        kind: &str,
+        name: &str,
+    ) {
+        self.proxy.reset(faults);
+        begin(&self.scene);
+        let waited = Instant::now();
+        loop {
+            let process = self.process.as_mut().unwrap();
+            if !process.runs() {
+                self.process = Some(self.operator.start());
+            }
+            let phase = self.scene.object(kind, name).unwrap()["status"]["phase"].clone();
+            if phase == "Succeeded" || phase == "Failed" || phase == "RolledBack" {
+                break;
+            }
+            assert!(waited.elapsed() < PATIENCE * 2, "{kind} {name} does not end");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        if !self.process.as_mut().unwrap().runs() {
+            self.process = Some(self.operator.start());
+        }
+        self.scene.succeeded(kind, name);
+        self.quiet();
+    }
+
+    /// How often each object was written, by what it is: names are different in every run.
+    fn counts(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for (object, count) in self.proxy.count_by_object() {
+            let (method, path) = object.split_once(' ').unwrap();
+            let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+            let place = parts.iter().position(|part| *part == "namespaces").unwrap();
+            let mut what = vec![method, parts[place + 2]];
+            what.extend(parts.get(place + 4));
+            *counts.entry(what.join(" ")).or_default() += count;
+        }
+        counts
+    }
+
+    /// One more archive, and every archive what its manifest says.
+    fn archived(&self, before: &[String], more: usize) {
+        let after = self.scene.archives();
+        assert_eq!(after.len(), before.len() + more, "{before:?} became {after:?}");
+        let store = self.scene.cluster.claim_path(&self.scene.namespace, "backups");
+        for archive in &after {
+            let manifest = store.join(format!("{archive}.manifest.json"));
+            let manifest: serde_json::Value =
+                serde_json::from_str(&std::fs::read_to_string(manifest).unwrap()).unwrap();
+            assert_eq!(manifest["sha256"], sha256sum(&store.join(archive)).as_str(), "{archive}");
+        }
+    }
+
+    /// A Backup under these faults: its counts.
+    fn backup(&mut self, name: &str, faults: Vec<Fault>) -> BTreeMap<String, usize> {
+        let before = self.scene.archives();
+        let begin = |scene: &Scene| scene.back_up(name, "db", "  consistency: {mode: Live}\n");
+        self.disturbed(faults, begin, "backup", name);
+        self.archived(&before, 1);
+        self.counts()
+    }
+}
+
+/// What may happen to the k-th write.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Trouble {
+    Fails,
+    Conflicts,
+    LosesItsAnswer,
+    IsTheLast,
+}
+use Trouble::{Conflicts, Fails, IsTheLast, LosesItsAnswer};
+
+impl Trouble {
+    fn at(self, write: usize, stage: &Stage) -> Fault {
+        match self {
+            Fails => Fault::FailWrite(write),
+            Conflicts => Fault::ConflictWrite(write),
+            LosesItsAnswer => Fault::DropAnswer(write),
+            IsTheLast => stage.operator.kill_switch().at_write(write),
+        }
+    }
+
+    /// How many more writes of one kind it explains.
+    fn repeats(self, what: &str) -> usize {
+        // What the clock or a restart has the operator say again.
+        let said = usize::from(what.ends_with("status")) + 1;
+        match self {
+            Fails | Conflicts => said,
+            LosesItsAnswer => said + 1,
+            IsTheLast => said + 3,
+        }
+    }
+
+    #[track_caller]
+    fn bounds(
+        self,
+        write: usize,
+        counts: &BTreeMap<String, usize>,
+        reference: &BTreeMap<String, usize>,
+    ) {
+        for (what, count) in counts {
+            let usual = reference.get(what).copied().unwrap_or(0);
+            let most = usual + self.repeats(what);
+            assert!(*count <= most, "{self:?} at {write}: {what}: {count} times, usually {usual}");
+        }
+        let jobs = |counts: &BTreeMap<String, usize>| counts.get("POST jobs").copied();
+        assert_eq!(jobs(counts), jobs(reference), "{self:?} at {write}: another mover was made");
+    }
+}
+
+/// Says what was done: the counts of a run are read off its output.
+#[allow(clippy::print_stderr)]
+fn note(text: &str) {
+    eprintln!("FAULTS {text}");
+}
+
+/// Every write of a Backup in one kind of trouble.
+fn every_write(trouble: Trouble) {
+    let Some(cluster) = Cluster::connect() else { return };
+    let mut stage = Stage::new(cluster);
+    let reference = stage.backup("reference", vec![]);
+    let writes = stage.proxy.writes().len();
+    note(&format!("an undisturbed Backup takes {writes} writes: {reference:?}"));
+    assert!((8..=WRITES_OF_A_BACKUP).contains(&writes), "{reference:#?}");
+    let data = copy_of(&stage.data());
+    for write in 1..=writes {
+        let begun = Instant::now();
+        let fault = trouble.at(write, &stage);
+        let counts = stage.backup(&format!("write-{write}"), vec![fault]);
+        trouble.bounds(write, &counts, &reference);
+        note(&format!("Backup, write {write}: {trouble:?}: {:?}", begun.elapsed()));
+    }
+    assert_same(data.path(), &stage.data());
+}
+
+#[test]
+fn a_backup_whose_nth_write_fails() {
+    every_write(Fails);
+}
+
+#[test]
+fn a_backup_whose_nth_write_conflicts() {
+    every_write(Conflicts);
+}
+
+#[test]
+fn a_backup_whose_nth_write_loses_its_answer() {
+    every_write(LosesItsAnswer);
+}
+
+#[test]
+fn a_backup_whose_nth_write_is_the_operators_last() {
+    every_write(IsTheLast);
+}
+
+/// Which writes of the longer operations are disturbed: every third, each in another kind of trouble;
+/// all of them with `EIDER_TEST_EVERY_WRITE`.
+fn some_writes(writes: usize) -> Vec<(usize, Trouble)> {
+    let every = if std::env::var_os("EIDER_TEST_EVERY_WRITE").is_some() { 1 } else { 4 };
+    let troubles = [LosesItsAnswer, IsTheLast, Fails, Conflicts];
+    (1..=writes).step_by(every).zip(troubles.into_iter().cycle()).collect()
+}
+
+#[test]
+fn a_restore_with_trouble_at_its_writes() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let mut stage = Stage::new(cluster);
+    stage.backup("base", vec![]);
+    let data = copy_of(&stage.data());
+    let restore = |stage: &mut Stage, name: &str, faults: Vec<Fault>| {
+        let before = stage.scene.archives();
+        std::fs::remove_dir_all(stage.data().join("deep")).unwrap();
+        std::fs::write(stage.data().join("junk"), "damage").unwrap();
+        let begin = |scene: &Scene| {
+            scene.apply(&format!(
+                "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {{name: {name}}}\n\
+                 spec: {{from: {{backupRef: {{name: base}}}}}}\n"
+            ));
+        };
+        stage.disturbed(faults, begin, "restore", name);
+        stage.scene.running("db");
+        stage.scene.tidy("db");
+        stage.archived(&before, 1);
+        assert_same(data.path(), &stage.data());
+    };
+    restore(&mut stage, "reference", vec![]);
+    let (reference, writes) = (stage.counts(), stage.proxy.writes().len());
+    note(&format!("an undisturbed Restore takes {writes} writes: {reference:?}"));
+    for (write, trouble) in some_writes(writes) {
+        let begun = Instant::now();
+        let fault = trouble.at(write, &stage);
+        restore(&mut stage, &format!("write-{write}"), vec![fault]);
+        trouble.bounds(write, &stage.counts(), &reference);
+        note(&format!("Restore, write {write}: {trouble:?}: {:?}", begun.elapsed()));
+    }
+}
+
+#[test]
+fn an_upgrade_with_trouble_at_its_writes() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let mut stage = Stage::new(cluster);
+    let mut number = 0;
+    let mut upgrade = |stage: &mut Stage, name: &str, faults: Vec<Fault>| {
+        let before = stage.scene.archives();
+        number += 1;
+        let version = number % 2 + 1;
+        let image = service_image(&stage.scene.cluster, version);
+        let begin = |scene: &Scene| {
+            scene.apply(&format!(
+                "apiVersion: eider.dev/v1alpha1\nkind: Upgrade\nmetadata: {{name: {name}}}\nspec:\n  \
+                 target: {{workload: {{kind: StatefulSet, name: db}}}}\n  force: true\n  \
+                 toVersion: \"{version}.0.0\"\n  images: {{service: \"{image}\"}}\n  \
+                 backup: {{storeRef: {{name: main}}}}\n  healthGate: {{timeout: 150s, soak: 1s}}\n"
+            ));
+        };
+        stage.disturbed(faults, begin, "upgrade", name);
+        stage.scene.running("db");
+        stage.scene.tidy("db");
+        stage.archived(&before, 1);
+        let found = stage.scene.object("statefulset", "db").unwrap();
+        assert_eq!(found["spec"]["template"]["spec"]["containers"][0]["image"], image.as_str());
+        let written = std::fs::read_to_string(stage.data().join("version")).unwrap();
+        assert_eq!(written, format!("{version}\n"));
+    };
+    upgrade(&mut stage, "reference", vec![]);
+    let (reference, writes) = (stage.counts(), stage.proxy.writes().len());
+    note(&format!("an undisturbed Upgrade takes {writes} writes: {reference:?}"));
+    for (write, trouble) in some_writes(writes) {
+        let begun = Instant::now();
+        let fault = trouble.at(write, &stage);
+        upgrade(&mut stage, &format!("write-{write}"), vec![fault]);
+        trouble.bounds(write, &stage.counts(), &reference);
+        note(&format!("Upgrade, write {write}: {trouble:?}: {:?}", begun.elapsed()));
+    }
+}
+
+#[test]
+fn events_are_hidden_late_and_repeated_and_watches_break() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let mut stage = Stage::new(cluster);
+    let reference = stage.backup("reference", vec![]);
+    let writes = stage.proxy.writes().len();
+    let of = "/backups";
+    let late = Duration::from_secs(3);
+    let cases: Vec<(&str, Vec<Fault>)> = vec![
+        // The first one is the object's birth: without it there is nothing to do until the next list.
+        ("hidden", vec![Fault::HideWatchEvents { of, events: 2..10_000 }]),
+        ("repeated", vec![Fault::RepeatWatchEvents { of }]),
+        ("late", vec![Fault::DelayWatchEvents { of, events: 1..5, by: late }]),
+        ("late-write", vec![Fault::Delay(writes / 2, Duration::from_secs(8))]),
+    ];
+    for (name, faults) in cases {
+        let counts = stage.backup(name, faults);
+        Fails.bounds(0, &counts, &reference);
+        note(&format!("Backup, events {name}: {counts:?}"));
+    }
+    for (name, how) in [("gone-event", Gone::Event), ("gone-status", Gone::Status)] {
+        // A new process has to watch anew.
+        if let Some(process) = stage.process.take() {
+            process.kill();
+        }
+        stage.proxy.reset(vec![Fault::GoneWatch { of, watch: 1, how }]);
+        stage.process = Some(stage.operator.start());
+        let before = stage.scene.archives();
+        stage.scene.back_up(name, "db", "  consistency: {mode: Live}\n");
+        stage.scene.succeeded("backup", name);
+        stage.quiet();
+        stage.archived(&before, 1);
+        note(&format!("Backup, watch {name}"));
+    }
+}
+
+#[test]
+fn the_server_is_away_for_a_minute_in_the_middle() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let mut stage = Stage::new(cluster);
+    let reference = stage.backup("reference", vec![]);
+    let writes = stage.proxy.writes().len();
+    for write in [2, writes / 2, writes - 2] {
+        let away = Fault::Away(write, Duration::from_mins(1));
+        let counts = stage.backup(&format!("away-{write}"), vec![away]);
+        IsTheLast.bounds(write, &counts, &reference);
+        note(&format!("Backup, away at write {write}: {counts:?}"));
+    }
+}
