@@ -10,6 +10,7 @@ use kube::{Api, Client, Config};
 use super::arguments::{GlobalArguments, Listen, OperatorArguments};
 use super::output::{CliError, ExitCode, Output};
 use super::session::{metrics, open_catalog, stop_signal};
+use crate::catalog::Catalog;
 use crate::operator::Operator;
 use crate::operator::kubernetes::{
     self, ClusterLink, Election, GateLayer, Leadership, await_definitions,
@@ -102,7 +103,7 @@ async fn lead(
     identity: String,
 ) -> Result<(), CliError> {
     health.waiting("catalog", "the catalog is opened");
-    let (catalog, _) = open_patiently(global, output).await?;
+    let catalog = open_patiently(global, output, health).await?;
     health.ready("catalog");
     let runtime = KubernetesRuntime::new(gated.clone(), settings);
     let link = ClusterLink::new(gated, runtime, Some(identity));
@@ -119,21 +120,38 @@ async fn lead(
     kubernetes::run(operator, plain, &arguments.namespaces, never).await.map_err(CliError::from)
 }
 
-/// The one who led before may still be closing the file.
+/// How long the catalog is tried to be opened, in seconds. Whoever led before may still be closing it,
+/// and a volume may be put right meanwhile; past that another replica, with a volume that works, is
+/// let to lead.
+const CATALOG_PATIENCE: u32 = 60;
+
+/// Opens the catalog; while that fails, `/readyz` and the log say why.
 async fn open_patiently(
     global: &GlobalArguments,
     output: &Output,
-) -> Result<(crate::catalog::Catalog, bool), CliError> {
+    health: &Health,
+) -> Result<Catalog, CliError> {
     let mut tries = 0;
     loop {
-        match open_catalog(&global.catalog, output).await {
-            Err(error) if error.reason == Reason::TargetBusy && tries < 60 => {
-                tracing::warn!("the catalog is still held: {}", error.message);
-                tries += 1;
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-            }
-            other => return other,
+        let mut error = match open_catalog(&global.catalog, output).await {
+            Ok((catalog, _)) => return Ok(catalog),
+            Err(error) => error,
+        };
+        if error.reason != Reason::TargetBusy {
+            error = error.hint(
+                "the volume of the catalog has to be writable for the user of this process (65532 in \
+                 deploy/, with fsGroup; hostPath and some NFS volumes ignore fsGroup)",
+            );
         }
+        if tries >= CATALOG_PATIENCE {
+            return Err(error);
+        }
+        if tries % 10 == 0 {
+            tracing::warn!("the catalog cannot be opened yet: {}", error.message);
+        }
+        health.waiting("catalog", &error.message);
+        tries += 1;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     }
 }
 

@@ -143,7 +143,7 @@ pub const PERMISSIONS: &[Permission] = &[
     watched(
         "",
         &["pods"],
-        &[Get, List, Patch],
+        &[List, Patch],
         "It waits for a workload's pods to go and come, sees how the mover's pod fares, and asks it for steps by an annotation.",
     ),
     watched("", &["pods/log"], &[Get], "The mover answers with lines in its log."),
@@ -174,7 +174,7 @@ pub const PERMISSIONS: &[Permission] = &[
     watched(
         "apps",
         &["deployments/scale", "statefulsets/scale"],
-        &[Get, Patch],
+        &[Patch],
         "A workload is scaled to zero while its data is read or replaced, and back.",
     ),
     watched(
@@ -193,7 +193,7 @@ pub const PERMISSIONS: &[Permission] = &[
         "",
         &["namespaces"],
         &[Get],
-        "An annotation of the namespace says whether movers may run as root and whether restores from elsewhere are welcome.",
+        "An annotation of the namespace says whether movers may run as root.",
     ),
     own(
         "coordination.k8s.io",
@@ -297,9 +297,9 @@ mod tests {
     }
 
     #[test]
-    fn the_own_namespace_needs_only_the_lease_where_it_is_watched_too() {
+    fn the_own_namespace_needs_the_lease_and_its_own_pod_where_it_is_watched_too() {
         let groups: Vec<_> = own_beyond_watched().map(|permission| permission.group).collect();
-        assert_eq!(groups, ["coordination.k8s.io", "coordination.k8s.io"]);
+        assert_eq!(groups, ["coordination.k8s.io", "coordination.k8s.io", ""]);
     }
 
     #[test]

@@ -27,7 +27,7 @@
 # It waits for a workload's pods to go and come, sees how the mover's pod fares, and asks it for steps by an annotation.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, patch]
+  verbs: [list, patch]
 # The mover answers with lines in its log.
 - apiGroups: [""]
   resources: [pods/log]
@@ -51,7 +51,7 @@
 # A workload is scaled to zero while its data is read or replaced, and back.
 - apiGroups: [apps]
   resources: [deployments/scale, statefulsets/scale]
-  verbs: [get, patch]
+  verbs: [patch]
 # An autoscaler that would scale a stopped workload up again is found before the workload is touched.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
@@ -60,7 +60,7 @@
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, create]
-# An annotation of the namespace says whether movers may run as root and whether restores from elsewhere are welcome.
+# An annotation of the namespace says whether movers may run as root.
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get]
@@ -75,6 +75,10 @@
   resources: [leases]
   resourceNames: [eider-operator]
   verbs: [get, update]
+# Movers run the image of the operator's own pod unless another is configured.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get]
 {{- end }}
 {{- define "eider.rules.ownApart" -}}
 # The first leader makes the Lease; a create cannot be limited to a name.
