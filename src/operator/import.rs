@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::stores::{blocking, record_of};
+use super::rebuild::record_of;
+use super::stores::blocking;
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupKey, BackupRecord};
 use crate::engine::{self, Cancel, LocalStore, Manifest, Progress};

@@ -22,6 +22,7 @@ mod preview;
 pub mod progress;
 mod prune;
 mod publish;
+mod rebuild;
 mod record;
 mod recover;
 mod resolve;

@@ -114,15 +114,6 @@ fn action(step: &str) -> String {
         .collect()
 }
 
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn an_action_is_written_as_kubernetes_writes_it() {
-        assert_eq!(super::action("hooks-before"), "HooksBefore");
-        assert_eq!(super::action("archive"), "Archive");
-    }
-}
-
 /// Says in a running status what the work waits for.
 fn waiting(status: &mut Value, reason: Reason, message: &str, generation: i64) {
     let mut list: Vec<Condition> =
@@ -130,4 +121,13 @@ fn waiting(status: &mut Value, reason: Reason, message: &str, generation: i64) {
     conditions::running(&mut list, reason, message, generation, Timestamp::now());
     status["conditions"] = json!(list);
     status["message"] = json!(message);
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn an_action_is_written_as_kubernetes_writes_it() {
+        assert_eq!(super::action("hooks-before"), "HooksBefore");
+        assert_eq!(super::action("archive"), "Archive");
+    }
 }

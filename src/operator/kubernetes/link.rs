@@ -79,9 +79,47 @@ impl ClusterLink {
         match cluster.patiently(&what, None, call).await {
             Ok(_) => Ok(()),
             Err(error) if is_missing(&error) || is_other(&error) => Ok(()),
+            Err(kube::Error::Api(refusal)) if refusal.code == 422 => {
+                self.merge_status(&api, name, uid, &status).await.map_err(|error| {
+                    Failure::new(Reason::ClusterUnavailable, format!("cannot {what}: {error}"))
+                })
+            }
             Err(error) => {
                 Err(Failure::new(Reason::ClusterUnavailable, format!("cannot {what}: {error}")))
             }
+        }
+    }
+
+    /// Writes a status without server-side apply: API servers of Kubernetes 1.20 make a null of an
+    /// object whose last member is not applied any more, and then refuse their own null.
+    async fn merge_status(
+        &self,
+        api: &Api<DynamicObject>,
+        name: &str,
+        uid: Option<&str>,
+        status: &Value,
+    ) -> Result<(), kube::Error> {
+        let cluster = self.runtime.cluster();
+        let what = format!("merge the status of {name}");
+        let found = cluster.patiently(&what, None, || api.get_opt(name)).await?;
+        let Some(found) = found.filter(|found| found.metadata.uid.as_deref() == uid) else {
+            return Ok(());
+        };
+        let mut merged = status.clone();
+        let present = found.data["status"].as_object().into_iter().flatten();
+        for (member, _) in present {
+            if merged.get(member).is_none() {
+                merged[member.as_str()] = Value::Null;
+            }
+        }
+        let patch = Patch::Merge(json!({"metadata": {"uid": uid}, "status": merged}));
+        let parameters =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let patched =
+            cluster.patiently(&what, None, || api.patch_status(name, &parameters, &patch));
+        match patched.await {
+            Err(error) if is_missing(&error) || is_other(&error) => Ok(()),
+            other => other.map(drop),
         }
     }
 

@@ -13,7 +13,7 @@ use tracing::warn;
 use super::{Context, LookError};
 use crate::catalog::BackupFilter;
 use crate::engine::Manifest;
-use crate::operator::stores::record_of;
+use crate::operator::rebuild::record_of;
 use crate::operator::{Operator, OperatorError};
 use crate::plan::{Failure, OperationId, StoreBinding, conditions};
 use crate::runtime::kubernetes::{StoreFigures, StoreWork};

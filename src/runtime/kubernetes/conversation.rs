@@ -219,7 +219,7 @@ impl Conversation<'_> {
         // A pod that a Job controller has replaced may still be there.
         own.sort_by_key(|pod| pod.metadata.creation_timestamp.clone().map(|time| time.0));
         let pod = own.pop();
-        let others = own.iter().chain(&other).any(|pod| is_at_work(pod));
+        let others = own.iter().chain(&other).any(is_at_work);
         Ok(Newest { attempt, pod, others })
     }
 
