@@ -37,7 +37,7 @@ test: ## Run every test; says which suites had to be skipped
 
 .PHONY: e2e
 e2e: ## Run the tests on a real cluster, the one that KUBECONFIG names
-	@$(SETUP); EIDER_REQUIRE=kubernetes scripts/test.sh -E 'test(/^kubernetes::/)'
+	@$(SETUP); EIDER_REQUIRE=kubernetes scripts/test.sh --ignore-default-filter -E 'test(/^kubernetes::/)'
 
 .PHONY: ci
 ci: ## Everything a change must pass, cheapest first
