@@ -80,26 +80,42 @@ impl Catalog {
     /// [`CatalogError::NotACatalog`] if it is something else. Damage is no error: see
     /// [`OpenReport::set_aside`].
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Opened, CatalogError> {
-        Self::open_with(path, options, migration::MIGRATIONS)
+        Self::open_with(path, options, migration::MIGRATIONS.to_vec())
     }
 
     fn open_with(
         path: &Path,
         options: &OpenOptions,
-        migrations: &[migration::Migration],
+        migrations: Vec<migration::Migration>,
     ) -> Result<Opened, CatalogError> {
         let absolute =
             std::path::absolute(path).map_err(|error| CatalogError::file("find", path, error))?;
         // One file has one name here, or the same process could open it twice.
         let path = absolute.canonicalize().unwrap_or(absolute);
         let claim = open::Claim::new(&path)?;
-        let (connection, report) = open::open(&path, options, migrations)?;
-        let store = store::Store::new(connection, path.clone(), claim);
+        let options = options.clone();
         let (sender, requests) = mpsc::channel(WAITING);
+        let (opened, report) = std::sync::mpsc::sync_channel(1);
+        let file = path.clone();
+        // Opened by the thread that owns it from then on: the C library's allocator gives each thread
+        // memory of its own, and what opening frees is used again only by the thread that opened.
+        let owner = move || match open::open(&path, &options, &migrations) {
+            Ok((connection, report)) => {
+                let store = store::Store::new(connection, path, claim);
+                // The caller has to be waiting: it does nothing else until it has this.
+                let _ = opened.send(Ok(report));
+                actor::run(store, requests);
+            }
+            Err(error) => {
+                drop(claim);
+                let _ = opened.send(Err(error));
+            }
+        };
         std::thread::Builder::new()
             .name("catalog".to_owned())
-            .spawn(move || actor::run(store, requests))
-            .map_err(|error| CatalogError::file("start the owner of", path, error))?;
+            .spawn(owner)
+            .map_err(|error| CatalogError::file("start the owner of", &file, error))?;
+        let report = report.recv().map_err(|_| CatalogError::Stopped)??;
         Ok(Opened { catalog: Self(Owner::Thread(sender)), report })
     }
 

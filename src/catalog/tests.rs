@@ -259,7 +259,7 @@ async fn an_older_file_is_migrated_and_a_newer_one_refused() {
     let catalog = open(&path).catalog;
     catalog.insert_backup(backup(1)).await.unwrap();
     catalog.close().await.unwrap();
-    let opened = Catalog::open_with(&path, &options(), &synthetic()).unwrap();
+    let opened = Catalog::open_with(&path, &options(), synthetic()).unwrap();
     assert_eq!(opened.report.migrated_from, Some(1));
     assert!(opened.report.kept_copy.unwrap().is_file());
     assert_eq!(opened.catalog.backups(BackupFilter::default()).await.unwrap().len(), 1);
@@ -270,7 +270,7 @@ async fn an_older_file_is_migrated_and_a_newer_one_refused() {
     }
     let mut changed = synthetic();
     changed[0].sql = "SELECT 1";
-    let error = Catalog::open_with(&path, &options(), &changed).unwrap_err();
+    let error = Catalog::open_with(&path, &options(), changed).unwrap_err();
     assert!(matches!(error, CatalogError::MigrationChanged { version: 1, .. }), "{error}");
 }
 

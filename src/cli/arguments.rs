@@ -218,6 +218,15 @@ pub enum ScheduleCommand {
     Suspend(ScheduleName),
     /// Let the runs of one happen again.
     Resume(ScheduleName),
+    /// Remove the backups that its retention does not keep, and tell which rule keeps the others.
+    Prune {
+        /// Which one.
+        #[command(flatten)]
+        schedule: ScheduleName,
+        /// Only tell; remove nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// One schedule.

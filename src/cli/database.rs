@@ -9,7 +9,7 @@ use super::arguments::{DbCommand, GlobalArguments};
 use super::output::{CliError, ExitCode, Output, OutputFormat};
 use super::session::Session;
 use crate::catalog::{ArchiveOnDisk, BackupFilter, QueryResult, Severity, UserAction};
-use crate::spec::Reason;
+use crate::spec::{Reason, counted};
 
 /// A statement answers with at most this many rows.
 const ROW_LIMIT: u32 = 100_000;
@@ -24,7 +24,12 @@ pub async fn database(
     if let DbCommand::Query { json: true, .. } = command {
         output.format = OutputFormat::Json;
     }
-    let session = Session::open(global, output).await?;
+    let session = match command {
+        DbCommand::Rebuild { .. } | DbCommand::Restore { .. } => {
+            Session::open_anyway(global, output).await?
+        }
+        _ => Session::open(global, output).await?,
+    };
     let result = match command {
         DbCommand::Check => check(&session).await,
         DbCommand::Rebuild { store } => rebuild(&session, store).await,
@@ -109,8 +114,10 @@ async fn rebuild(session: &Session, stores: &[PathBuf]) -> Result<(), CliError> 
     let started_at = Timestamp::now();
     let report = session.operator.rebuild(directories).await?;
     let mut message = format!(
-        "{} records added, {} written again, {} left as they were",
-        report.added, report.rewritten, report.kept
+        "{} added, {} written again, {} left as they were",
+        counted(report.added, "record"),
+        report.rewritten,
+        report.kept
     );
     let skipped = report.skipped.len();
     if skipped > 0 {

@@ -3,6 +3,7 @@
 //! `arguments` is what can be typed, one file a group of verbs gives it meaning, `output` is the only
 //! place that prints. May use every other room; none uses this one.
 
+mod allocator;
 pub mod arguments;
 mod backup;
 mod daemon;
@@ -111,6 +112,9 @@ fn dispatch(arguments: &Arguments, output: Output) -> Result<(), CliError> {
         Command::Generate(command) => generate::generate(command, &output),
         Command::ProbeCatalog { path } => crate::catalog::probe(path).map_err(CliError::from),
         command => {
+            if matches!(command, Command::Daemon(_) | Command::Operator(_)) {
+                allocator::settle();
+            }
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()

@@ -33,6 +33,9 @@ pub async fn schedule(
         ScheduleCommand::Run(name) => run(global, name, output).await,
         ScheduleCommand::Suspend(name) => suspend(global, name, true, output).await,
         ScheduleCommand::Resume(name) => suspend(global, name, false, output).await,
+        ScheduleCommand::Prune { schedule, dry_run } => {
+            prune(global, schedule, *dry_run, output).await
+        }
     }
 }
 
@@ -163,6 +166,37 @@ async fn run(
             }
         }
         verdict
+    }
+    .await;
+    session.finish(result).await
+}
+
+async fn prune(
+    global: &GlobalArguments,
+    name: &ScheduleName,
+    dry_run: bool,
+    output: Output,
+) -> Result<(), CliError> {
+    let session = Session::open(global, output).await?;
+    let result: Result<(), CliError> = async {
+        let known = session.operator.schedule(&name.namespace, &name.name).await?;
+        let now = Timestamp::now();
+        let report =
+            session.operator.prune(&name.namespace, &name.name, &known.spec, now, dry_run).await?;
+        let removed = if dry_run { "would remove" } else { "removed" };
+        let rows: Vec<Vec<String>> = report
+            .backups
+            .iter()
+            .map(|backup| {
+                vec![
+                    backup.id.to_string(),
+                    backup.name.clone(),
+                    if backup.keep { "keep" } else { removed }.to_owned(),
+                    backup.rules.join(", "),
+                ]
+            })
+            .collect();
+        session.output.table(&["ID", "ARCHIVE", "VERDICT", "RULES"], &rows, &report.backups)
     }
     .await;
     session.finish(result).await

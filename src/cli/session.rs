@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::arguments::GlobalArguments;
 use super::output::{CliError, ExitCode, Output};
 use super::progress_adapter::Bar;
-use crate::catalog::{Catalog, CatalogError, OpenOptions};
+use crate::catalog::{BackupFilter, Catalog, CatalogError, OpenOptions};
 use crate::engine::{Cancel, Progress};
 use crate::operator::{Applied, Operator};
 use crate::plan::{Conclusion, Failure, OperationId};
-use crate::spec::{Document, Reason};
+use crate::spec::{Document, Reason, counted};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::BuildInformation;
 use crate::web::ControlClient;
@@ -27,6 +27,11 @@ pub struct Session {
     bar: Arc<Bar>,
     interrupted: Cancel,
 }
+
+/// How often the daemon is asked how far it has come.
+const LOOK: Duration = Duration::from_millis(150);
+/// After how many looks in vain people are told that they wait: two seconds.
+const LONG_WAIT: u32 = 13;
 
 /// What became of one operation.
 pub struct Done {
@@ -76,6 +81,19 @@ pub async fn open_catalog(path: &Path, output: &Output) -> Result<(Catalog, bool
     Ok((opened.catalog, lost))
 }
 
+/// A damaged catalog that was kept beside this one; the newest if there are several.
+fn set_aside(catalog: &Path) -> Option<std::path::PathBuf> {
+    let prefix = format!("{}.damaged-", catalog.file_name()?.to_str()?);
+    let directory = catalog.parent().filter(|parent| !parent.as_os_str().is_empty());
+    std::fs::read_dir(directory.unwrap_or(Path::new(".")))
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+        })
+        .max()
+}
+
 /// Makes a directory that only its owner can look into, unless it is there already.
 pub fn private_directory(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
@@ -84,7 +102,30 @@ pub fn private_directory(path: &Path) -> std::io::Result<()> {
 
 impl Session {
     /// A session for verbs that read or change records.
+    ///
+    /// Refused where a damaged catalog was set aside and nothing is known yet: "nothing to show" would
+    /// be taken for the truth.
     pub async fn open(global: &GlobalArguments, output: Output) -> Result<Self, CliError> {
+        let session = Self::open_anyway(global, output).await?;
+        if session.daemon.is_some() || !session.operator.stores().await?.is_empty() {
+            return Ok(session);
+        }
+        let Some(aside) = set_aside(&global.catalog) else { return Ok(session) };
+        if !session.operator.catalog().backups(BackupFilter::default()).await?.is_empty() {
+            return Ok(session);
+        }
+        session.operator.catalog().close().await?;
+        Err(CliError::new(
+            ExitCode::Failed,
+            Reason::CatalogFailed,
+            format!("the catalog was damaged and is empty now; the old one is {}", aside.display()),
+        )
+        .object(global.catalog.display().to_string())
+        .hint("`eider db rebuild --store DIR` makes its records again from the archives in DIR"))
+    }
+
+    /// A session for verbs that may begin with an empty catalog, and for those that fill one.
+    pub async fn open_anyway(global: &GlobalArguments, output: Output) -> Result<Self, CliError> {
         let bar = Arc::new(Bar::new(&output));
         let listener = Some(Arc::clone(&bar) as Arc<dyn Progress>);
         let mut lost = false;
@@ -105,7 +146,9 @@ impl Session {
         if lost {
             let added = session.operator.add_missing_records().await?;
             if added > 0 {
-                session.output.note(&format!("{added} records were made again from manifests"));
+                session
+                    .output
+                    .note(&format!("made again from manifests: {}", counted(added, "record")));
             }
             if session.operator.stores().await?.is_empty() {
                 session
@@ -118,7 +161,7 @@ impl Session {
 
     /// A session for verbs that carry operations out: what an earlier process left is put right first.
     pub async fn open_to_act(global: &GlobalArguments, output: Output) -> Result<Self, CliError> {
-        let session = Self::open(global, output).await?;
+        let session = Self::open_anyway(global, output).await?;
         if session.daemon.is_none() {
             let recovered = session.operator.recover().await.map_err(CliError::from)?;
             session.bar.finish();
@@ -218,10 +261,18 @@ impl Session {
         let mut drawn = 0;
         let mut phase = String::new();
         let mut cancelled = false;
+        let mut waited = 0_u32;
         loop {
             let state = daemon.state(operation).await.map_err(CliError::from)?;
             if let Some(conclusion) = state.conclusion {
                 return Ok(conclusion);
+            }
+            waited += u32::from(state.waits);
+            if waited == LONG_WAIT {
+                self.output.note(&format!(
+                    "{} {}/{} waits until the daemon is done with what it has begun before",
+                    operation.kind, operation.namespace, operation.name
+                ));
             }
             if state.phase != phase {
                 self.bar.phase(&state.phase);
@@ -239,7 +290,7 @@ impl Session {
                 daemon.cancel(operation).await.map_err(CliError::from)?;
                 cancelled = true;
             }
-            tokio::time::sleep(Duration::from_millis(150)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -295,8 +346,16 @@ pub fn judge(done: &[Done]) -> Result<(), CliError> {
         failed.conclusion.failure.clone().unwrap_or_else(|| {
             Failure::new(Reason::InternalError, failed.conclusion.message.clone())
         });
-    Err(CliError::from(failure)
-        .object(format!("{} {}/{}", operation.kind, operation.namespace, operation.name)))
+    let before = failure.reason == Reason::Cancelled;
+    let error = CliError::from(failure)
+        .object(format!("{} {}/{}", operation.kind, operation.namespace, operation.name));
+    // This process was not interrupted, or it would have said so: the operation was, at another time.
+    Err(if before {
+        CliError { exit_code: ExitCode::Failed, ..error }
+            .hint("change the document, or give it another name, to have it carried out")
+    } else {
+        error
+    })
 }
 
 impl From<Failure> for CliError {

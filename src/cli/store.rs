@@ -7,7 +7,7 @@ use super::output::format::size;
 use super::output::{CliError, ExitCode, Output};
 use super::session::Session;
 use crate::catalog::UserAction;
-use crate::spec::Reason;
+use crate::spec::{Reason, counted};
 
 /// Carries one of them out.
 pub async fn store(
@@ -113,8 +113,8 @@ async fn check(
                 "-".to_owned(),
                 "ok".to_owned(),
                 format!(
-                    "{} backups, {}",
-                    report.backups,
+                    "{}, {}",
+                    counted(report.backups, "backup"),
                     size(i64::try_from(report.bytes).unwrap_or(i64::MAX))
                 ),
             ]);
@@ -165,8 +165,8 @@ async fn migrate(
         .audit(&UserAction {
             action_type: "STORE_MIGRATE".to_owned(),
             action_description: format!(
-                "store {old} to {new}: {} archives moved, {failed} not",
-                report.moved.len()
+                "store {old} to {new}: {} moved, {failed} not",
+                counted(report.moved.len(), "archive")
             ),
             action_params: json!({"old": old, "new": new, "namespace": namespace}),
             status: if failed == 0 { "SUCCESS" } else { "FAILED" }.to_owned(),
@@ -179,12 +179,14 @@ async fn migrate(
     for problem in &report.failed {
         session.output.note(&format!("{} stays in {old}: {}", problem.object, problem.message));
     }
-    session.output.done(&format!("{} archives moved to {new}", report.moved.len()), &report)?;
+    session
+        .output
+        .done(&format!("{} moved to {new}", counted(report.moved.len(), "archive")), &report)?;
     if failed > 0 {
         return Err(CliError::new(
             ExitCode::Failed,
             report.failed[0].reason,
-            format!("{failed} archives could not be moved"),
+            format!("{} could not be moved", counted(failed, "archive")),
         )
         .hint("run the same command again when the cause is gone; what was moved stays moved"));
     }

@@ -34,7 +34,7 @@ mod tests;
 pub use codec::detect_format;
 pub use entry::{EntryInfo, EntryKind, Moment};
 pub use error::EngineError;
-pub use extract::{Limits, UnpackOptions, extract_one, extract_tree, unpack};
+pub use extract::{Limits, UnpackOptions, check_names, extract_one, extract_tree, unpack};
 pub use listing::list_entries;
 pub use manifest::{
     FORMAT_VERSION, MANIFEST_SUFFIX, Manifest, ManifestDigest, ManifestRoot, ParentArchive,

@@ -305,6 +305,7 @@ fn restore(
         store: store.clone(),
         archive: archive.to_owned(),
         target: target.clone(),
+        from_namespace: None,
         claims: Vec::new(),
     }
 }

@@ -71,11 +71,15 @@ fn copy_in(
     progress.phase("importing");
     let source = LocalStore::open(directory, "import", false)?;
     if source.has_manifest(&name) {
+        let format = source.read_manifest(&name)?.format;
+        // A backup that can never be restored must not be counted as one.
+        engine::check_names(file, format, cancel)?;
         source.copy_archive(&name, &target, progress, cancel)?;
         let manifest = engine::verify(&target, &name, VerifyMode::Full, progress, cancel)?;
         return Ok((manifest, false));
     }
     let format = engine::detect_format(file)?;
+    engine::check_names(file, format, cancel)?;
     let summary = engine::survey(file, format, progress, cancel)?;
     progress.total(0, summary.archive_bytes);
     let mut pending = target.begin(&name)?;

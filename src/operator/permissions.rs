@@ -193,7 +193,7 @@ pub const PERMISSIONS: &[Permission] = &[
         "",
         &["namespaces"],
         &[Get],
-        "An annotation of the namespace says whether movers may run as root.",
+        "Annotations of a namespace say whether movers may run as root, and whose backups it takes.",
     ),
     own(
         "coordination.k8s.io",

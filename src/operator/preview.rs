@@ -94,6 +94,7 @@ async fn planned_restore(
         store,
         archive: format!("(the archive of {} {})", Kind::Backup, reference.name),
         target: restore.spec.target.clone().unwrap_or_else(|| backup.spec.target.clone()),
+        from_namespace: None,
         claims: Vec::new(),
     })))
 }

@@ -186,13 +186,14 @@ impl Operator {
             };
             (self.store_of(&record).await?, record.backup_name.clone(), Some(record))
         };
+        let from_namespace = record.as_ref().map(|record| record.namespace.clone());
         let claims = match &record {
             Some(record) => self.claims_of(record).await?,
             None => Vec::new(),
         };
         let target = match &spec.target {
             Some(target) => target.clone(),
-            None => match default_target(record.as_ref(), &store, &archive) {
+            None => match self.default_target(record.as_ref(), &store, &archive) {
                 Ok(target) => target,
                 Err(failure) => return Ok(Err(failure)),
             },
@@ -203,6 +204,7 @@ impl Operator {
             store,
             archive,
             target,
+            from_namespace,
             claims,
         })))
     }
@@ -336,6 +338,38 @@ impl Operator {
         }
         Ok(directory_store(&record.store, directory))
     }
+
+    /// Where the backup was taken: from its record, or from the archive's manifest.
+    fn default_target(
+        &self,
+        record: Option<&BackupRecord>,
+        store: &StoreBinding,
+        archive: &str,
+    ) -> Result<Target, Failure> {
+        if let Some(value) = record.and_then(|record| record.target_spec.clone())
+            && let Ok(target) = serde_json::from_value(value)
+        {
+            return Ok(target);
+        }
+        let unknown = || {
+            let message = format!("no record says where {archive} was taken");
+            Failure::new(Reason::InvalidSpec, message).hint("set `spec.target`")
+        };
+        if self.cluster.is_some() {
+            // The store is a claim, which this process cannot look into.
+            return Err(unknown());
+        }
+        let opened = LocalStore::open(&host::local_path(store)?, &store.name, false)?;
+        let manifest: Manifest = opened.read_manifest(archive)?;
+        if manifest.target != Target::default() {
+            return Ok(manifest.target);
+        }
+        if manifest.roots.is_empty() {
+            return Err(unknown());
+        }
+        let paths = manifest.roots.into_iter().map(|root| root.path).collect();
+        Ok(Target { host: Some(HostTarget { paths }), ..Target::default() })
+    }
 }
 
 /// A store that is just a directory.
@@ -351,31 +385,4 @@ pub(super) fn directory_store(name: &str, directory: &Path) -> StoreBinding {
             min_free: None,
         },
     }
-}
-
-/// Where the backup was taken: from its record, or from the archive's manifest.
-fn default_target(
-    record: Option<&BackupRecord>,
-    store: &StoreBinding,
-    archive: &str,
-) -> Result<Target, Failure> {
-    if let Some(value) = record.and_then(|record| record.target_spec.clone())
-        && let Ok(target) = serde_json::from_value(value)
-    {
-        return Ok(target);
-    }
-    let opened = LocalStore::open(&host::local_path(store)?, &store.name, false)?;
-    let manifest: Manifest = opened.read_manifest(archive)?;
-    if manifest.target != Target::default() {
-        return Ok(manifest.target);
-    }
-    if manifest.roots.is_empty() {
-        return Err(Failure::new(
-            Reason::InvalidSpec,
-            format!("{archive} does not say where it was taken"),
-        )
-        .hint("set `spec.target`"));
-    }
-    let paths = manifest.roots.into_iter().map(|root| root.path).collect();
-    Ok(Target { host: Some(HostTarget { paths }), ..Target::default() })
 }

@@ -11,7 +11,9 @@ use crate::catalog::{BackupFilter, BackupRecord, RecordStatus, ResourceRecord};
 use crate::engine::{self, Cancel, LocalStore, Manifest, Progress, StoredArchive};
 use crate::plan::{Failure, StoreBinding, conditions};
 use crate::runtime::host;
-use crate::spec::{BackupStoreSpec, BackupStoreStatus, ByteSize, Kind, Reason, VerifyMode};
+use crate::spec::{
+    BackupStoreSpec, BackupStoreStatus, ByteSize, Kind, Reason, VerifyMode, counted,
+};
 use crate::telemetry::metrics::StoreFacts;
 
 /// What a look into a store found.
@@ -375,7 +377,7 @@ fn store_status(resource: &ResourceRecord, report: &StoreReport) -> serde_json::
     let mut conditions = known.map(|status| status.conditions).unwrap_or_default();
     let now = Timestamp::now();
     let (reason, message) = match report.problems.first() {
-        _ if report.ready => (Reason::Ready, format!("{} backups", report.backups)),
+        _ if report.ready => (Reason::Ready, counted(report.backups, "backup")),
         Some(problem) => (problem.reason, problem.message.clone()),
         None => (Reason::StoreUnavailable, "the store cannot be used".to_owned()),
     };

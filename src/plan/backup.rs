@@ -13,7 +13,7 @@ use super::machine::{
     Compensation, Conclusion, Decision, Failure, Forward, Log, OnInterruption, StepState, advance,
     compensate, interrupted,
 };
-use crate::spec::Reason;
+use crate::spec::{Reason, counted};
 
 /// Step names, as in the journal.
 pub mod step {
@@ -182,7 +182,7 @@ pub(super) fn conclude(failure: Failure, given_up: &[(&'static str, Failure)]) -
 
 fn success_message(log: &Log<'_>) -> String {
     let facts: ArchiveFacts = log.facts(ARCHIVE).unwrap_or_default();
-    let mut message = format!("{} files in {}", facts.files, facts.name);
+    let mut message = format!("{} in {}", counted(facts.files, "file"), facts.name);
     if facts.warning_count > 0 {
         use std::fmt::Write;
         let plural = if facts.warning_count == 1 { "" } else { "s" };

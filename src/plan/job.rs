@@ -60,6 +60,9 @@ pub struct RestoreJob {
     pub archive: String,
     /// Where it goes.
     pub target: Target,
+    /// Namespace of the Backup that made the archive, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_namespace: Option<String>,
     /// The claims that were backed up, where they are known: missing ones are made like them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<ClaimFacts>,
@@ -216,6 +219,9 @@ pub struct PreflightFacts {
     pub live_paths: Vec<String>,
     /// The running version, for upgrades.
     pub from_version: Option<String>,
+    /// Namespace of the Backup that made the archive, as its manifest says, for restores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_namespace: Option<String>,
     /// The claims of a target in a cluster, in the order of the archive's roots.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<ClaimFacts>,

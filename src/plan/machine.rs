@@ -210,9 +210,9 @@ impl<'a> Log<'a> {
         self.entries
     }
 
-    /// The time between two marks: from the first step's Done to the second step's Done.
+    /// The time from the first step's beginning to the second step's end.
     pub fn between(&self, first: &str, second: &str) -> Option<SignedDuration> {
-        let from = self.done_at(first).or_else(|| self.started_at(first))?;
+        let from = self.started_at(first)?;
         let to = self.done_at(second)?;
         Some(to.duration_since(from).max(SignedDuration::ZERO))
     }

@@ -18,7 +18,7 @@ use super::machine::{
     Compensation, Conclusion, Decision, Failure, Forward, Log, OnInterruption, StepState, advance,
     compensate, interrupted,
 };
-use crate::spec::{Reason, RestoreMode};
+use crate::spec::{Reason, RestoreMode, counted};
 
 /// Step names, as in the journal.
 pub mod step {
@@ -174,7 +174,7 @@ fn finish_forward(log: &Log<'_>, now: Timestamp) -> Decision {
     let (decision, given_up) = compensate(log, steps, now);
     decision.unwrap_or_else(|| {
         let facts: ExtractFacts = log.facts(EXTRACT).unwrap_or_default();
-        let mut message = format!("{} files restored", facts.files);
+        let mut message = format!("{} restored", counted(facts.files, "file"));
         if let Some((_, failure)) = given_up.first() {
             message.push_str("; the replaced tree could not be removed: ");
             message.push_str(&failure.message);

@@ -1,6 +1,6 @@
 //! What the journal says, as a status: a pure function, so that a status can always be made again.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
 
@@ -76,10 +76,20 @@ fn seconds(span: Option<jiff::SignedDuration>) -> Option<String> {
     span.map(|span| format!("{:.1}s", span.as_secs_f64()))
 }
 
-/// How long the service was held still: by Eider, or on a plain host by the hooks.
+/// How long the service was away: from the moment it was asked to stop until it was let go, or was
+/// healthy again where that was waited for. On a plain host it is the hooks that stop it. None where
+/// there was no service, or it was not running.
 pub fn downtime(log: &Log<'_>) -> Option<jiff::SignedDuration> {
     use backup::step::{HOOKS_AFTER, HOOKS_BEFORE, QUIESCE, RESUME};
-    log.between(QUIESCE, RESUME).or_else(|| log.between(HOOKS_BEFORE, HOOKS_AFTER))
+    use restore::step::{HEALTH, UNDO_RESUME};
+    use upgrade::step::{ROLLBACK_RESUME, START};
+    let held: Value = log.intent(QUIESCE).unwrap_or_default();
+    if log.touched(QUIESCE) && held["replicas"] != 0 {
+        let back = [RESUME, UNDO_RESUME, ROLLBACK_RESUME, START, HEALTH];
+        let back = back.iter().filter_map(|step| log.done_at(step)).max();
+        return Some(back?.duration_since(log.started_at(QUIESCE)?).max(SignedDuration::ZERO));
+    }
+    log.between(HOOKS_BEFORE, HOOKS_AFTER)
 }
 
 /// Whether the service was held still and not let go again.

@@ -34,7 +34,7 @@ pub use document::{
 };
 pub use hooks::{ExecHook, Hook, Hooks, HttpHook, HttpMethod, OnError};
 pub use problem::Problem;
-pub use quantity::{ByteSize, DurationText, QuantityError};
+pub use quantity::{ByteSize, DurationText, QuantityError, counted};
 pub use reason::Reason;
 pub use reference::{NameReference, SecretReference};
 pub use restore::{

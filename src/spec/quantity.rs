@@ -23,6 +23,12 @@ pub enum QuantityError {
     TooLarge(String),
 }
 
+/// A number with its noun, which gets an `s` unless there is one of it: `1 file`, `2 files`.
+pub fn counted(number: impl TryInto<u64>, noun: &str) -> String {
+    let number = number.try_into().unwrap_or(0);
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A span of time: one or more of `<number><unit>` with the units `ms`, `s`, `m`, `h`, `d`, `w`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DurationText {

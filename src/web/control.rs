@@ -45,6 +45,9 @@ struct OperationRequest {
 pub struct OperationState {
     /// How it ended, once it has.
     pub conclusion: Option<Conclusion>,
+    /// It has not begun: its target is busy, or all workers are.
+    #[serde(default)]
+    pub waits: bool,
     /// What is being done.
     pub phase: String,
     /// How far it has come.
@@ -102,6 +105,7 @@ async fn state(
         .find(|running| running.operation == request.operation);
     Ok(Json(OperationState {
         conclusion: Log::new(&journal).conclusion().map(|(conclusion, _)| conclusion),
+        waits: running.is_none(),
         phase: running.as_ref().map(|running| running.meter.current_phase()).unwrap_or_default(),
         progress: running.map(|running| running.meter.status()),
     }))

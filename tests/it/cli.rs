@@ -66,7 +66,9 @@ fn lists_have_three_forms_and_tables_fit() {
         "validate -f documents.yaml",
     ] {
         let mut words: Vec<&str> = arguments.split(' ').collect();
-        let table = scene.run(&words).ok().stdout;
+        let narrow = scene.command(&words).env("COLUMNS", "100").output().unwrap();
+        let table = String::from_utf8(narrow.stdout).unwrap();
+        assert!(narrow.status.success(), "{arguments}");
         for line in table.lines() {
             assert!(line.chars().count() <= 100, "`{arguments}` is too wide:\n{line}");
         }
@@ -318,7 +320,10 @@ fn the_database_is_copied_exported_restored_and_made_again() {
 fn a_corrupt_catalog_is_set_aside_and_made_again_from_manifests() {
     let scene = scene();
     scene.write("catalog/eider.duckdb", "garbage");
-    scene.run(&["backup", "list"]).ok().says("damaged").says("db rebuild");
+    // Not "nothing to show" and success, neither now nor the next time.
+    for _ in 0..2 {
+        scene.run(&["backup", "list"]).code(1).says("damaged").says("db rebuild");
+    }
     scene.run(&["db", "rebuild", "--store", "store"]).ok();
     assert_eq!(scene.record("one")["status"], "Succeeded");
     assert!(shell(&scene.path("catalog"), "ls").contains("damaged"));
@@ -336,6 +341,17 @@ fn archives_of_others_and_our_own_can_be_imported() {
     let content = scene.run(&["backup", "extract", &id, "--stdout", "gnu/greeting"]).ok().stdout;
     assert_eq!(content, "hello\n");
     fs::create_dir(scene.path("target")).unwrap();
+
+    // What could never be restored is no backup.
+    shell(&scene.path("gnu"), "tar czPf ../climbs.tar.gz ../gnu/greeting");
+    shell(
+        &scene.path("gnu"),
+        &format!("tar czPf ../absolute.tar.gz {}", scene.path("gnu").display()),
+    );
+    for hostile in ["climbs.tar.gz", "absolute.tar.gz"] {
+        scene.run(&["backup", "import", hostile, "--store", "main"]).code(4).says("hint");
+    }
+    assert_eq!(scene.backups().len(), 2);
 
     // Our own, from another store, with its manifest.
     let other =

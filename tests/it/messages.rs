@@ -16,7 +16,7 @@ fn a_rebuild_names_the_manifests_it_cannot_use() {
     std::fs::write(&manifest, "{").unwrap();
     std::fs::remove_file(scene.path("catalog/eider.duckdb")).unwrap();
     let rebuild = scene.run(&["db", "rebuild", "--store", "store"]).code(1);
-    assert!(rebuild.stdout.contains("1 records added"), "{}", rebuild.stdout);
+    assert!(rebuild.stdout.contains("1 record added"), "{}", rebuild.stdout);
     let archive = manifest.trim_end_matches(".manifest.json");
     rebuild.says(&format!("skipped {archive}: ")).says("hint: ");
 }

@@ -12,7 +12,7 @@ use crate::cli::output::format::{local_time, size};
 use crate::cli::output::{CliError, ExitCode};
 use crate::cli::session::Session;
 use crate::engine::{self, EntryInfo, EntryKind};
-use crate::spec::{ArchiveFormat, Reason};
+use crate::spec::{ArchiveFormat, Reason, counted};
 
 /// The archive's file, if it is there.
 fn archive(record: &BackupRecord) -> Result<(PathBuf, ArchiveFormat), CliError> {
@@ -178,7 +178,12 @@ pub(super) async fn extract(
     session.finish_progress();
     let summary = summary?;
     session.output.done(
-        &format!("{} files, {} bytes in {}", summary.files, summary.bytes, directory.display()),
+        &format!(
+            "{}, {} in {}",
+            counted(summary.files, "file"),
+            counted(summary.bytes, "byte"),
+            directory.display()
+        ),
         &json!({"files": summary.files, "bytes": summary.bytes, "directory": directory}),
     )
 }

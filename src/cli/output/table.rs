@@ -2,7 +2,7 @@
 
 use unicode_width::UnicodeWidthStr;
 
-/// The widest a table is where nothing is known of the reader.
+/// The widest a table is on a terminal that does not tell its width.
 const DEFAULT_WIDTH: usize = 100;
 const GAP: usize = 2;
 /// Columns whose content is of any length, and of which the beginning says most.
@@ -11,11 +11,13 @@ const FREE_TEXT: [&str; 8] =
 /// No column is cut below this.
 const NARROWEST: usize = 8;
 
-/// Columns of the terminal, or the default: what is piped into a file should fit a page too.
+/// Columns of the terminal. What is piped is cut only where `COLUMNS` asks for it: `grep` is to find
+/// whole names.
 pub(super) fn width() -> usize {
     use std::io::IsTerminal;
     if !std::io::stdout().is_terminal() {
-        return DEFAULT_WIDTH;
+        let asked = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        return asked.map_or(usize::MAX, |columns: usize| columns.max(60));
     }
     comfy_table::Table::new().width().map_or(DEFAULT_WIDTH, |width| usize::from(width).max(60))
 }

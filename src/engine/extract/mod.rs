@@ -108,6 +108,17 @@ pub fn extract_tree(
     unpack(path, format, &options, progress, cancel)
 }
 
+/// Reads a whole archive and refuses, as [`unpack`] would, what must never be written: names and links
+/// that lead out of their destination, entries beneath a symlink, data that is damaged.
+pub fn check_names(path: &Path, format: ArchiveFormat, cancel: &Cancel) -> Result<(), EngineError> {
+    let options = UnpackOptions {
+        destinations: vec![(String::new(), PathBuf::from("/"))],
+        allow_devices: true,
+        ..UnpackOptions::default()
+    };
+    check::check(path, format, &options, cancel).map(|_| ())
+}
+
 /// Writes the contents of one file of the archive to `output`, holes as zeros; returns its length.
 ///
 /// A hard link gives the contents of the file that it names. The name is as in listings.

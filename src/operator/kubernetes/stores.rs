@@ -17,7 +17,7 @@ use crate::operator::rebuild::record_of;
 use crate::operator::{Operator, OperatorError};
 use crate::plan::{Failure, OperationId, StoreBinding, conditions};
 use crate::runtime::kubernetes::{StoreFigures, StoreWork};
-use crate::spec::{BackupStoreStatus, ByteSize, Kind, Reason};
+use crate::spec::{BackupStoreStatus, ByteSize, Kind, Reason, counted};
 use crate::telemetry::metrics::StoreFacts;
 
 /// A store that nobody writes to is looked into this often.
@@ -148,7 +148,7 @@ impl Operator {
         let generation = resource.generation;
         let now = Timestamp::now();
         let (ready, reason, message) = match &found {
-            Ok(figures) => (true, Reason::Ready, format!("{} backups", figures.backups)),
+            Ok(figures) => (true, Reason::Ready, counted(figures.backups, "backup")),
             Err(failure) => (false, failure.reason, failure.message.clone()),
         };
         conditions::ready(&mut status.conditions, ready, reason, &message, generation, now);

@@ -215,6 +215,7 @@ fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
         live_data: estimate.entries > 0,
         live_paths: Vec::new(),
         from_version: None,
+        from_namespace: None,
         claims: Vec::new(),
         warnings: Vec::new(),
         checks,

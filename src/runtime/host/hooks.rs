@@ -180,6 +180,15 @@ pub fn send_request(hook: &Hook) -> Result<HookOutcome, HookError> {
     }
 }
 
+/// Settings of the C library's allocator that suit a process which is idle for most of its life: few
+/// arenas, and pieces of 64 KiB or more go back to the system when they are freed.
+pub const ALLOCATOR_SETTINGS: [(&str, &str); 2] =
+    [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "65536")];
+
+/// Set together with [`ALLOCATOR_SETTINGS`] when they are Eider's own choice for itself: a hook's
+/// command must not inherit them then.
+pub const ALLOCATOR_MARK: &str = "EIDER_ALLOCATOR_SETTLED";
+
 /// What ends a command early.
 struct Limits<'a> {
     hook: &'a Hook,
@@ -202,7 +211,14 @@ fn run_command(
         |source: std::io::Error| HookError::CannotRun { program: program.clone(), source };
     let (reader, writer) = std::io::pipe().map_err(cannot_run)?;
     let begun = Instant::now();
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    if std::env::var_os(ALLOCATOR_MARK).is_some() {
+        for (name, _) in ALLOCATOR_SETTINGS {
+            command.env_remove(name);
+        }
+        command.env_remove(ALLOCATOR_MARK);
+    }
+    let mut child = command
         .args(arguments)
         .envs(environment)
         .stdin(Stdio::null())

@@ -203,6 +203,7 @@ fn preflight(job: &RestoreJob) -> Result<Value, Failure> {
         live_data: !live_paths.is_empty(),
         live_paths,
         from_version: None,
+        from_namespace: Some(manifest.namespace).filter(|name| !name.is_empty()),
         claims: Vec::new(),
         warnings: Vec::new(),
         checks,

@@ -4,7 +4,8 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use kube::Client;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client, ResourceExt};
 use tracing::warn;
 
 use super::settings::Settings;
@@ -77,6 +78,21 @@ pub fn failure(what: &str, error: &kube::Error) -> Failure {
 }
 
 impl Cluster {
+    /// An annotation of a namespace: what its owners allow Eider to do in it.
+    pub async fn namespace_annotation(
+        &self,
+        namespace: &str,
+        annotation: &str,
+    ) -> Result<Option<String>, Failure> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let what = format!("read namespace {namespace}");
+        let found = self
+            .patiently(&what, None, || namespaces.get(namespace))
+            .await
+            .map_err(|error| failure(&what, &error))?;
+        Ok(found.annotations().get(annotation).cloned())
+    }
+
     /// Calls until it succeeds, fails for good, is cancelled, or patience ends.
     pub async fn patiently<T, Call>(
         &self,

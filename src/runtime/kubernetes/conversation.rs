@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::io::{AsyncBufReadExt, BufReader};
 use futures_util::{AsyncBufRead, StreamExt};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -301,14 +301,9 @@ impl Conversation<'_> {
     }
 
     async fn allows_root(&self) -> Result<bool, Failure> {
-        let namespaces: Api<Namespace> = Api::all(self.cluster.client.clone());
-        let what = format!("read namespace {}", self.namespace);
-        let found = self
-            .cluster
-            .patiently(&what, None, || namespaces.get(self.namespace))
-            .await
-            .map_err(|error| failure(&what, &error))?;
-        Ok(found.annotations().get(ROOT_MOVERS_ANNOTATION).is_some_and(|value| value == "true"))
+        let value =
+            self.cluster.namespace_annotation(self.namespace, ROOT_MOVERS_ANNOTATION).await?;
+        Ok(value.as_deref() == Some("true"))
     }
 
     /// Makes sure that the request stands on the pod. False if the pod is no more.

@@ -259,7 +259,8 @@ impl KubernetesRuntime {
         if let Some(held) = earlier.iter().find_map(|step| log.intent::<Held>(step)) {
             return Ok(json!(held));
         }
-        let Some(target) = &job.target().workload else { return Ok(Value::Null) };
+        // Claims alone: nothing runs that could be held still.
+        let Some(target) = &job.target().workload else { return Ok(json!({"replicas": 0})) };
         let namespace = &job.operation().namespace;
         let workload = Workload::get(&self.cluster, namespace, target).await?;
         let operation = job.operation().to_string();

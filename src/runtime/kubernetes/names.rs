@@ -16,6 +16,9 @@ pub const HELD_ANNOTATION: &str = "eider.dev/held";
 pub const IMAGES_ANNOTATION: &str = "eider.dev/images-before";
 /// Annotation on a namespace whose movers may run as root.
 pub const ROOT_MOVERS_ANNOTATION: &str = "eider.dev/allow-root-movers";
+/// Annotation on a namespace into which backups of other namespaces may be restored: their names, with
+/// commas between them, or `*` for all.
+pub const RESTORE_FROM_ANNOTATION: &str = "eider.dev/allow-restore-from";
 
 /// Twelve characters that stand for an operation in names and labels.
 pub fn key(operation: &OperationId) -> String {

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::names::RESTORE_FROM_ANNOTATION;
 use super::workload::Workload;
 use super::{KubernetesRuntime, claims, current_step, translate};
 use crate::plan::{Action, ClaimFacts, Failure, Job, Log, PreflightFacts, StoreBinding};
@@ -32,6 +33,10 @@ impl KubernetesRuntime {
                 format!("claim {namespace}/{store_claim} is the store and the target at once"),
             )
             .hint("keep archives on another claim than what is backed up"));
+        }
+        if let Job::Restore(restore) = job {
+            // Before anything is made in the namespace, where it is known this early.
+            self.accepts(namespace, restore.from_namespace.as_deref()).await?;
         }
         self.have_claims(job, namespace, &names).await?;
         let stores = [store_claim.clone()];
@@ -84,9 +89,25 @@ impl KubernetesRuntime {
                 format!("the mover's answer does not decode: {error}"),
             )
         })?;
+        self.accepts(namespace, answer.from_namespace.as_deref()).await?;
         answer.claims = facts;
         answer.warnings.extend(warnings);
         Ok(json!(answer))
+    }
+
+    /// Fails for a backup of another namespace, unless the namespace it would be put into allows that.
+    async fn accepts(&self, namespace: &str, source: Option<&str>) -> Result<(), Failure> {
+        let Some(source) = source.filter(|source| *source != namespace) else { return Ok(()) };
+        let allowed = self.cluster.namespace_annotation(namespace, RESTORE_FROM_ANNOTATION).await?;
+        if names_one(allowed.as_deref(), source) {
+            return Ok(());
+        }
+        let message = format!(
+            "the archive is of namespace {source}, which namespace {namespace} does not take data from"
+        );
+        Err(Failure::new(Reason::Forbidden, message).hint(format!(
+            "allow it with `kubectl annotate namespace {namespace} {RESTORE_FROM_ANNOTATION}={source}`"
+        )))
     }
 
     /// Fails for claims that are missing; a Restore makes them as they were when they were backed up.
@@ -111,5 +132,24 @@ impl KubernetesRuntime {
             claims::create(&self.cluster, namespace, name, &like).await?;
         }
         Ok(())
+    }
+}
+
+/// Whether a list of namespaces, as an annotation holds it, names this one.
+fn names_one(list: Option<&str>, namespace: &str) -> bool {
+    list.is_some_and(|list| {
+        list.split(',').map(str::trim).any(|entry| entry == "*" || entry == namespace)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_one;
+
+    #[test]
+    fn only_what_is_named_is_allowed() {
+        let allowed = |list: Option<&str>| names_one(list, "shop");
+        assert!(allowed(Some("shop")) && allowed(Some("a, shop ,b")) && allowed(Some("*")));
+        assert!(!allowed(None) && !allowed(Some("")) && !allowed(Some("shop-2,sh*")));
     }
 }

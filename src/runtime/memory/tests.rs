@@ -40,6 +40,7 @@ fn restore(target: &Value) -> Job {
         store: store(),
         archive: "a".to_owned(),
         target: serde_json::from_value(target.clone()).unwrap(),
+        from_namespace: None,
         claims: Vec::new(),
     })
 }

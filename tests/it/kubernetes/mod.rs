@@ -3,6 +3,7 @@
 
 mod cluster;
 mod cluster_tests;
+mod elsewhere;
 mod failures;
 mod faults;
 mod forward;
