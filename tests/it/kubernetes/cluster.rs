@@ -66,6 +66,11 @@ impl Cluster {
         &self.kubeconfig
     }
 
+    /// The same cluster, reached with another kubeconfig.
+    pub fn reached_by(&self, kubeconfig: &Path) -> Self {
+        Self { kubeconfig: kubeconfig.to_owned(), ..self.clone() }
+    }
+
     /// Standard output of a `kubectl` command that has to succeed.
     #[track_caller]
     pub fn kubectl(&self, arguments: &[&str]) -> String {
