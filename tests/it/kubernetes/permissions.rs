@@ -131,7 +131,7 @@ fn the_permissions_are_enough_and_every_one_is_needed() {
     let process = operator.start();
     everything(&scene);
     let log = process.stop().stderr;
-    assert!(!log.contains("orbidden"), "something was refused:\n{log}");
+    assert!(!log.contains(" is forbidden"), "something was refused:\n{log}");
 
     let requests = proxy.requests();
     let refused: Vec<_> =
@@ -154,15 +154,6 @@ fn the_permissions_are_enough_and_every_one_is_needed() {
 /// Everything that an operator does in a namespace.
 fn everything(scene: &Scene) {
     let image = scene.cluster.busybox();
-    // Two backups that a schedule makes, of which it keeps one; beside all the rest.
-    scene.apply(
-        "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: plain}\n\
-         spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}\n---\n\
-         apiVersion: eider.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {name: often}\nspec:\n  \
-         schedule: \"* * * * *\"\n  retention: {keepLast: 1}\n  template:\n    spec:\n      \
-         target: {volumeClaims: [plain]}\n      storeRef: {name: main}\n      \
-         guards: {allowEmpty: true}\n",
-    );
     scene.apply(&format!(
         r#"
 apiVersion: apps/v1
@@ -249,6 +240,15 @@ spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}
         let status = scene.ended("upgrade", &format!("to-{version}"));
         assert_eq!(status["phase"], ends, "{status:#}");
     }
+    // Two backups that a schedule makes, of which it keeps one.
+    scene.apply(
+        "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: plain}\n\
+         spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}\n---\n\
+         apiVersion: eider.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {name: often}\nspec:\n  \
+         schedule: \"* * * * *\"\n  retention: {keepLast: 1}\n  template:\n    spec:\n      \
+         target: {volumeClaims: [plain]}\n      storeRef: {name: main}\n      \
+         guards: {allowEmpty: true}\n",
+    );
     scene.cluster.wait(
         "a backup to be removed by retention",
         LONG + Duration::from_mins(1),
