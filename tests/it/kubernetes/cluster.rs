@@ -163,7 +163,8 @@ impl Cluster {
                 let last = last.unwrap_or_else(|| "nobody asked kubectl anything".to_owned());
                 panic!("waited {timeout:?} in vain for {what}. The last state:\n{last}");
             }
-            std::thread::sleep(Duration::from_millis(100));
+            // Each look is a kubectl of its own: a busy machine would do nothing but ask.
+            std::thread::sleep(Duration::from_millis(400));
         }
     }
 

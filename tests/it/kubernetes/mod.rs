@@ -13,6 +13,7 @@ mod process;
 mod process_tests;
 mod proxy;
 mod proxy_tests;
+mod scale;
 mod scene;
 mod sidecar;
 mod watching;
