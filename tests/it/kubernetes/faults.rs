@@ -13,8 +13,13 @@ use super::proxy::{Fault, Gone, Proxy, matter};
 use super::scene::{Scene, assert_same, copy_of, service_image};
 use crate::support::sha256sum;
 
-/// The most writes that an undisturbed Backup of a running service may take.
-const WRITES_OF_A_BACKUP: usize = 20;
+/// The most writes that an undisturbed Backup of a running service may take: 11, and what a slow machine
+/// has it say about how far it is.
+const WRITES_OF_A_BACKUP: usize = 14;
+/// The same of a Restore in place with its safety backup: 34.
+const WRITES_OF_A_RESTORE: usize = 40;
+/// The same of an Upgrade with its backup: 33.
+const WRITES_OF_AN_UPGRADE: usize = 40;
 
 /// A service, and an operator behind a proxy.
 struct Stage {
@@ -111,6 +116,11 @@ impl Stage {
     fn counts(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for (object, count) in self.proxy.count_by_object() {
+            // An operator that has been killed looks into the store again by a mover of its own, whose
+            // creation cannot be told from others by its path.
+            if object.contains("/jobs/eider-backupstore-") {
+                continue;
+            }
             let (method, path) = object.split_once(' ').unwrap();
             let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
             let place = parts.iter().position(|part| *part == "namespaces").unwrap();
@@ -285,6 +295,7 @@ fn restores(first: usize) {
     restore(&mut stage, "reference", vec![]);
     let (reference, writes) = (stage.counts(), stage.proxy.writes().len());
     note(&format!("an undisturbed Restore takes {writes} writes: {reference:?}"));
+    assert!((20..=WRITES_OF_A_RESTORE).contains(&writes), "{reference:#?}");
     for (write, trouble) in every_sixth_write(first, writes) {
         let begun = Instant::now();
         let fault = trouble.at(write, &stage);
@@ -324,6 +335,7 @@ fn upgrades(first: usize) {
     upgrade(&mut stage, "reference", vec![]);
     let (reference, writes) = (stage.counts(), stage.proxy.writes().len());
     note(&format!("an undisturbed Upgrade takes {writes} writes: {reference:?}"));
+    assert!((20..=WRITES_OF_AN_UPGRADE).contains(&writes), "{reference:#?}");
     for (write, trouble) in every_sixth_write(first, writes) {
         let begun = Instant::now();
         let fault = trouble.at(write, &stage);

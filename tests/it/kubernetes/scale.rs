@@ -34,7 +34,7 @@ const MEMORY: u64 = 256 << 20;
 const PATIENCE: Duration = Duration::from_mins(25);
 
 /// The most writes for each Backup that a mover carries out, with its Job and pod.
-const WRITES_OF_A_BACKUP: usize = 20;
+const WRITES_OF_A_BACKUP: usize = 14;
 /// The most writes of one that is refused: the finalizer, the step that finds it out, the end.
 const WRITES_OF_A_REFUSAL: usize = 4;
 /// The most writes of one that waits, however long: the finalizer and the condition.
