@@ -77,6 +77,16 @@ fn answer(store: &mut Store, request: Request) -> Result<Reply, CatalogError> {
             )?,
             None => store.select("WHERE removed_at IS NULL ORDER BY kind, namespace, name", &[])?,
         }),
+        Request::Labelled { kind, namespace, label, value } => Reply::Resources(store.select(
+            "WHERE kind = ? AND namespace = ? AND removed_at IS NULL AND (document->>?) = ? \
+             ORDER BY name",
+            &[
+                text(kind),
+                text(namespace),
+                text(format!("$.metadata.labels.\"{label}\"")),
+                text(value),
+            ],
+        )?),
         Request::RemoveResource { kind, namespace, name, at } => {
             remove_resource(store, &kind, &namespace, &name, at)?
         }
@@ -289,6 +299,7 @@ fn list_backups(store: &Store, filter: &BackupFilter) -> Result<Vec<BackupRecord
     let texts = [
         (" AND target = ?", filter.target.as_deref()),
         (" AND (backup_metadata->>'$.namespace') = ?", filter.namespace.as_deref()),
+        (" AND (backup_metadata->>'$.object') = ?", filter.object.as_deref()),
         (" AND (backup_metadata->>'$.schedule') = ?", filter.schedule.as_deref()),
         (" AND (backup_metadata->>'$.store') = ?", filter.store.as_deref()),
         (" AND status = ?", filter.status.map(RecordStatus::as_str)),

@@ -162,6 +162,9 @@ pub struct BackupFilter {
     pub target: Option<String>,
     /// Namespace of the Backup.
     pub namespace: Option<String>,
+    /// Name of the Backup's object.
+    #[serde(default)]
+    pub object: Option<String>,
     /// Name of the BackupSchedule.
     pub schedule: Option<String>,
     /// Name of the BackupStore.

@@ -91,6 +91,26 @@ impl Catalog {
         expect!(self.call(Request::Resources { kind }).await?, Resources)
     }
 
+    /// The resources of a kind in a namespace with this label that are not removed.
+    pub async fn labelled(
+        &self,
+        kind: &str,
+        namespace: &str,
+        label: &str,
+        value: &str,
+    ) -> Result<Vec<ResourceRecord>, CatalogError> {
+        expect!(
+            self.call(Request::Labelled {
+                kind: kind.to_owned(),
+                namespace: namespace.to_owned(),
+                label: label.to_owned(),
+                value: value.to_owned()
+            })
+            .await?,
+            Resources
+        )
+    }
+
     /// Marks a resource as removed; returns how many there were.
     pub async fn remove_resource(
         &self,

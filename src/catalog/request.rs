@@ -28,6 +28,7 @@ pub enum Request {
     PutResource(Box<ResourceRecord>),
     Resource { kind: String, namespace: String, name: String },
     Resources { kind: Option<String> },
+    Labelled { kind: String, namespace: String, label: String, value: String },
     RemoveResource { kind: String, namespace: String, name: String, at: Timestamp },
     InsertBackup(Box<BackupRecord>),
     UpdateBackup(Box<BackupRecord>),

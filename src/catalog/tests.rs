@@ -79,6 +79,10 @@ async fn backups_read_back_as_written_and_change_by_number() {
     assert_eq!(catalog.backups(filter).await.unwrap().len(), 2);
     let none = BackupFilter { namespace: Some("other".to_owned()), ..BackupFilter::default() };
     assert_eq!(catalog.backups(none).await.unwrap(), []);
+    let of = |name: &str| BackupFilter { object: Some(name.to_owned()), ..BackupFilter::default() };
+    let found = catalog.backups(of("nightly-1")).await.unwrap();
+    assert_eq!(found, std::slice::from_ref(&record));
+    assert_eq!(catalog.backups(of("nightly")).await.unwrap(), []);
     assert!(catalog.update_backup(BackupRecord { id: 99, ..backup(3) }).await.is_err());
     catalog.close().await.unwrap();
     assert!(matches!(catalog.state().await, Err(CatalogError::Stopped)));
@@ -104,6 +108,36 @@ async fn an_operation_is_open_until_its_end_is_written() {
     assert_eq!(lines, [entry("a", "operation", Mark::Intent), entry("a", "stop", Mark::Done)]);
     assert_eq!(catalog.prune_journal(at(1)).await.unwrap(), 2);
     assert_eq!(catalog.journal(&open[0]).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn resources_are_found_by_their_label_and_only_those() {
+    let (_directory, path) = place();
+    let catalog = open(&path).catalog;
+    let label = "eider.dev/schedule";
+    for (namespace, name, labels) in [
+        ("shop", "b", json!({label: "nightly"})),
+        ("shop", "a", json!({label: "nightly", "other": "x"})),
+        ("shop", "c", json!({label: "night"})),
+        ("shop", "d", json!({"other": "nightly"})),
+        ("shop", "e", json!(null)),
+        ("else", "f", json!({label: "nightly"})),
+        ("shop", "gone", json!({label: "nightly"})),
+    ] {
+        let resource = ResourceRecord {
+            kind: "Backup".to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            generation: 1,
+            document: json!({"metadata": {"labels": labels}}),
+            ..ResourceRecord::default()
+        };
+        catalog.put_resource(resource).await.unwrap();
+    }
+    catalog.remove_resource("Backup", "shop", "gone", at(5)).await.unwrap();
+    let found = catalog.labelled("Backup", "shop", label, "nightly").await.unwrap();
+    assert_eq!(found.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(catalog.labelled("Restore", "shop", label, "nightly").await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -285,7 +285,13 @@ impl Operator {
         };
         point("performed");
         let failed = outcome.as_ref().err().map(|failure| failure.reason);
-        self.metrics.reconcile(super::record::metric_kind(operation), started.elapsed(), failed);
+        let kind = super::record::metric_kind(operation);
+        match failed {
+            // In a cluster a turn is a look at an object: a step there is a mover's work of hours.
+            Some(reason) if self.cluster.is_some() => self.metrics.reconcile_failed(kind, reason),
+            None if self.cluster.is_some() => {}
+            failed => self.metrics.reconcile(kind, started.elapsed(), failed),
+        }
         match outcome {
             Ok(facts) => {
                 info!(%operation, step, seconds = started.elapsed().as_secs_f64(), "done");

@@ -35,19 +35,20 @@ pub struct KnownSchedule {
     pub spec: BackupScheduleSpec,
 }
 
+impl KnownSchedule {
+    /// Of a resource that is still there, and that is a schedule.
+    fn read(resource: ResourceRecord) -> Option<Self> {
+        let spec = serde_json::from_value(resource.document["spec"].clone()).ok()?;
+        resource.removed_at.is_none().then_some(Self { resource, spec })
+    }
+}
+
 impl Operator {
     /// Every schedule that is known.
     pub async fn schedules(&self) -> Result<Vec<KnownSchedule>, OperatorError> {
         let kind = Kind::BackupSchedule.as_str().to_owned();
         let resources = self.catalog.resources(Some(kind)).await?;
-        Ok(resources
-            .into_iter()
-            .filter(|resource| resource.removed_at.is_none())
-            .filter_map(|resource| {
-                let spec = serde_json::from_value(resource.document["spec"].clone()).ok()?;
-                Some(KnownSchedule { resource, spec })
-            })
-            .collect())
+        Ok(resources.into_iter().filter_map(KnownSchedule::read).collect())
     }
 
     /// A schedule by name.
@@ -56,12 +57,9 @@ impl Operator {
         namespace: &str,
         name: &str,
     ) -> Result<KnownSchedule, OperatorError> {
-        let found = self
-            .schedules()
-            .await?
-            .into_iter()
-            .find(|known| known.resource.namespace == namespace && known.resource.name == name);
-        found.ok_or_else(|| {
+        let kind = Kind::BackupSchedule.as_str();
+        let found = self.catalog.resource(kind, namespace, name).await?;
+        found.and_then(KnownSchedule::read).ok_or_else(|| {
             Failure::new(
                 Reason::TargetNotFound,
                 format!("there is no BackupSchedule {namespace}/{name}"),
@@ -235,13 +233,10 @@ impl Operator {
         name: &str,
     ) -> Result<Vec<OperationId>, OperatorError> {
         let kind = Kind::Backup.as_str();
-        let resources = self.catalog.resources(Some(kind.to_owned())).await?;
+        // Not all of them: with many schedules every look would read every Backup there is.
+        let resources = self.catalog.labelled(kind, namespace, SCHEDULE_LABEL, name).await?;
         Ok(resources
             .into_iter()
-            .filter(|resource| resource.namespace == namespace && resource.removed_at.is_none())
-            .filter(|resource| {
-                resource.document["metadata"]["labels"][SCHEDULE_LABEL].as_str() == Some(name)
-            })
             .filter(|resource| {
                 crate::plan::status::recorded(&resource.status, resource.generation).is_none()
             })

@@ -51,12 +51,11 @@ impl Operator {
     ) -> Result<Option<BackupRecord>, OperatorError> {
         let filter = BackupFilter {
             namespace: Some(operation.namespace.clone()),
+            object: Some(operation.name.clone()),
             ..BackupFilter::default()
         };
         let records = self.catalog.backups(filter).await?;
-        Ok(records.into_iter().find(|record| {
-            record.object == operation.name && (record.uid == operation.uid || record.uid.is_none())
-        }))
+        Ok(records.into_iter().find(|record| record.uid == operation.uid || record.uid.is_none()))
     }
 
     /// Makes the record of a finished Backup from its status, unless there is one.

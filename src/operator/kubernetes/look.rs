@@ -123,7 +123,7 @@ async fn refuse(
     };
     let uid = operation.uid.as_deref();
     context.link.put_status(kind, &operation.namespace, &operation.name, uid, &value).await?;
-    context.operator.metrics().reconcile(kind, std::time::Duration::ZERO, Some(failure.reason));
+    context.operator.metrics().reconcile_failed(kind, failure.reason);
     let reason = failure.reason.as_str();
     context.link.event(operation, true, reason, "Validate", &failure.message).await;
     Ok(Action::await_change())

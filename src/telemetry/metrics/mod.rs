@@ -251,8 +251,13 @@ impl Metrics {
     pub fn reconcile(&self, kind: Kind, duration: Duration, error: Option<Reason>) {
         observe(&self.reconcile_duration, &[kind.as_str()], duration);
         if let Some(reason) = error {
-            count(&self.reconcile_errors, &[kind.as_str(), reason.as_str()], 1);
+            self.reconcile_failed(kind, reason);
         }
+    }
+
+    /// An error that is no turn's own: of a step, which takes as long as its work, or of a document.
+    pub fn reconcile_failed(&self, kind: Kind, reason: Reason) {
+        count(&self.reconcile_errors, &[kind.as_str(), reason.as_str()], 1);
     }
 
     /// The daemon's directory holds this many documents that are not valid.

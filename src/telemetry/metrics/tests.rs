@@ -135,6 +135,15 @@ fn a_failure_moves_the_attempt_but_not_the_success() {
 }
 
 #[test]
+fn a_step_of_hours_that_fails_is_an_error_and_no_slow_look() {
+    let metrics = metrics();
+    metrics.reconcile_failed(Kind::Backup, Reason::NotEnoughSpace);
+    let errors = r#"eider_reconcile_errors_total{kind="Backup",reason="NotEnoughSpace"}"#;
+    assert_eq!(value(&metrics, errors).as_deref(), Some("1"));
+    assert_eq!(value(&metrics, r#"eider_reconcile_duration_seconds_count{kind="Backup"}"#), None);
+}
+
+#[test]
 fn nothing_is_left_of_objects_that_are_gone() {
     let metrics = busy();
     metrics.operation_finished(Kind::Backup, "shop", "before-release");

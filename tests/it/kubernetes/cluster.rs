@@ -66,6 +66,11 @@ impl Cluster {
         &self.kubeconfig
     }
 
+    /// The same cluster, reached with another kubeconfig.
+    pub fn reached_by(&self, kubeconfig: &Path) -> Self {
+        Self { kubeconfig: kubeconfig.to_owned(), ..self.clone() }
+    }
+
     /// Standard output of a `kubectl` command that has to succeed.
     #[track_caller]
     pub fn kubectl(&self, arguments: &[&str]) -> String {
@@ -158,7 +163,8 @@ impl Cluster {
                 let last = last.unwrap_or_else(|| "nobody asked kubectl anything".to_owned());
                 panic!("waited {timeout:?} in vain for {what}. The last state:\n{last}");
             }
-            std::thread::sleep(Duration::from_millis(100));
+            // Each look is a kubectl of its own: a busy machine would do nothing but ask.
+            std::thread::sleep(Duration::from_millis(400));
         }
     }
 

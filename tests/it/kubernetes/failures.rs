@@ -2,13 +2,15 @@
 //! that cannot be carried out, causes that come and go, and a leader that dies. Every one ends in, or
 //! waits with, a condition that says why. Judges by `kubectl` alone.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::cluster::{Cluster, PATIENCE};
 use super::process::Operator;
-use super::scene::{LONG, Scene, assert_same, copy_of};
+use super::scene::{LONG, Scene, assert_same, copy_of, service_image};
+use crate::scene::{SmallDisk, may_mount};
 use crate::support::wait;
 
 const LIVE: &str = "  consistency: {mode: Live}\n";
@@ -19,6 +21,18 @@ fn pending_claim(name: &str) -> String {
         "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\nspec:\n  \
          storageClassName: none-such\n  accessModes: [ReadWriteOnce]\n  \
          resources: {{requests: {{storage: 1Mi}}}}\n"
+    )
+}
+
+/// The volume for such a claim, as somebody provides it by hand.
+fn provided(volume: &str, namespace: &str, claim: &str, path: &Path) -> String {
+    format!(
+        "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: {volume}}}\nspec:\n  \
+         storageClassName: none-such\n  capacity: {{storage: 1Mi}}\n  \
+         accessModes: [ReadWriteOnce]\n  persistentVolumeReclaimPolicy: Retain\n  \
+         claimRef: {{namespace: {namespace}, name: {claim}}}\n  \
+         hostPath: {{path: {}}}\n",
+        path.display()
     )
 }
 
@@ -85,6 +99,139 @@ fn a_backup_deleted_in_the_middle_leaves_nothing() {
     // What comes after is not hindered.
     scene.back_up("after", "db", LIVE);
     scene.succeeded("backup", "after");
+}
+
+/// Deletes an object at a step and waits until it is gone. The service has to run again by then.
+#[track_caller]
+fn deleted_at(scene: &Scene, kind: &str, name: &str, step: &str) {
+    scene.reaches(kind, name, step);
+    scene.cluster.kubectl(&["-n", &scene.namespace, "delete", kind, name, "--wait=false"]);
+    scene
+        .cluster
+        .wait("the object to go", LONG, || scene.object(kind, name).is_none().then_some(()));
+    let found = scene.object("statefulset", "db").unwrap();
+    assert_eq!(found["spec"]["replicas"], 1, "let go before the service was started again");
+    scene.running("db");
+    scene.tidy("db");
+}
+
+#[test]
+fn a_restore_deleted_in_the_middle_leaves_the_data_as_it_was() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let _process = operator.start();
+    scene.fill("db");
+    scene.back_up("base", "db", LIVE);
+    scene.succeeded("backup", "base");
+    std::fs::write(scene.data("db").join("since"), "not in the archive").unwrap();
+    let data = copy_of(&scene.data("db"));
+    for step in ["extract", "safety-backup"] {
+        let name = format!("gone-at-{step}");
+        scene.apply(&format!(
+            "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {{name: {name}}}\n\
+             spec: {{from: {{backupRef: {{name: base}}}}}}\n"
+        ));
+        deleted_at(&scene, "restore", &name, step);
+        assert_same(data.path(), &scene.data("db"));
+    }
+    assert!(scene.archives().len() <= 2, "a safety backup that was cancelled left its archive");
+}
+
+#[test]
+fn an_upgrade_deleted_in_the_middle_leaves_the_old_image_on_the_old_data() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let _process = operator.start();
+    scene.fill("db");
+    let data = copy_of(&scene.data("db"));
+    let image_of = |scene: &Scene| {
+        let found = scene.object("statefulset", "db").unwrap();
+        found["spec"]["template"]["spec"]["containers"][0]["image"].clone()
+    };
+    let old = image_of(&scene);
+    let new = service_image(&scene.cluster, 3);
+    for step in ["backup", "health"] {
+        let name = format!("gone-at-{step}");
+        scene.apply(&format!(
+            "apiVersion: eider.dev/v1alpha1\nkind: Upgrade\nmetadata: {{name: {name}}}\nspec:\n  \
+             target: {{workload: {{kind: StatefulSet, name: db}}}}\n  toVersion: \"3.0.0\"\n  \
+             images: {{service: \"{new}\"}}\n  backup: {{storeRef: {{name: main}}}}\n  \
+             healthGate: {{timeout: 200s, soak: 1s}}\n"
+        ));
+        deleted_at(&scene, "upgrade", &name, step);
+        assert_eq!(image_of(&scene), old, "{step}");
+        assert_same(data.path(), &scene.data("db"));
+    }
+}
+
+#[test]
+fn a_store_that_fills_up_fails_the_backup_and_takes_the_next_one() {
+    let Some(cluster) = Cluster::connect() else { return };
+    if !may_mount("a_store_that_fills_up_fails_the_backup_and_takes_the_next_one") {
+        return;
+    }
+    let scene = Scene::new(cluster);
+    let place = tempfile::tempdir().unwrap();
+    let disk = place.path().join("disk");
+    let _mounted = SmallDisk::mount(&disk, "8m");
+    let namespace: &str = &scene.namespace;
+    let volume = format!("{namespace}-small");
+    scene.apply(&pending_claim("small"));
+    scene.apply(&provided(&volume, namespace, "small", &disk));
+    scene.apply(
+        "apiVersion: eider.dev/v1alpha1\nkind: BackupStore\nmetadata: {name: small}\n\
+         spec: {volumeClaim: {name: small}}\n",
+    );
+    let back_up = |name: &str| {
+        scene.apply(&format!(
+            "apiVersion: eider.dev/v1alpha1\nkind: Backup\nmetadata: {{name: {name}}}\nspec:\n  \
+             target: {{workload: {{kind: StatefulSet, name: db}}}}\n  storeRef: {{name: small}}\n"
+        ));
+    };
+    let stored = || {
+        let entries = std::fs::read_dir(&disk).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = entries.filter(|name| name != "ballast").collect();
+        names.sort();
+        names
+    };
+    let large = scene.data("db").join("large");
+    let noise = |path: &Path, bytes: &str| {
+        let arguments =
+            ["-c", &format!("head -c {bytes} /dev/urandom > '{}' || :", path.display())];
+        assert!(std::process::Command::new("sh").args(arguments).status().unwrap().success());
+    };
+    let operator = Operator::new(&scene.cluster, namespace);
+    let process = operator.start();
+    noise(&large, "3000000");
+    back_up("early");
+    scene.succeeded("backup", "early");
+    let early = stored();
+    // The estimate says that it cannot fit: nothing is stopped for it.
+    noise(&large, "20000000");
+    back_up("refused");
+    let status = scene.failed("backup", "refused", "NotEnoughSpace");
+    assert!(status["downtime"].is_null(), "stopped for nothing: {status:#}");
+    assert_eq!(stored(), early);
+    process.kill();
+    // What no estimate knows: somebody else fills the store while the service is held.
+    noise(&large, "3000000");
+    let process = operator.start_into("backup.archive.intended");
+    back_up("filled");
+    assert_eq!(process.wait_exit(LONG).signal, Some(9));
+    noise(&disk.join("ballast"), "16000000");
+    let _process = operator.start();
+    scene.failed("backup", "filled", "NotEnoughSpace");
+    scene.running("db");
+    scene.tidy("db");
+    assert_eq!(stored(), early, "a part of an archive is left");
+    // The cause goes.
+    std::fs::remove_file(disk.join("ballast")).unwrap();
+    back_up("later");
+    scene.succeeded("backup", "later");
+    scene.running("db");
+    scene.cluster.kubectl(&["delete", "persistentvolume", &volume, "--wait=false"]);
 }
 
 #[test]
@@ -206,16 +353,7 @@ fn a_pending_claim_is_waited_for_and_named() {
     std::fs::create_dir(&path).unwrap();
     std::fs::write(path.join("file"), "here").unwrap();
     let volume = format!("{}-in-time", &*scene.namespace);
-    let uid = scene.object("persistentvolumeclaim", "in-time").unwrap()["metadata"]["uid"].clone();
-    scene.apply(&format!(
-        "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: {volume}}}\nspec:\n  \
-         storageClassName: none-such\n  capacity: {{storage: 1Mi}}\n  \
-         accessModes: [ReadWriteOnce]\n  persistentVolumeReclaimPolicy: Retain\n  \
-         claimRef: {{namespace: {}, name: in-time, uid: {uid}}}\n  \
-         hostPath: {{path: {}}}\n",
-        &*scene.namespace,
-        path.display()
-    ));
+    scene.apply(&provided(&volume, &scene.namespace, "in-time", &path));
     let status = scene.ended("backup", "patient");
     let failed = scene.failed("backup", "hopeless", "ClaimPending");
     scene.cluster.kubectl(&["delete", "persistentvolume", &volume, "--wait=false"]);

@@ -56,7 +56,7 @@ spec:
         imagePullPolicy: IfNotPresent
         readinessProbe:
           exec: {command: [/bin/sh, -c, "test -e /tmp/ready"]}
-          periodSeconds: 1
+          periodSeconds: 2
         volumeMounts: [{name: data, mountPath: /data}]
       volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
 "#;

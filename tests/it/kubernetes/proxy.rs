@@ -20,8 +20,8 @@ use tokio::task::JoinHandle;
 use super::cluster::Cluster;
 use super::forward;
 
-/// What goes wrong. Writes, watches and events are numbered from 1, anew after each reset; `of` is a
-/// part of the watch's path, such as `/pods`, and only watches with it are counted.
+/// What goes wrong. Writes, watches and events are numbered from 1, anew after each reset; `of` is
+/// what the watch's path ends with, such as `/pods`, and only such watches are counted.
 #[derive(Clone)]
 pub enum Fault {
     /// This write is answered 500 and does not reach the server.
@@ -303,8 +303,8 @@ impl State {
         let mut record = self.record();
         record.watches.push(path.to_owned());
         record.faults.iter().find_map(|fault| match fault {
-            Fault::GoneWatch { of, watch, how } if path.contains(of) => {
-                let number = record.watches.iter().filter(|path| path.contains(of)).count();
+            Fault::GoneWatch { of, watch, how } if path.ends_with(of) => {
+                let number = record.watches.iter().filter(|path| path.ends_with(of)).count();
                 (number == *watch).then_some(*how)
             }
             _ => None,
@@ -324,16 +324,16 @@ impl State {
         let (mut copies, mut late) = (1, Duration::ZERO);
         for fault in &record.faults {
             let number =
-                |of| record.events.iter().filter(|event| event.path.contains::<&str>(of)).count();
+                |of| record.events.iter().filter(|event| event.path.ends_with::<&str>(of)).count();
             match fault {
                 Fault::HideWatchEvents { of, events }
-                    if path.contains(of) && events.contains(&number(of)) =>
+                    if path.ends_with(of) && events.contains(&number(of)) =>
                 {
                     copies = 0;
                 }
-                Fault::RepeatWatchEvents { of } if path.contains(of) => copies *= 2,
+                Fault::RepeatWatchEvents { of } if path.ends_with(of) => copies *= 2,
                 Fault::DelayWatchEvents { of, events, by }
-                    if path.contains(of) && events.contains(&number(of)) =>
+                    if path.ends_with(of) && events.contains(&number(of)) =>
                 {
                     late += *by;
                 }

@@ -27,12 +27,12 @@ pub fn service_image(cluster: &Cluster, version: u32) -> String {
     }
     let tag = format!("eider-test/service:{version}.0.0");
     let script = match version {
-        3 => "#!/bin/sh\ntrap 'exit 0' TERM\necho 3 > /data/version\nwhile :; do sleep 0.2; done\n",
+        3 => "#!/bin/sh\ntrap 'exit 0' TERM\necho 3 > /data/version\nsleep 100000 & wait\n",
         4 => "#!/bin/sh\necho 4 > /data/version\nexit 1\n",
         _ => {
             "#!/bin/sh\ntrap 'exit 0' TERM\n\
              [ \"$(cat /data/version 2>/dev/null)\" = VERSION ] || echo VERSION > /data/version\n\
-             touch /tmp/ready\nwhile :; do sleep 0.2; done\n"
+             touch /tmp/ready\nsleep 100000 & wait\n"
         }
     };
     let directory = tempfile::tempdir().unwrap();
@@ -99,7 +99,7 @@ spec:
         imagePullPolicy: IfNotPresent
         readinessProbe:
           exec: {{command: [/bin/sh, -c, "test -e /tmp/ready"]}}
-          periodSeconds: 1
+          periodSeconds: 2
         volumeMounts: [{{name: data, mountPath: /data}}]
   volumeClaimTemplates:
   - metadata: {{name: data}}
