@@ -353,6 +353,8 @@ impl Operator {
             Err(failure) => return Ok(Err(failure)),
         };
         let conclusion = self.drive_child(&operation, handles.cancel.clone()).await?;
+        // Its archive is in the store now, which nobody else would say.
+        self.after_operation(&operation).await?;
         if let Some(failure) = conclusion.failure {
             let reason = match child {
                 _ if failure.reason == Reason::Cancelled => Reason::Cancelled,

@@ -13,7 +13,8 @@ fn presence(record: &BackupRecord) -> &'static str {
     if record.deleted_at.is_some() {
         return "deleted";
     }
-    if record.backup_path.is_empty() {
+    // What lies on a claim cannot be seen from here.
+    if record.backup_path.is_empty() || record.uid.is_some() {
         return "-";
     }
     match std::fs::metadata(&record.backup_path) {

@@ -44,9 +44,10 @@ pub(super) async fn look(
         context.operator.publish_store(operation, Err(&failure)).await?;
         return Ok(Action::await_change());
     }
-    // Once for each generation, and whenever somebody asks for it.
+    // Once for each generation, every few hours, and whenever somebody asks for it.
     let asked = object.annotations().get(crate::spec::RECONCILE_AT).cloned().unwrap_or_default();
-    let look = format!("{}/{asked}", operation.generation);
+    let hours = Timestamp::now().as_second() / INSPECT.as_secs().cast_signed();
+    let look = format!("{}/{hours}/{asked}", operation.generation);
     {
         let mut inspected = context.inspected.lock().unwrap_or_else(PoisonError::into_inner);
         if inspected.insert(key.clone(), look.clone()) == Some(look) {
