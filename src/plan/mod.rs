@@ -8,6 +8,7 @@ pub mod action;
 pub mod backup;
 pub mod conditions;
 pub mod cron;
+pub mod docker;
 pub mod guard;
 pub mod job;
 pub mod journal;

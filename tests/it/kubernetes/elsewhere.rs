@@ -54,7 +54,8 @@ fn another_namespace_takes_a_backup_only_if_it_says_so() {
     scene.fill("db");
     let before = copy_of(&scene.data("db"));
     scene.back_up("first", "db", "");
-    let archive = scene.succeeded("backup", "first")["archive"]["name"].as_str().unwrap().to_owned();
+    let archive =
+        scene.succeeded("backup", "first")["archive"]["name"].as_str().unwrap().to_owned();
     // The other namespace's store has to be bound before anything can be put into it.
     other.apply(
         "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: seed}\n\
@@ -76,8 +77,11 @@ fn another_namespace_takes_a_backup_only_if_it_says_so() {
     other.apply(&restore("unasked"));
     let status = other.failed("restore", "unasked", "Forbidden");
     let message = status["message"].as_str().unwrap();
-    assert!(message.contains(scene.&*scene.namespace), "{message}");
-    assert!(other.object("persistentvolumeclaim", "moved").is_none(), "a claim was made for nothing");
+    assert!(message.contains(&*scene.namespace), "{message}");
+    assert!(
+        other.object("persistentvolumeclaim", "moved").is_none(),
+        "a claim was made for nothing"
+    );
     let allowed = format!("eider.dev/allow-restore-from={}", &*scene.namespace);
     other.cluster.kubectl(&["annotate", "namespace", &other.namespace, &allowed]);
     other.apply(&restore("allowed"));

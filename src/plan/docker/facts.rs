@@ -1,0 +1,131 @@
+//! What is known of a Docker host, as far as it decides anything.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Label with the name of the Compose project.
+pub(super) const PROJECT: &str = "com.docker.compose.project";
+/// Label with the name of the service in it.
+pub(super) const SERVICE: &str = "com.docker.compose.service";
+/// Label that is `True` on what `docker compose run` made.
+const ONE_OFF: &str = "com.docker.compose.oneoff";
+/// Label with what the service depends on: `name:condition:restart`, with commas between them.
+const DEPENDS_ON: &str = "com.docker.compose.depends_on";
+/// Label on a volume with its name in the Compose file.
+pub(super) const VOLUME: &str = "com.docker.compose.volume";
+
+/// Everything that a decision about a target may need.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HostFacts {
+    /// Every container, running or not.
+    pub containers: Vec<ContainerFacts>,
+    /// Every volume.
+    pub volumes: Vec<VolumeFacts>,
+    /// Id of the container that Eider itself runs in.
+    pub own_container: Option<String>,
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerFacts {
+    /// The full id, 64 hexadecimal digits.
+    pub id: String,
+    /// Its name, without the slash that the API puts before it.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What it does now.
+    pub state: RunState,
+    /// It removes itself when it stops (`--rm`).
+    pub auto_remove: bool,
+    /// Its own time to stop in, in seconds; none for the engine's default of ten.
+    pub stop_timeout: Option<u32>,
+    /// Ids or names of containers whose network or volumes it uses.
+    pub uses: Vec<String>,
+    /// What is mounted into it.
+    pub mounts: Vec<MountFacts>,
+}
+
+/// What a container does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum RunState {
+    /// Its processes run.
+    Running,
+    /// They are frozen.
+    Paused,
+    /// The engine starts it again and again.
+    Restarting,
+    /// It is created, exited or dead.
+    #[default]
+    Stopped,
+}
+
+/// One mount of a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MountFacts {
+    /// What is mounted.
+    pub kind: MountKind,
+    /// Where in the container.
+    pub destination: String,
+    /// Whether the container may write to it.
+    pub writable: bool,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A volume by name; an anonymous one has 64 hexadecimal digits.
+    Volume(String),
+    /// A path of the host.
+    Bind(String),
+    /// Memory, or anything else that is gone when the container stops.
+    Temporary,
+}
+
+/// One volume.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VolumeFacts {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl ContainerFacts {
+    /// Whether it does anything that has to be held still, and begun again afterwards.
+    pub fn is_up(&self) -> bool {
+        self.state != RunState::Stopped
+    }
+
+    /// Its Compose project, unless it is a one-off run beside the project's services.
+    pub(super) fn project(&self) -> Option<&str> {
+        let one_off = self.labels.get(ONE_OFF).is_some_and(|value| value == "True");
+        self.labels.get(PROJECT).filter(|_| !one_off).map(String::as_str)
+    }
+
+    /// Its service in the project.
+    pub(super) fn service(&self) -> Option<&str> {
+        self.labels.get(SERVICE).map(String::as_str)
+    }
+
+    /// The services that have to run before it does.
+    pub(super) fn depends_on(&self) -> impl Iterator<Item = &str> {
+        let list = self.labels.get(DEPENDS_ON).map_or("", String::as_str);
+        list.split(',').filter_map(|entry| entry.split(':').next()).filter(|name| !name.is_empty())
+    }
+
+    /// One of Eider's own labels.
+    pub(super) fn own_label(&self, name: &str) -> Option<&str> {
+        self.labels.get(&format!("eider.{name}")).map(String::as_str)
+    }
+}
+
+/// Whether the engine made up the name: nobody finds such a volume again once its container is gone.
+pub(super) fn is_anonymous(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}

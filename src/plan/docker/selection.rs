@@ -1,0 +1,246 @@
+//! From a target to containers and data, and to what is left out and why.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::facts::{ContainerFacts, HostFacts, MountKind, VOLUME, is_anonymous};
+use crate::plan::Failure;
+use crate::spec::{DockerTarget, Reason};
+
+/// Paths of a host that are the engine's or the kernel's: to archive them is never meant.
+const SYSTEM_PATHS: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];
+
+/// What a target selects.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Selection {
+    /// Ids of the selected containers, by name.
+    pub containers: Vec<String>,
+    /// The data, volumes first, by name.
+    pub roots: Vec<Root>,
+    /// What a backup of this target does not hold.
+    pub uncovered: Vec<Uncovered>,
+}
+
+/// One volume or path that is archived as a root.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Root {
+    /// Where it is.
+    pub source: RootSource,
+    /// Names of the selected containers that mount it.
+    pub containers: BTreeSet<String>,
+}
+
+/// Where a root is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum RootSource {
+    /// A volume by name.
+    Volume(String),
+    /// A path of the host.
+    Bind(String),
+}
+
+/// Data that is not archived.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Uncovered {
+    /// The container it belongs to.
+    pub container: String,
+    /// Where it is in the container.
+    pub place: String,
+    /// Why it is left out, as a sentence's end.
+    pub why: String,
+}
+
+/// Resolves a target against what there is on the host.
+///
+/// # Errors
+/// [`Reason::TargetNotFound`] with what there is instead, if a project, service, container or volume
+/// that was named does not exist.
+pub fn select(target: &DockerTarget, host: &HostFacts) -> Result<Selection, Failure> {
+    let mut chosen = chosen_containers(target, host)?;
+    chosen.sort_by(|one, other| one.name.cmp(&other.name));
+    let wanted = wanted_volumes(target, host)?;
+    let mut roots: Vec<Root> = Vec::new();
+    let mut uncovered = BTreeSet::new();
+    for container in &chosen {
+        for mount in &container.mounts {
+            let source = match left_out(container, &mount.kind, &mount.destination) {
+                Ok(source) => source,
+                Err(why) => {
+                    let (container, place) = (container.name.clone(), mount.destination.clone());
+                    uncovered.insert(Uncovered { container, place, why });
+                    continue;
+                }
+            };
+            if let Some(wanted) = &wanted
+                && !matches!(&source, RootSource::Volume(name) if wanted.contains(name))
+            {
+                let why = "the target names other volumes only".to_owned();
+                let (container, place) = (container.name.clone(), mount.destination.clone());
+                uncovered.insert(Uncovered { container, place, why });
+                continue;
+            }
+            add(&mut roots, source, Some(&container.name));
+        }
+        uncovered.insert(Uncovered {
+            container: container.name.clone(),
+            place: "/".to_owned(),
+            why: "what it writes outside of mounts goes with the container".to_owned(),
+        });
+    }
+    for name in wanted.into_iter().flatten() {
+        add(&mut roots, RootSource::Volume(name), None);
+    }
+    merge_nested(&mut roots);
+    roots.sort();
+    let containers = chosen.iter().map(|container| container.id.clone()).collect();
+    Ok(Selection { containers, roots, uncovered: uncovered.into_iter().collect() })
+}
+
+fn not_found(message: String, there_are: impl IntoIterator<Item = String>) -> Failure {
+    let mut known: Vec<String> = there_are.into_iter().collect();
+    known.sort();
+    known.dedup();
+    let hint = if known.is_empty() {
+        "there are none on this host".to_owned()
+    } else {
+        format!("there are: {}", known.join(", "))
+    };
+    Failure::new(Reason::TargetNotFound, message).hint(hint)
+}
+
+fn chosen_containers<'a>(
+    target: &DockerTarget,
+    host: &'a HostFacts,
+) -> Result<Vec<&'a ContainerFacts>, Failure> {
+    if let Some(project) = &target.project {
+        let of_project: Vec<&ContainerFacts> = host
+            .containers
+            .iter()
+            .filter(|container| container.project() == Some(project.as_str()))
+            .collect();
+        if of_project.is_empty() {
+            let projects = host.containers.iter().filter_map(ContainerFacts::project);
+            let message = format!("there is no container of Compose project `{project}`");
+            return Err(not_found(message, projects.map(str::to_owned)));
+        }
+        let Some(services) = &target.services else { return Ok(of_project) };
+        let is = |container: &ContainerFacts, name: &str| container.service() == Some(name);
+        for service in services {
+            if !of_project.iter().any(|container| is(container, service)) {
+                let known = of_project.iter().filter_map(|container| container.service());
+                let message = format!("Compose project `{project}` has no service `{service}`");
+                return Err(not_found(message, known.map(str::to_owned)));
+            }
+        }
+        let named = |container: &&ContainerFacts| services.iter().any(|name| is(container, name));
+        return Ok(of_project.into_iter().filter(named).collect());
+    }
+    let names = target.containers.iter().flatten();
+    names
+        .map(|name| {
+            host.containers.iter().find(|container| container.name == *name).ok_or_else(|| {
+                let known = host.containers.iter().map(|container| container.name.clone());
+                not_found(format!("there is no container `{name}`"), known)
+            })
+        })
+        .collect()
+}
+
+/// The volumes that the target names, by their names on the host. In a project a volume may be called
+/// as in the Compose file.
+fn wanted_volumes(
+    target: &DockerTarget,
+    host: &HostFacts,
+) -> Result<Option<BTreeSet<String>>, Failure> {
+    let Some(names) = &target.volumes else { return Ok(None) };
+    let of_project = |name: &str| {
+        let project = target.project.as_ref()?;
+        host.volumes.iter().find(|volume| {
+            volume.labels.get(super::facts::PROJECT) == Some(project)
+                && volume.labels.get(VOLUME).is_some_and(|label| label == name)
+        })
+    };
+    let found = names.iter().map(|name| {
+        let exact = host.volumes.iter().find(|volume| volume.name == *name);
+        exact.or_else(|| of_project(name)).map(|volume| volume.name.clone()).ok_or_else(|| {
+            let known = host.volumes.iter().map(|volume| volume.name.clone());
+            not_found(format!("there is no volume `{name}`"), known.filter(|n| !is_anonymous(n)))
+        })
+    });
+    found.collect::<Result<_, _>>().map(Some)
+}
+
+/// The source of a mount, or why it is not archived.
+fn left_out(
+    container: &ContainerFacts,
+    kind: &MountKind,
+    destination: &str,
+) -> Result<RootSource, String> {
+    let excluded = container.own_label("exclude").unwrap_or_default();
+    let named = |text: &str| excluded.split(',').map(str::trim).any(|entry| entry == text);
+    if named(destination) {
+        return Err("the label eider.exclude names it".to_owned());
+    }
+    match kind {
+        MountKind::Volume(name) if named(name) => {
+            Err("the label eider.exclude names it".to_owned())
+        }
+        MountKind::Volume(name) if is_anonymous(name) => {
+            Err("it is an anonymous volume, which no other container finds again".to_owned())
+        }
+        MountKind::Volume(name) => Ok(RootSource::Volume(name.clone())),
+        MountKind::Bind(path) if is_system(path) => Err(format!("{path} belongs to the system")),
+        MountKind::Bind(path) => Ok(RootSource::Bind(path.clone())),
+        MountKind::Temporary => Err("it lies in memory".to_owned()),
+    }
+}
+
+fn is_system(path: &str) -> bool {
+    path == "/" || SYSTEM_PATHS.iter().any(|system| is_beneath(path, system))
+}
+
+/// Whether `path` is `above` or lies in it.
+pub(super) fn is_beneath(path: &str, above: &str) -> bool {
+    path.strip_prefix(above.trim_end_matches('/'))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn add(roots: &mut Vec<Root>, source: RootSource, container: Option<&str>) {
+    let containers = container.map(str::to_owned);
+    match roots.iter_mut().find(|root| root.source == source) {
+        Some(root) => root.containers.extend(containers),
+        None => roots.push(Root { source, containers: containers.into_iter().collect() }),
+    }
+}
+
+/// A path inside another chosen path is archived with that one.
+fn merge_nested(roots: &mut Vec<Root>) {
+    let paths: Vec<String> = roots
+        .iter()
+        .filter_map(|root| match &root.source {
+            RootSource::Bind(path) => Some(path.clone()),
+            RootSource::Volume(_) => None,
+        })
+        .collect();
+    let mut inner = Vec::new();
+    roots.retain(|root| {
+        let RootSource::Bind(path) = &root.source else { return true };
+        let outer = paths.iter().find(|other| *other != path && is_beneath(path, other));
+        outer.is_none_or(|_| {
+            inner.push(root.clone());
+            false
+        })
+    });
+    for Root { source, containers } in inner {
+        let RootSource::Bind(path) = source else { continue };
+        for root in roots.iter_mut() {
+            if matches!(&root.source, RootSource::Bind(outer) if is_beneath(&path, outer)) {
+                root.containers.extend(containers.iter().cloned());
+            }
+        }
+    }
+}

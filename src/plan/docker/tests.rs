@@ -1,0 +1,194 @@
+//! Targets against small hosts.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::spec::{DockerTarget, Reason};
+
+fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn mount(kind: MountKind, destination: &str, writable: bool) -> MountFacts {
+    MountFacts { kind, destination: destination.to_owned(), writable }
+}
+
+fn volume(name: &str, writable: bool) -> MountFacts {
+    mount(MountKind::Volume(name.to_owned()), &format!("/{name}"), writable)
+}
+
+fn bind(path: &str) -> MountFacts {
+    mount(MountKind::Bind(path.to_owned()), path, true)
+}
+
+fn service(name: &str, depends_on: &str, mounts: Vec<MountFacts>) -> ContainerFacts {
+    ContainerFacts {
+        id: format!("id-of-{name}"),
+        name: format!("shop-{name}-1"),
+        labels: labels(&[
+            ("com.docker.compose.project", "shop"),
+            ("com.docker.compose.service", name),
+            ("com.docker.compose.depends_on", depends_on),
+        ]),
+        state: RunState::Running,
+        mounts,
+        ..ContainerFacts::default()
+    }
+}
+
+/// A shop of three services, and a container of somebody else.
+fn shop() -> HostFacts {
+    let mut reporter = service("ignored", "", vec![volume("shop_data", true)]);
+    reporter.name = "reporter".to_owned();
+    reporter.labels.clear();
+    let of_project =
+        [("com.docker.compose.project", "shop"), ("com.docker.compose.volume", "data")];
+    HostFacts {
+        containers: vec![
+            service("db", "", vec![volume("shop_data", true), volume(&"a1".repeat(32), true)]),
+            service("web", "api:service_healthy:true", vec![bind("/srv/web")]),
+            service("api", "db:service_started:false", vec![volume("shop_data", false)]),
+            reporter,
+        ],
+        volumes: vec![
+            VolumeFacts { name: "shop_data".to_owned(), labels: labels(&of_project) },
+            VolumeFacts { name: "other".to_owned(), ..VolumeFacts::default() },
+        ],
+        own_container: None,
+    }
+}
+
+fn project() -> DockerTarget {
+    DockerTarget { project: Some("shop".to_owned()), ..DockerTarget::default() }
+}
+
+fn names(stopping: &Stopping) -> Vec<&str> {
+    stopping.order.iter().map(|entry| entry.name.as_str()).collect()
+}
+
+#[test]
+fn a_project_is_its_containers_with_their_named_volumes_and_paths() {
+    let selection = select(&project(), &shop()).unwrap();
+    assert_eq!(selection.containers, ["id-of-api", "id-of-db", "id-of-web"]);
+    let sources: Vec<&RootSource> = selection.roots.iter().map(|root| &root.source).collect();
+    let data = RootSource::Volume("shop_data".to_owned());
+    assert_eq!(sources, [&data, &RootSource::Bind("/srv/web".to_owned())]);
+    assert_eq!(selection.roots[0].containers.len(), 2);
+    // The anonymous volume, and what each of the three writes elsewhere.
+    assert_eq!(selection.uncovered.len(), 4);
+    assert!(selection.uncovered.iter().any(|left| left.why.contains("anonymous")));
+}
+
+#[test]
+fn who_depends_on_others_stops_first_and_sharers_stop_too() {
+    let host = shop();
+    let selection = select(&project(), &host).unwrap();
+    let stopping = stop_set(&selection, &host, Touch::Read).unwrap();
+    assert_eq!(names(&stopping), ["reporter", "shop-web-1", "shop-api-1", "shop-db-1"]);
+    assert!(!stopping.order[0].selected && stopping.order[1].selected);
+}
+
+#[test]
+fn readers_go_on_while_data_is_read_and_not_while_it_is_replaced() {
+    let host = shop();
+    let target = DockerTarget { volumes: Some(vec!["shop_data".to_owned()]), ..Default::default() };
+    let selection = select(&target, &host).unwrap();
+    assert!(selection.containers.is_empty());
+    let reading = stop_set(&selection, &host, Touch::Read).unwrap();
+    assert_eq!(names(&reading), ["reporter", "shop-db-1"]);
+    let replacing = stop_set(&selection, &host, Touch::Replace).unwrap();
+    assert_eq!(names(&replacing), ["reporter", "shop-api-1", "shop-db-1"]);
+}
+
+#[test]
+fn what_was_stopped_or_frozen_before_stays_so() {
+    let mut host = shop();
+    host.containers[0].state = RunState::Stopped;
+    host.containers[1].state = RunState::Paused;
+    let stopping = stop_set(&select(&project(), &host).unwrap(), &host, Touch::Read).unwrap();
+    assert_eq!(names(&stopping), ["reporter", "shop-web-1", "shop-api-1"]);
+    let frozen: Vec<bool> = stopping.order.iter().map(|entry| entry.paused).collect();
+    assert_eq!(frozen, [false, true, false]);
+}
+
+#[test]
+fn a_circle_of_dependencies_still_has_an_order() {
+    let mut host = shop();
+    host.containers[0]
+        .labels
+        .insert("com.docker.compose.depends_on".to_owned(), "web:service_started:false".to_owned());
+    let stopping = stop_set(&select(&project(), &host).unwrap(), &host, Touch::Read).unwrap();
+    assert_eq!(stopping.order.len(), 4);
+}
+
+#[test]
+fn a_container_that_lives_in_anothers_network_stops_before_it() {
+    let mut host = shop();
+    host.containers[3].uses = vec!["id-of-web".to_owned()];
+    host.containers[3].name = "zz".to_owned();
+    let stopping = stop_set(&select(&project(), &host).unwrap(), &host, Touch::Read).unwrap();
+    assert_eq!(names(&stopping), ["zz", "shop-web-1", "shop-api-1", "shop-db-1"]);
+}
+
+#[test]
+fn what_would_be_gone_or_must_go_on_is_not_stopped() {
+    let mut host = shop();
+    host.containers[3].labels.insert("eider.stop".to_owned(), "false".to_owned());
+    host.own_container = Some("id-of-web".to_owned());
+    let selection = select(&project(), &host).unwrap();
+    let stopping = stop_set(&selection, &host, Touch::Read).unwrap();
+    assert_eq!(names(&stopping), ["shop-api-1", "shop-db-1"]);
+    assert_eq!(stopping.warnings.len(), 2);
+    host.containers[0].auto_remove = true;
+    let refused = stop_set(&selection, &host, Touch::Read).unwrap_err();
+    assert_eq!(refused.reason, Reason::QuiesceFailed);
+    assert!(refused.message.contains("--rm") && refused.hint.is_some());
+}
+
+#[test]
+fn what_is_not_there_is_named_with_what_there_is() {
+    let refused = |target: DockerTarget| {
+        let failure = select(&target, &shop()).unwrap_err();
+        assert_eq!(failure.reason, Reason::TargetNotFound);
+        failure.hint.unwrap()
+    };
+    let none = DockerTarget::default;
+    assert_eq!(refused(DockerTarget { project: Some("x".into()), ..none() }), "there are: shop");
+    let services = Some(vec!["x".into()]);
+    assert_eq!(refused(DockerTarget { services, ..project() }), "there are: api, db, web");
+    let volumes = Some(vec!["x".into()]);
+    assert_eq!(refused(DockerTarget { volumes, ..none() }), "there are: other, shop_data");
+    let containers = Some(vec!["x".into()]);
+    assert!(refused(DockerTarget { containers, ..none() }).contains("reporter"));
+}
+
+#[test]
+fn a_volume_may_be_called_as_in_the_compose_file() {
+    let target = DockerTarget { volumes: Some(vec!["data".to_owned()]), ..project() };
+    let selection = select(&target, &shop()).unwrap();
+    assert_eq!(selection.roots.len(), 1);
+    assert_eq!(selection.roots[0].source, RootSource::Volume("shop_data".to_owned()));
+    assert!(selection.uncovered.iter().any(|left| left.place == "/srv/web"));
+}
+
+#[test]
+fn sockets_excluded_mounts_and_nested_paths_are_no_roots() {
+    let mut host = shop();
+    let web = &mut host.containers[1];
+    web.mounts = vec![
+        bind("/var/run/docker.sock"),
+        bind("/srv/web"),
+        bind("/srv/web/uploads"),
+        bind("/srv/website"),
+        bind("/srv/cache"),
+        mount(MountKind::Temporary, "/tmp", true),
+    ];
+    web.labels.insert("eider.exclude".to_owned(), "/srv/cache, x".to_owned());
+    let target = DockerTarget { services: Some(vec!["web".to_owned()]), ..project() };
+    let selection = select(&target, &host).unwrap();
+    let sources: Vec<RootSource> = selection.roots.into_iter().map(|root| root.source).collect();
+    let expected = ["/srv/web", "/srv/website"].map(|path| RootSource::Bind(path.to_owned()));
+    assert_eq!(sources, expected);
+    let places: Vec<&str> = selection.uncovered.iter().map(|left| left.place.as_str()).collect();
+    assert_eq!(places, ["/", "/srv/cache", "/tmp", "/var/run/docker.sock"]);
+}
