@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::{ContainerFacts, HostFacts, MountKind, VOLUME, is_anonymous};
 use crate::plan::Failure;
-use crate::spec::{DockerTarget, Reason};
+use crate::spec::Reason;
+use crate::spec::target::DockerTarget;
 
 /// Paths of a host that are the engine's or the kernel's: to archive them is never meant.
 const SYSTEM_PATHS: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];

@@ -3,7 +3,6 @@
 
 mod cluster;
 mod cluster_tests;
-mod elsewhere;
 mod failures;
 mod faults;
 mod forward;
