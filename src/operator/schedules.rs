@@ -360,7 +360,6 @@ impl Operator {
         let Some(crate::plan::Job::Backup(job)) = crate::plan::Log::new(&journal).job() else {
             return Ok(());
         };
-        };
         if let Some(name) = &job.schedule
             && let Ok(known) = self.schedule(&operation.namespace, name).await
         {
