@@ -74,7 +74,7 @@ pub async fn daemon(
 }
 
 /// The socket's file, removed when the daemon ends.
-struct SocketFile(std::path::PathBuf);
+pub(super) struct SocketFile(std::path::PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
@@ -84,7 +84,7 @@ impl Drop for SocketFile {
 
 /// Serves the control socket. The catalog's lock has been taken by now: a socket that is still there
 /// is the remains of a process that is not.
-fn serve_socket(path: &Path, server: Server) -> Result<SocketFile, CliError> {
+pub(super) fn serve_socket(path: &Path, server: Server) -> Result<SocketFile, CliError> {
     let refuse = |action: &str, error: std::io::Error| {
         CliError::new(
             ExitCode::Failed,

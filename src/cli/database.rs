@@ -52,6 +52,7 @@ async fn check(session: &Session) -> Result<(), CliError> {
     let archives = records
         .iter()
         .filter(|record| record.deleted_at.is_none() && !record.backup_path.is_empty())
+        .filter(|_| !session.cluster)
         .map(|record| ArchiveOnDisk {
             path: record.backup_path.clone(),
             size: std::fs::metadata(&record.backup_path)

@@ -10,6 +10,7 @@ mod daemon;
 mod database;
 mod generate;
 mod get;
+mod in_cluster;
 mod mover;
 mod operator;
 pub mod output;
@@ -130,6 +131,7 @@ async fn dispatch_async(
     command: &Command,
     output: Output,
 ) -> Result<(), CliError> {
+    in_cluster::check(global, command).await?;
     match command {
         Command::Run(arguments) => run::run(global, arguments, output).await,
         Command::Daemon(arguments) => daemon::daemon(global, arguments, output).await,

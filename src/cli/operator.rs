@@ -8,6 +8,7 @@ use kube::client::ClientBuilder;
 use kube::{Api, Client, Config};
 
 use super::arguments::{GlobalArguments, Listen, OperatorArguments};
+use super::daemon::serve_socket;
 use super::output::{CliError, ExitCode, Output};
 use super::session::{metrics, open_catalog, stop_signal};
 use crate::catalog::Catalog;
@@ -114,7 +115,15 @@ async fn lead(
         health: Arc::clone(health),
         catalog: global.catalog.clone().into(),
     };
-    let _ = router.set(public_router(server));
+    let _ = router.set(public_router(server.clone()));
+    // For `kubectl exec … eider backup list`: a catalog has one holder, and that is this process.
+    let _socket = match serve_socket(&global.socket, server) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!("`eider` beside this process finds no socket: {}", error.message);
+            None
+        }
+    };
     // Watches only read: they go round the gate, which is about writing.
     let never = std::future::pending();
     kubernetes::run(operator, plain, &arguments.namespaces, never).await.map_err(CliError::from)

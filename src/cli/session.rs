@@ -14,7 +14,7 @@ use crate::plan::{Conclusion, Failure, OperationId};
 use crate::spec::{Document, Reason, counted};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::BuildInformation;
-use crate::web::ControlClient;
+use crate::web::{About, ControlClient};
 
 /// An open catalog, and who carries things out.
 pub struct Session {
@@ -22,6 +22,8 @@ pub struct Session {
     pub operator: Operator,
     /// The running daemon, if there is one.
     pub daemon: Option<ControlClient>,
+    /// The running process is the operator of a cluster: archives lie on claims, out of sight.
+    pub cluster: bool,
     /// Where results go.
     pub output: Output,
     bar: Arc<Bar>,
@@ -128,10 +130,13 @@ impl Session {
     pub async fn open_anyway(global: &GlobalArguments, output: Output) -> Result<Self, CliError> {
         let bar = Arc::new(Bar::new(&output));
         let listener = Some(Arc::clone(&bar) as Arc<dyn Progress>);
-        let mut lost = false;
+        let (mut lost, mut cluster) = (false, false);
         // The default socket belongs to the default catalog: with another file it is another daemon's.
         let (catalog, daemon) = match reach(&global.socket, &global.catalog).await {
-            Some(catalog) => (catalog, Some(ControlClient::new(&global.socket))),
+            Some((catalog, about)) => {
+                cluster = about.cluster;
+                (catalog, Some(ControlClient::new(&global.socket)))
+            }
             None => {
                 let (catalog, needs_rebuild) = open_catalog(&global.catalog, &output).await?;
                 lost = needs_rebuild;
@@ -142,7 +147,7 @@ impl Session {
         if daemon.is_none() {
             operator = operator.with_ledger(&global.catalog)?;
         }
-        let session = Self { operator, daemon, output, bar, interrupted: Cancel::new() };
+        let session = Self { operator, daemon, cluster, output, bar, interrupted: Cancel::new() };
         if lost {
             let added = session.operator.add_missing_records().await?;
             if added > 0 {
@@ -306,17 +311,17 @@ impl Session {
 }
 
 /// The catalog of the daemon on this socket, if one answers and it is the one that is meant.
-async fn reach(socket: &Path, catalog: &Path) -> Option<Catalog> {
+async fn reach(socket: &Path, catalog: &Path) -> Option<(Catalog, About)> {
     if !socket.exists() {
         return None;
     }
-    let holds = ControlClient::new(socket).catalog().await.ok()?;
-    let same = match (catalog.canonicalize(), Path::new(&holds).canonicalize()) {
+    let about = ControlClient::new(socket).about().await.ok()?;
+    let same = match (catalog.canonicalize(), Path::new(&about.catalog).canonicalize()) {
         (Ok(one), Ok(other)) => one == other,
         // In another mount namespace paths say nothing; the socket was named on purpose.
         _ => true,
     };
-    same.then(|| Catalog::remote(socket))
+    same.then(|| (Catalog::remote(socket), about))
 }
 
 /// Resolves at the first SIGINT or SIGTERM from now on: the signals are caught when this is called,

@@ -29,7 +29,10 @@ pub async fn store(
 }
 
 async fn list(session: &Session) -> Result<(), CliError> {
-    session.operator.refresh_stores().await?;
+    // The operator of a cluster keeps their statuses itself.
+    if !session.cluster {
+        session.operator.refresh_stores().await?;
+    }
     let resources = session.operator.catalog().resources(Some("BackupStore".to_owned())).await?;
     let mut rows = Vec::new();
     let mut items: Vec<Value> = Vec::new();
@@ -40,7 +43,14 @@ async fn list(session: &Session) -> Result<(), CliError> {
             conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True")
         });
         let spec = &resource.document["spec"];
-        let location = spec["local"]["path"].as_str().unwrap_or("-").to_owned();
+        let location = match (&spec["local"]["path"], &spec["volumeClaim"]["name"]) {
+            (Value::String(path), _) => path.clone(),
+            (_, Value::String(claim)) => {
+                let path = spec["volumeClaim"]["path"].as_str().unwrap_or_default();
+                format!("{claim}/{path}").trim_end_matches('/').to_owned()
+            }
+            _ => "-".to_owned(),
+        };
         rows.push(vec![
             resource.namespace.clone(),
             resource.name.clone(),

@@ -186,6 +186,11 @@ impl Operator {
         Self { cluster: Some(Arc::new(link)), ..self }
     }
 
+    /// Whether documents are the objects of a cluster.
+    pub fn serves_cluster(&self) -> bool {
+        self.cluster.is_some()
+    }
+
     /// The catalog.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog

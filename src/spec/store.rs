@@ -87,12 +87,18 @@ pub struct LocalStore {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.path) || (!self.path.startsWith('/') && !self.path.contains('..'))")
-        .message("path is relative to the claim and may not leave it").field_path(".path")
+        .message("path is relative to the claim and may not leave it").field_path(".path"),
+    validation = Rule::new("!has(self.__namespace__)")
+        .message("a store's claim is one of its own namespace: pods mount no other")
 )]
 pub struct VolumeClaimStore {
     /// Name of the claim.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
+    /// Refused: pods mount the claims of their own namespace only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub namespace: Option<String>,
     /// Directory within it; default its top.
     #[serde(default)]
     #[schemars(length(max = 4096))]

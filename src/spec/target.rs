@@ -25,7 +25,10 @@ pub struct Target {
     pub workload: Option<WorkloadTarget>,
     /// Kubernetes claims that belong to no workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 253)))]
+    #[schemars(
+        length(min = 1, max = 256),
+        inner(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))
+    )]
     pub volume_claims: Option<Vec<String>>,
 }
 
@@ -78,11 +81,14 @@ pub struct WorkloadTarget {
     /// The kind of the workload.
     pub kind: WorkloadKind,
     /// The name of the workload, in the namespace of this object.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
     /// Only these claims; default every claim that its pods mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 253)))]
+    #[schemars(
+        length(min = 1, max = 256),
+        inner(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))
+    )]
     pub volume_claims: Option<Vec<String>>,
 }
 

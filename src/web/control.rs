@@ -34,6 +34,18 @@ pub struct ApplyAnswer {
     pub operations: Vec<OperationId>,
 }
 
+/// Whose socket it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct About {
+    /// The file of the catalog that the process holds.
+    pub catalog: String,
+    /// Its version.
+    pub version: String,
+    /// It is the operator of a cluster: documents are the cluster's objects, archives lie on claims.
+    #[serde(default)]
+    pub cluster: bool,
+}
+
 /// One operation by its identity.
 #[derive(Debug, Serialize, Deserialize)]
 struct OperationRequest {
@@ -71,6 +83,11 @@ async fn apply(
     State(server): State<Server>,
     Json(request): Json<ApplyRequest>,
 ) -> Result<Json<ApplyAnswer>, Refusal> {
+    if server.operator.serves_cluster() {
+        let message = "documents of a cluster are its objects: use `kubectl apply`";
+        let reason = Reason::UnsupportedTarget.as_str();
+        return Err(Refusal::new(StatusCode::CONFLICT, reason, message.to_owned()));
+    }
     let documents = spec::load(&request.text, "cli").map_err(|problems| {
         let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
         Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "InvalidSpec", text.join("\n"))
@@ -124,9 +141,13 @@ async fn sync(State(server): State<Server>) -> Json<Value> {
     Json(json!({"woken": true}))
 }
 
-/// Which catalog this daemon holds.
-async fn about(State(server): State<Server>) -> Json<Value> {
-    Json(json!({"catalog": &*server.catalog, "version": crate::VERSION}))
+/// Which catalog this process holds, and for whom.
+async fn about(State(server): State<Server>) -> Json<About> {
+    Json(About {
+        catalog: server.catalog.display().to_string(),
+        version: crate::VERSION.to_owned(),
+        cluster: server.operator.serves_cluster(),
+    })
 }
 
 /// Talks to a running daemon.
@@ -161,10 +182,9 @@ impl ControlClient {
         self.post("/control/sync", &json!({})).await
     }
 
-    /// The file of the catalog that the daemon holds.
-    pub async fn catalog(&self) -> Result<String, Failure> {
-        let answer: Value = self.post("/control/about", &json!({})).await?;
-        Ok(answer["catalog"].as_str().unwrap_or_default().to_owned())
+    /// Whose socket it is.
+    pub async fn about(&self) -> Result<About, Failure> {
+        self.post("/control/about", &json!({})).await
     }
 
     async fn post<Q: Serialize, A: DeserializeOwned>(

@@ -20,7 +20,7 @@ use crate::operator::Operator;
 use crate::telemetry::Health;
 
 pub(crate) use api::object;
-pub use control::{ApplyAnswer, ControlClient, OperationState};
+pub use control::{About, ApplyAnswer, ControlClient, OperationState};
 pub use serve::{ConnectionLimits, serve};
 
 /// What the handlers share.

@@ -222,3 +222,6 @@ fn control(
         }
     }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,13 @@
 //! The operator against a real cluster: how tests reach one, a proxy that makes an API server
 //! misbehave, and what stands on them. Skipped, loudly, where there is no cluster.
 
+mod beside;
 mod cluster;
 mod cluster_tests;
 mod failures;
 mod faults;
 mod forward;
+mod hooks;
 mod kills;
 mod operations;
 mod permissions;
@@ -13,6 +15,7 @@ mod process;
 mod process_tests;
 mod proxy;
 mod proxy_tests;
+mod restores;
 mod scale;
 mod scene;
 mod sidecar;
