@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::look::look;
 use super::*;
-use crate::catalog::{Catalog, OpenOptions, ResourceRecord};
+use crate::catalog::{BackupFilter, Catalog, OpenOptions, ResourceRecord};
 use crate::runtime::kubernetes::{KubernetesRuntime, Settings};
 use crate::spec::API_VERSION;
 use crate::telemetry::Metrics;
@@ -313,7 +313,7 @@ async fn a_backup_that_is_done_is_read_and_never_written() {
         scene.look(Kind::Backup, &finished()).await.unwrap();
     }
     assert_eq!(scene.server.lines(), [""; 0]);
-    let records = scene.context.operator.catalog().backups(Default::default()).await.unwrap();
+    let records = scene.context.operator.catalog().backups(BackupFilter::default()).await.unwrap();
     assert_eq!(records.len(), 1, "{records:#?}");
     assert_eq!(records[0].backup_name, "a.tar.gz");
 }
@@ -441,8 +441,9 @@ async fn a_run_of_a_schedule_is_made_once_whoever_looks() {
     assert_eq!(calls[0].line, format!("POST {BACKUPS}"));
     assert_eq!(calls[0].body["metadata"]["name"], name);
     assert_eq!(calls[1].line, format!("GET {BACKUPS}/{name}"));
+    let made = format!("{BACKUPS}/");
     let state = scene.server.0.lock().unwrap();
-    assert_eq!(state.objects.keys().filter(|path| path.starts_with(BACKUPS)).count(), 1);
+    assert_eq!(state.objects.keys().filter(|path| path.starts_with(&made)).count(), 1);
 }
 
 #[tokio::test]
