@@ -385,7 +385,7 @@ async fn a_conflict_about_a_status_is_tried_again_and_another_object_is_left_alo
     // The object was made again under its name: its history is its own.
     scene.server.refuse_once(&line, 409, "Precondition failed: UID in precondition: u, now: v");
     say().await.unwrap();
-    assert_eq!(scene.server.lines(), [line.clone()]);
+    assert_eq!(scene.server.lines(), std::slice::from_ref(&line));
     // Kubernetes 1.20 refuses its own null: the same is said by a merge.
     scene.server.refuse_once(&line, 422, "Invalid");
     let value = json!({"phase": "Running", "observedGeneration": 1});
