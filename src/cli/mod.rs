@@ -134,7 +134,7 @@ async fn dispatch_async(
     in_cluster::check(global, command).await?;
     match command {
         Command::Run(arguments) => run::run(global, arguments, output).await,
-        Command::Daemon(arguments) => daemon::daemon(global, arguments, output).await,
+        Command::Daemon(arguments) => Box::pin(daemon::daemon(global, arguments, output)).await,
         Command::Operator(arguments) => operator::operator(global, arguments, output).await,
         Command::Mover => mover::mover().await,
         Command::Backup(command) => backup::backup(global, command, output).await,

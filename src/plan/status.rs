@@ -334,3 +334,48 @@ pub fn steps(log: &Log<'_>) -> Vec<StepStatus> {
     }
     steps
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::JournalEntry;
+
+    /// A journal of `(step, mark, second, fact)`.
+    fn journal(lines: &[(&str, Mark, i64, Value)]) -> Vec<JournalEntry> {
+        let entry = |(step, mark, second, detail): &(&str, Mark, i64, Value)| JournalEntry {
+            operation: "Restore/shop/r/1/u".parse().unwrap(),
+            step: (*step).to_owned(),
+            mark: *mark,
+            at: Timestamp::from_second(1_790_000_000 + second).unwrap(),
+            session: "s".to_owned(),
+            detail: detail.clone(),
+        };
+        lines.iter().map(entry).collect()
+    }
+
+    #[test]
+    fn downtime_is_from_the_wish_to_stop_until_the_service_is_back() {
+        use backup::step::{QUIESCE, RESUME};
+        use restore::step::HEALTH;
+        let one = json!({"replicas": 1});
+        let mut lines = vec![
+            (QUIESCE, Mark::Intent, 10, one.clone()),
+            (QUIESCE, Mark::Done, 22, one),
+            ("archive", Mark::Done, 23, Value::Null),
+        ];
+        let seconds = |lines: &[_]| {
+            let journal = journal(lines);
+            downtime(&Log::new(&journal)).map(|span| span.as_secs())
+        };
+        assert_eq!(seconds(&lines), None, "it has not come back");
+        lines.push((RESUME, Mark::Intent, 23, Value::Null));
+        lines.push((RESUME, Mark::Done, 24, Value::Null));
+        assert_eq!(seconds(&lines), Some(14), "stopping counts");
+        lines.push((HEALTH, Mark::Done, 30, Value::Null));
+        assert_eq!(seconds(&lines), Some(20), "until it is healthy, where that is waited for");
+        // Stopped already, or claims that nobody uses.
+        lines[0].3 = json!({"replicas": 0});
+        assert_eq!(seconds(&lines), None);
+        assert_eq!(seconds(&lines[3..]), None);
+    }
+}

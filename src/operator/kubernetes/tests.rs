@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::look::look;
 use super::*;
-use crate::catalog::{Catalog, OpenOptions, ResourceRecord};
+use crate::catalog::{BackupFilter, Catalog, OpenOptions, ResourceRecord};
 use crate::runtime::kubernetes::{KubernetesRuntime, Settings};
 use crate::spec::API_VERSION;
 use crate::telemetry::Metrics;
@@ -313,7 +313,7 @@ async fn a_backup_that_is_done_is_read_and_never_written() {
         scene.look(Kind::Backup, &finished()).await.unwrap();
     }
     assert_eq!(scene.server.lines(), [""; 0]);
-    let records = scene.context.operator.catalog().backups(Default::default()).await.unwrap();
+    let records = scene.context.operator.catalog().backups(BackupFilter::default()).await.unwrap();
     assert_eq!(records.len(), 1, "{records:#?}");
     assert_eq!(records[0].backup_name, "a.tar.gz");
 }
@@ -385,7 +385,7 @@ async fn a_conflict_about_a_status_is_tried_again_and_another_object_is_left_alo
     // The object was made again under its name: its history is its own.
     scene.server.refuse_once(&line, 409, "Precondition failed: UID in precondition: u, now: v");
     say().await.unwrap();
-    assert_eq!(scene.server.lines(), [line.clone()]);
+    assert_eq!(scene.server.lines(), std::slice::from_ref(&line));
     // Kubernetes 1.20 refuses its own null: the same is said by a merge.
     scene.server.refuse_once(&line, 422, "Invalid");
     let value = json!({"phase": "Running", "observedGeneration": 1});
@@ -441,8 +441,9 @@ async fn a_run_of_a_schedule_is_made_once_whoever_looks() {
     assert_eq!(calls[0].line, format!("POST {BACKUPS}"));
     assert_eq!(calls[0].body["metadata"]["name"], name);
     assert_eq!(calls[1].line, format!("GET {BACKUPS}/{name}"));
+    let made = format!("{BACKUPS}/");
     let state = scene.server.0.lock().unwrap();
-    assert_eq!(state.objects.keys().filter(|path| path.starts_with(BACKUPS)).count(), 1);
+    assert_eq!(state.objects.keys().filter(|path| path.starts_with(&made)).count(), 1);
 }
 
 #[tokio::test]

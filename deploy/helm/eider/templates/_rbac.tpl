@@ -60,7 +60,7 @@
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, create]
-# An annotation of the namespace says whether movers may run as root.
+# Annotations of a namespace say whether movers may run as root, and whose backups it takes.
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get]
