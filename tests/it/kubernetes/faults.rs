@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::cluster::{Cluster, PATIENCE};
 use super::process::{Operator, OperatorProcess};
 use super::proxy::{Fault, Gone, Proxy, matter};
-use super::scene::{Scene, assert_same, copy_of, service_image};
+use super::scene::{LONG, STOPS, Scene, assert_same, copy_of, service_image};
 use crate::support::sha256sum;
 
 /// The most writes that an undisturbed Backup of a running service may take: 11, and what a slow machine
@@ -102,7 +102,8 @@ impl Stage {
             if phase == "Succeeded" || phase == "Failed" || phase == "RolledBack" {
                 break;
             }
-            assert!(waited.elapsed() < PATIENCE * 2, "{kind} {name} does not end");
+            let log = process_log(self.process.as_ref());
+            assert!(waited.elapsed() < LONG * 2, "{kind} {name} does not end:\n{log}");
             std::thread::sleep(Duration::from_millis(200));
         }
         if !self.process.as_mut().unwrap().runs() {
@@ -204,6 +205,11 @@ impl Trouble {
     }
 }
 
+/// What the operator that runs has said.
+fn process_log(process: Option<&OperatorProcess>) -> String {
+    process.map(OperatorProcess::log).unwrap_or_default()
+}
+
 /// Says what was done: the counts of a run are read off its output.
 #[allow(clippy::print_stderr)]
 fn note(text: &str) {
@@ -283,7 +289,7 @@ fn restores(first: usize) {
         let begin = |scene: &Scene| {
             scene.apply(&format!(
                 "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {{name: {name}}}\n\
-                 spec: {{from: {{backupRef: {{name: base}}}}}}\n"
+                 spec: {{from: {{backupRef: {{name: base}}}}, consistency: {{timeout: {STOPS}}}}}\n"
             ));
         };
         stage.disturbed(faults, begin, "restore", name);
@@ -320,7 +326,8 @@ fn upgrades(first: usize) {
                 "apiVersion: eider.dev/v1alpha1\nkind: Upgrade\nmetadata: {{name: {name}}}\nspec:\n  \
                  target: {{workload: {{kind: StatefulSet, name: db}}}}\n  force: true\n  \
                  toVersion: \"{version}.0.0\"\n  images: {{service: \"{image}\"}}\n  \
-                 backup: {{storeRef: {{name: main}}}}\n  healthGate: {{timeout: 150s, soak: 1s}}\n"
+                 backup: {{storeRef: {{name: main}}}}\n  consistency: {{timeout: {STOPS}}}\n  \
+                 healthGate: {{timeout: 150s, soak: 1s}}\n"
             ));
         };
         stage.disturbed(faults, begin, "upgrade", name);

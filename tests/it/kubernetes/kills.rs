@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::cluster::{Cluster, PATIENCE};
 use super::process::{Operator, OperatorProcess};
-use super::scene::{LONG, Scene, assert_same, copy_of, service_image};
+use super::scene::{LONG, STOPS, Scene, assert_same, copy_of, service_image};
 use crate::support::sha256sum;
 
 /// What happens to the mover while the operator is down.
@@ -113,7 +113,7 @@ impl Stage {
         self.scene.apply(&format!(
             "apiVersion: eider.dev/v1alpha1\nkind: Backup\nmetadata: {{name: {name}}}\nspec:\n  \
              target: {{workload: {{kind: Deployment, name: web}}}}\n  storeRef: {{name: main}}\n  \
-             consistency: {{mode: {mode}}}\n"
+             consistency: {{mode: {mode}, timeout: {STOPS}}}\n"
         ));
     }
 
@@ -346,7 +346,7 @@ fn restores(points: &[(&str, Mover)]) {
         let process = stage.kill(point, *mover, || {
             stage.scene.apply(&format!(
                 "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {{name: {name}}}\n\
-                 spec: {{from: {{backupRef: {{name: base}}}}}}\n"
+                 spec: {{from: {{backupRef: {{name: base}}}}, consistency: {{timeout: {STOPS}}}}}\n"
             ));
         });
         let status = stage.scene.succeeded("restore", &name);
@@ -432,7 +432,7 @@ fn upgrade(name: &str, version: u32, image: &str, timeout: u32) -> String {
         "apiVersion: eider.dev/v1alpha1\nkind: Upgrade\nmetadata: {{name: {name}}}\nspec:\n  \
          target: {{workload: {{kind: Deployment, name: web}}}}\n  toVersion: \"{version}.0.0\"\n  \
          force: true\n  images: {{service: \"{image}\"}}\n  backup: {{storeRef: {{name: main}}}}\n  \
-         healthGate: {{timeout: {timeout}s, soak: 1s}}\n"
+         healthGate: {{timeout: {timeout}s, soak: 1s}}\n  consistency: {{timeout: {STOPS}}}\n"
     )
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::cluster::{Cluster, PATIENCE};
 use super::process::Operator;
 use super::proxy::{Exchange, Proxy};
-use super::scene::{LONG, Scene, service_image};
+use super::scene::{LONG, STOPS, Scene, service_image};
 
 /// An access as RBAC sees it: group, resource with its subresource, verb.
 type Access = (String, String, String);
@@ -213,14 +213,14 @@ spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}
     scene.back_up(
         "stopped",
         "db",
-        "  hooks: {before: [{exec: {command: [/bin/true], container: service}}]}\n",
+        "  consistency: {timeout: 5m}\n  hooks: {before: [{exec: {command: [/bin/true], container: service}}]}\n",
     );
     scene.succeeded("backup", "stopped");
     let backup = |name: &str, kind: &str, target: &str, mode: &str| {
         scene.apply(&format!(
             "apiVersion: eider.dev/v1alpha1\nkind: Backup\nmetadata: {{name: {name}}}\nspec:\n  \
              target: {{workload: {{kind: {kind}, name: {target}}}}}\n  storeRef: {{name: main}}\n  \
-             consistency: {{mode: {mode}}}\n"
+             consistency: {{mode: {mode}, timeout: {STOPS}}}\n"
         ));
     };
     backup("of-web", "Deployment", "web", "Stop");
@@ -239,7 +239,7 @@ spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}
     scene.succeeded("backup", "orphaned");
     scene.apply(
         "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {name: in-place}\n\
-         spec: {from: {backupRef: {name: stopped}}}\n---\n\
+         spec: {from: {backupRef: {name: stopped}}, consistency: {timeout: 5m}}\n---\n\
          apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {name: copied}\n\
          spec: {from: {backupRef: {name: stopped}}, target: {volumeClaims: [copy]}}\n",
     );
@@ -251,7 +251,7 @@ spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}
             "apiVersion: eider.dev/v1alpha1\nkind: Upgrade\nmetadata: {{name: to-{version}}}\nspec:\n  \
              target: {{workload: {{kind: StatefulSet, name: db}}}}\n  toVersion: \"{version}.0.0\"\n  \
              images: {{service: \"{image}\"}}\n  backup: {{storeRef: {{name: main}}}}\n  \
-             healthGate: {{timeout: 25s, soak: 1s}}\n"
+             consistency: {{timeout: {STOPS}}}\n  healthGate: {{timeout: 25s, soak: 1s}}\n"
         ));
         let status = scene.ended("upgrade", &format!("to-{version}"));
         assert_eq!(status["phase"], ends, "{status:#}");

@@ -11,6 +11,10 @@ use super::cluster::{Cluster, Namespace, PATIENCE};
 /// What a backup with its pods may take on a busy machine.
 pub const LONG: Duration = Duration::from_mins(4);
 
+/// How long a service may take to stop: a kubelet on a busy machine says late that pods have ended, and
+/// an operation that gives up before and undoes itself is right, and not what a test is about.
+pub const STOPS: &str = "5m";
+
 /// The scene.
 pub struct Scene {
     /// The cluster.
