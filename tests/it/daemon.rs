@@ -217,13 +217,13 @@ fn an_idle_daemon_is_small_and_still() {
 #[test]
 fn a_daemon_that_is_asked_to_stop_undoes_what_is_under_way() {
     let scene = scene();
-    let slow = "hooks:\n  before: [{exec: {command: [sh, -c, 'env > @/begun; sleep 600']}}]\n  \
+    let slow = "hooks:\n  before: [{exec: {command: [sh, -c, 'env > @/environment; touch @/begun; sleep 600']}}]\n  \
                 after: [{exec: {command: [touch, '@/after']}}]";
     scene.write("specs/slow.yaml", scene.fill(&backup("slow", "@/live", slow)));
     let daemon = Daemon::start(&scene, "specs");
     wait_until("the hook runs", || scene.path("begun").exists());
     // What the daemon sets for itself is not for the commands it runs.
-    let environment = scene.read("begun");
+    let environment = scene.read("environment");
     assert!(environment.contains("PATH=") && !environment.contains("MALLOC_"), "{environment}");
     assert!(daemon.get("/api/v1/operations").unwrap().1.contains("slow"));
     assert_eq!(daemon.stop(), Some(0));
