@@ -10,7 +10,7 @@ use super::output::{CliError, Output};
 use super::session::{Session, judge};
 use crate::catalog::{ScheduledTask, UserAction};
 use crate::operator::{KnownSchedule, Operator};
-use crate::spec::BackupTrigger;
+use crate::spec::{BackupTrigger, counted};
 
 const DEFAULT: &str = "default";
 
@@ -181,8 +181,17 @@ async fn prune(
     let result: Result<(), CliError> = async {
         let known = session.operator.schedule(&name.namespace, &name.name).await?;
         let now = Timestamp::now();
-        let report =
-            session.operator.prune(&name.namespace, &name.name, &known.spec, now, dry_run).await?;
+        let prune = |dry_run| {
+            session.operator.prune(&name.namespace, &name.name, &known.spec, now, dry_run)
+        };
+        let mut report = prune(true).await?;
+        let dropped = report.backups.iter().filter(|backup| !backup.keep).count();
+        if !dry_run && dropped > 0 {
+            let what = counted(dropped, "backup");
+            let question = format!("Remove {what} of schedule {}?", name.name);
+            session.output.confirm(&question, global.yes)?;
+            report = prune(false).await?;
+        }
         let removed = if dry_run { "would remove" } else { "removed" };
         let rows: Vec<Vec<String>> = report
             .backups

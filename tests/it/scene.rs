@@ -116,6 +116,7 @@ impl Scene {
             .env("EIDER_SOCKET", self.path("eider.sock"))
             .env("TZ", "UTC")
             .env_remove("EIDER_LISTEN")
+            .env_remove("COLUMNS")
             .env_remove("RUST_LOG")
             .stdin(Stdio::null());
         command

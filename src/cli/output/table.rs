@@ -2,7 +2,7 @@
 
 use unicode_width::UnicodeWidthStr;
 
-/// The widest a table is on a terminal that does not tell its width.
+/// The widest a table is where nothing is known of the reader.
 const DEFAULT_WIDTH: usize = 100;
 const GAP: usize = 2;
 /// Columns whose content is of any length, and of which the beginning says most.
@@ -11,15 +11,16 @@ const FREE_TEXT: [&str; 8] =
 /// No column is cut below this.
 const NARROWEST: usize = 8;
 
-/// Columns of the terminal. What is piped is cut only where `COLUMNS` asks for it: `grep` is to find
-/// whole names.
+/// Columns of the terminal, or the default: what is piped into a file should fit a page too, unless
+/// `COLUMNS` says how much there is.
 pub(super) fn width() -> usize {
     use std::io::IsTerminal;
-    if !std::io::stdout().is_terminal() {
-        let asked = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-        return asked.map_or(usize::MAX, |columns: usize| columns.max(60));
-    }
-    comfy_table::Table::new().width().map_or(DEFAULT_WIDTH, |width| usize::from(width).max(60))
+    let width = if std::io::stdout().is_terminal() {
+        comfy_table::Table::new().width().map(usize::from)
+    } else {
+        std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok())
+    };
+    width.map_or(DEFAULT_WIDTH, |width| width.max(60))
 }
 
 /// Control characters would move the cursor; a name may hold any.
