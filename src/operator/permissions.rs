@@ -137,7 +137,7 @@ pub const PERMISSIONS: &[Permission] = &[
     watched(
         "batch",
         &["jobs"],
-        &[Get, List, Create, Delete],
+        &[List, Create, Delete],
         "One Job an operation, the mover, reads and writes the claims; it is found again after a restart and removed at the end.",
     ),
     watched(

@@ -177,7 +177,7 @@ impl Operator {
                 Ok(store) => store,
                 Err(failure) => return Ok(Err(failure)),
             };
-            let record = self.catalog.backup(BackupKey::Name(reference.name.clone())).await?;
+            let record = self.record_of_archive(namespace, &store.name, &reference.name).await?;
             (store, reference.name.clone(), record)
         } else {
             let record = match self.source_record(namespace, &spec).await? {
@@ -207,6 +207,22 @@ impl Operator {
             from_namespace,
             claims,
         })))
+    }
+
+    /// The record of an archive by its name. In a cluster two namespaces may have archives of one name.
+    async fn record_of_archive(
+        &self,
+        namespace: &str,
+        store: &str,
+        archive: &str,
+    ) -> Result<Option<BackupRecord>, OperatorError> {
+        if self.cluster.is_none() {
+            return Ok(self.catalog.backup(BackupKey::Name(archive.to_owned())).await?);
+        }
+        let filter =
+            BackupFilter { namespace: Some(namespace.to_owned()), ..BackupFilter::default() };
+        let records = self.catalog.backups(filter).await?;
+        Ok(records.into_iter().find(|one| one.backup_name == archive && one.store == store))
     }
 
     /// The claims that a recorded backup was taken of, as its object says.

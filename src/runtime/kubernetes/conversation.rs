@@ -67,6 +67,15 @@ struct Newest {
     pod: Option<Pod>,
     /// Whether an earlier one is still at work.
     others: bool,
+    /// Whether its Job says that it has ended, however.
+    ended: bool,
+}
+
+fn job_has_ended(job: &Job) -> bool {
+    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| {
+        condition.status == "True" && matches!(condition.type_.as_str(), "Failed" | "Complete")
+    })
 }
 
 impl Conversation<'_> {
@@ -107,7 +116,7 @@ impl Conversation<'_> {
         let mut last_loss: Option<Failure> = None;
         let mut asked_of: Option<String> = None;
         loop {
-            let Newest { attempt, pod, others } = self.newest().await?;
+            let Newest { attempt, pod, others, ended } = self.newest().await?;
             if self.handles.cancel.is_cancelled() && is_interruptible(&request) {
                 self.dismiss().await?;
                 return Err(Failure::new(Reason::Cancelled, "cancelled"));
@@ -171,7 +180,7 @@ impl Conversation<'_> {
                 // A Job whose pod is not there: not yet, or no more.
                 _ if attempt > 0 => {
                     let settled = waiting_since.elapsed() > Duration::from_secs(20);
-                    if settled || self.has_failed(attempt).await? {
+                    if settled || ended {
                         let loss = Failure::new(Reason::MoverLost, "the mover's pod is gone");
                         last_loss = Some(loss);
                         // Nobody knows what it was asked for.
@@ -220,24 +229,7 @@ impl Conversation<'_> {
         own.sort_by_key(|pod| pod.metadata.creation_timestamp.clone().map(|time| time.0));
         let pod = own.pop();
         let others = own.iter().chain(&other).any(is_at_work);
-        Ok(Newest { attempt, pod, others })
-    }
-
-    async fn has_failed(&self, attempt: u32) -> Result<bool, Failure> {
-        let name = names::mover(self.operation, &self.key(), attempt);
-        let jobs = self.jobs();
-        let found = self
-            .cluster
-            .patiently("read a mover", None, || jobs.get_opt(&name))
-            .await
-            .map_err(|error| failure("read a mover", &error))?;
-        Ok(found.is_none_or(|job| {
-            let conditions = job.status.and_then(|status| status.conditions).unwrap_or_default();
-            conditions.iter().any(|condition| {
-                condition.status == "True"
-                    && matches!(condition.type_.as_str(), "Failed" | "Complete")
-            })
-        }))
+        Ok(Newest { attempt, pod, others, ended: job_has_ended(job) })
     }
 
     /// Another mover in the place of one that is gone.

@@ -23,7 +23,7 @@
 # One Job an operation, the mover, reads and writes the claims; it is found again after a restart and removed at the end.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, create, delete]
+  verbs: [list, create, delete]
 # It waits for a workload's pods to go and come, sees how the mover's pod fares, and asks it for steps by an annotation.
 - apiGroups: [""]
   resources: [pods]
