@@ -101,7 +101,7 @@ async fn carry_out(
                 session
                     .output
                     .note(&format!("{what} would be restored to {target}; nothing was done:"));
-                print_plan(&session.output, &job)?;
+                print_plan(session, &job).await?;
             }
         }
     }

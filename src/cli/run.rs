@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::arguments::{FileArguments, GlobalArguments, RunArguments};
+use super::backup::{PlanLine, plan_lines};
 use super::output::{CliError, ExitCode, Output};
 use super::session::{Done, Session, judge};
 use crate::operator::{Loaded, fingerprint, load};
-use crate::plan;
 use crate::spec::{Document, Reason};
 
 /// Reads the files; problems are printed, all of them, and end the verb.
@@ -153,17 +153,13 @@ async fn dry_run(session: &Session, loaded: Loaded) -> Result<(), CliError> {
         };
         match job {
             Ok(job) => {
-                for (number, (step, action)) in plan::outline(&job).into_iter().enumerate() {
-                    rows.push(vec![
-                        document.key().to_string(),
-                        (number + 1).to_string(),
-                        step.to_owned(),
-                        action.describe(),
-                    ]);
+                let object = document.key().to_string();
+                for PlanLine { number, step, text } in plan_lines(session, &job).await? {
                     items.push(serde_json::json!({
-                        "object": document.key().to_string(), "number": number + 1,
-                        "step": step, "does": action.describe(),
+                        "object": object, "number": number.parse::<u32>().ok(),
+                        "step": step, "does": text,
                     }));
+                    rows.push(vec![object.clone(), number, step.to_owned(), text]);
                 }
             }
             Err(failure) => {

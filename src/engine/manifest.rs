@@ -112,6 +112,9 @@ pub struct Manifest {
     /// How long the service was held still, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downtime_seconds: Option<f64>,
+    /// How the containers and volumes were made that the data is of, as their runtime describes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definitions: Option<serde_json::Value>,
     /// What was archived.
     pub roots: Vec<ManifestRoot>,
     /// Entries by kind.
@@ -169,6 +172,7 @@ impl Manifest {
             verified_at: None,
             duration_seconds: 0.0,
             downtime_seconds: None,
+            definitions: None,
             roots: Vec::new(),
             counts: Counts::default(),
             source_bytes: 0,

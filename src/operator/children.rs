@@ -274,6 +274,8 @@ fn backup(
         schedule: None,
         previous: None,
         origin: None,
+        root_names: Vec::new(),
+        definitions: None,
     }
 }
 
@@ -307,5 +309,6 @@ fn restore(
         target: target.clone(),
         from_namespace: None,
         claims: Vec::new(),
+        root_names: Vec::new(),
     }
 }

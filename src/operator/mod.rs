@@ -38,6 +38,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::engine::{Cancel, Progress};
 use crate::plan::{Conclusion, Failure, Job, OperationId, StoreBinding};
 use crate::runtime::Runtime;
+use crate::runtime::docker::DockerRuntime;
 use crate::runtime::host::HostRuntime;
 use crate::spec::Reason;
 use crate::telemetry::Metrics;
@@ -90,6 +91,7 @@ impl From<Failure> for OperatorError {
 pub struct Operator {
     catalog: Catalog,
     host: HostRuntime,
+    docker: DockerRuntime,
     session: Arc<str>,
     locks: locks::TargetLocks,
     running: Arc<Mutex<HashMap<OperationId, Running>>>,
@@ -127,6 +129,7 @@ impl Operator {
             unwanted: Arc::default(),
             catalog,
             host: HostRuntime::default(),
+            docker: DockerRuntime::default(),
             session: uuid::Uuid::now_v7().to_string().into(),
             locks: locks::TargetLocks::default(),
             running: Arc::default(),
@@ -303,7 +306,12 @@ impl Operator {
             link.runtime.accepts(job)?;
             return Ok(Arc::new(link.runtime.clone()));
         }
-        self.host.accepts(job)?;
-        Ok(Arc::new(self.host.clone()))
+        let runtime: Arc<dyn Runtime> = if job.target().docker.is_some() {
+            Arc::new(self.docker.clone())
+        } else {
+            Arc::new(self.host.clone())
+        };
+        runtime.accepts(job)?;
+        Ok(runtime)
     }
 }

@@ -3,7 +3,6 @@
 use super::resolve::directory_store;
 use super::{Operator, OperatorError};
 use crate::plan::{Failure, Job, OperationId, RestoreJob, StoreBinding};
-use crate::runtime::Runtime;
 use crate::spec::{Document, Kind};
 
 impl Operator {
@@ -47,7 +46,15 @@ impl Operator {
             },
             Ok(job) => job,
         };
-        Ok(Some(self.host.accepts(&job).map(|()| job)))
+        Ok(Some(self.runtime_for(&job).map(|_| job)))
+    }
+
+    /// What people should know of a job before it is carried out, one line each.
+    ///
+    /// # Errors
+    /// If its target cannot be looked at.
+    pub async fn explain(&self, job: &Job) -> Result<Vec<String>, Failure> {
+        self.runtime_for(job)?.explain(job).await
     }
 
     /// Whether a document says something else than what is recorded of its object.
@@ -96,5 +103,6 @@ async fn planned_restore(
         target: restore.spec.target.clone().unwrap_or_else(|| backup.spec.target.clone()),
         from_namespace: None,
         claims: Vec::new(),
+        root_names: Vec::new(),
     })))
 }

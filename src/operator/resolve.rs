@@ -148,6 +148,8 @@ impl Operator {
             schedule,
             previous,
             origin: None,
+            root_names: Vec::new(),
+            definitions: None,
         })))
     }
 
@@ -206,6 +208,7 @@ impl Operator {
             target,
             from_namespace,
             claims,
+            root_names: Vec::new(),
         })))
     }
 

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::docker;
 use super::journal::OperationId;
 pub use crate::spec::ClaimFacts;
 use crate::spec::{BackupSpec, BackupStoreSpec, ConsistencyMode, RestoreSpec, Target, UpgradeSpec};
@@ -44,6 +45,13 @@ pub struct BackupJob {
     /// What the archive is to say it was taken of, where the target names the places it is mounted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Target>,
+    /// Names of the archive's roots, in the order of the target's paths, where the paths do not say
+    /// what they are of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub root_names: Vec<String>,
+    /// What the archive is to keep besides the data: how containers and volumes were made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definitions: Option<docker::Definitions>,
 }
 
 /// One archive to put back.
@@ -66,6 +74,10 @@ pub struct RestoreJob {
     /// The claims that were backed up, where they are known: missing ones are made like them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<ClaimFacts>,
+    /// Names of the archive's roots that are put back, in the order of the target's paths, where the
+    /// paths do not say which goes where.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub root_names: Vec<String>,
 }
 
 /// One service to move to another version.
@@ -225,6 +237,12 @@ pub struct PreflightFacts {
     /// The claims of a target in a cluster, in the order of the archive's roots.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<ClaimFacts>,
+    /// The data of a Docker target, in the order of the archive's roots.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<docker::Place>,
+    /// How the containers and volumes of a Docker target were made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub definitions: Option<docker::Definitions>,
     /// What was noticed.
     pub warnings: Vec<String>,
     /// Each check: name, outcome (`PASS`, `WARNING`), what was found.

@@ -84,7 +84,8 @@ pub fn downtime(log: &Log<'_>) -> Option<jiff::SignedDuration> {
     use restore::step::{HEALTH, UNDO_RESUME};
     use upgrade::step::{ROLLBACK_RESUME, START};
     let held: Value = log.intent(QUIESCE).unwrap_or_default();
-    if log.touched(QUIESCE) && held["replicas"] != 0 {
+    let nobody = held["replicas"] == 0 || held["order"].as_array().is_some_and(Vec::is_empty);
+    if log.touched(QUIESCE) && !nobody {
         let back = [RESUME, UNDO_RESUME, ROLLBACK_RESUME, START, HEALTH];
         let back = back.iter().filter_map(|step| log.done_at(step)).max();
         return Some(back?.duration_since(log.started_at(QUIESCE)?).max(SignedDuration::ZERO));

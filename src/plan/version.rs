@@ -99,6 +99,27 @@ pub fn compare(running: &str, wanted: &str) -> VersionChange {
     }
 }
 
+/// Why this is no upgrade, as a sentence's end; nothing if it is one, or nobody knows. `unchanged`:
+/// the very images run already.
+pub fn refusal(running: Option<&str>, wanted: &str, unchanged: bool) -> Option<String> {
+    if unchanged {
+        return Some("it runs these images already".to_owned());
+    }
+    let running = running?;
+    match compare(running, wanted) {
+        VersionChange::Same => Some(format!("{wanted} is what runs")),
+        VersionChange::Older => Some(format!("{wanted} is older than {running}")),
+        VersionChange::Newer | VersionChange::Unknown => None,
+    }
+}
+
+/// The version that an image's tag names; nothing for `latest` and digests.
+pub fn of_image(image: &str) -> Option<String> {
+    let name = image.split('@').next().unwrap_or_default();
+    let (_, tag) = name.rsplit('/').next()?.split_once(':')?;
+    (tag != "latest" && !tag.is_empty()).then(|| tag.to_owned())
+}
+
 /// A version as it may stand in a file name: `[A-Za-z0-9._+-]`, at most 64 bytes, other characters
 /// become `-`, and one leading `v` before a digit is dropped. Nothing left gives `0`.
 pub fn sanitise(version: &str) -> String {

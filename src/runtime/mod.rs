@@ -1,13 +1,16 @@
 //! Where it happens: the one trait behind which the world lies.
 //!
 //! A runtime observes and performs; it decides nothing and records nothing. `host` acts on the
-//! directories of this machine, `kubernetes` on workloads and claims by way of a `mover`, `memory` on
+//! directories of this machine, `docker` on containers and volumes, `kubernetes` on workloads and claims by way of a `mover`, `memory` on
 //! a simulated world with faults.
 
+pub mod docker;
+mod hook_phase;
 pub mod host;
 pub mod kubernetes;
 pub mod memory;
 pub mod mover;
+mod probes;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -44,6 +47,12 @@ pub trait Runtime: Send + Sync {
         job: &'a Job,
         log: Log<'a>,
     ) -> BoxFuture<'a, Result<Observed, Failure>>;
+
+    /// What people should know of a job before it is carried out, one line each: what it is about,
+    /// who stands still, what is not covered. Changes nothing.
+    fn explain<'a>(&'a self, _: &'a Job) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
 
     /// What has to be in the journal before the action touches the world: the set of services that
     /// will be stopped, the name of the archive that will be written.

@@ -143,6 +143,8 @@ reasons! {
     Forbidden,
     /// The API server does not answer.
     ClusterUnavailable,
+    /// The Docker Engine does not answer.
+    EngineUnavailable,
     /// The record could not be written.
     CatalogFailed,
     /// An unexpected failure; the message has the details.

@@ -9,6 +9,7 @@ mod cli;
 mod daemon;
 mod damage;
 mod disk_full;
+mod docker;
 mod examples;
 mod host;
 mod kubernetes;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value, json};
 
 /// What `--type` of `backup create` takes: how much is kept or, as older spellings have it, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -46,6 +47,9 @@ pub struct BackupCreateArguments {
     /// A directory or file to back up; may be repeated. Default: the target of the schedule `default`.
     #[arg(long = "path", short = 'p', value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+    /// What of a Docker host is backed up.
+    #[command(flatten)]
+    pub docker: DockerArguments,
     /// A store's name, or a directory. Default: the only store there is.
     #[arg(long, short, value_name = "STORE")]
     pub store: Option<String>,
@@ -79,6 +83,46 @@ pub struct BackupCreateArguments {
     /// Print what would be done and do nothing.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Containers and volumes of a Docker host.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Docker host")]
+pub struct DockerArguments {
+    /// A Compose project.
+    #[arg(long, value_name = "PROJECT")]
+    pub project: Option<String>,
+    /// Only this service of the project; may be repeated.
+    #[arg(long = "service", value_name = "SERVICE", requires = "project")]
+    pub services: Vec<String>,
+    /// A container by its name; may be repeated.
+    #[arg(long = "container", value_name = "NAME")]
+    pub containers: Vec<String>,
+    /// Only this volume; may be repeated. Default: every named volume and path of the selection.
+    #[arg(long = "volume", value_name = "VOLUME")]
+    pub volumes: Vec<String>,
+    /// How the containers are held still; `Stop` by default.
+    #[arg(long, value_parser = ["Stop", "Pause", "Live"], value_name = "MODE")]
+    pub mode: Option<String>,
+}
+
+impl DockerArguments {
+    /// As `spec.target.docker`; nothing where none of it was given.
+    pub fn target(&self) -> Option<Value> {
+        let mut target = Map::new();
+        if let Some(project) = &self.project {
+            target.insert("project".to_owned(), json!(project));
+        }
+        let lists = [
+            ("services", &self.services),
+            ("containers", &self.containers),
+            ("volumes", &self.volumes),
+        ];
+        for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+            target.insert(name.to_owned(), json!(list));
+        }
+        (!target.is_empty()).then_some(Value::Object(target))
+    }
 }
 
 /// `eider backup list`.

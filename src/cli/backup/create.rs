@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::cli::arguments::{BackupCreateArguments, BackupTypeArgument};
-use crate::cli::output::{CliError, ExitCode, Output};
+use crate::cli::output::{CliError, ExitCode};
 use crate::cli::session::{Session, judge};
 use crate::operator::Operator;
 use crate::plan;
@@ -22,7 +22,7 @@ pub(super) async fn create(
         for document in &documents {
             if let Some(job) = session.operator.preview(document, &documents).await? {
                 session.output.note("nothing was done; this is the plan:");
-                print_plan(&session.output, &job.map_err(CliError::from)?)?;
+                print_plan(session, &job.map_err(CliError::from)?).await?;
             }
         }
         return Ok(());
@@ -38,21 +38,40 @@ pub(super) async fn create(
     judge(&done)
 }
 
-/// The steps of a job, numbered.
-pub(in crate::cli) fn print_plan(output: &Output, job: &plan::Job) -> Result<(), CliError> {
-    let outline = plan::outline(job);
-    let rows: Vec<Vec<String>> = outline
+/// What a job is about, and its steps, numbered.
+pub(in crate::cli) async fn print_plan(session: &Session, job: &plan::Job) -> Result<(), CliError> {
+    let lines = plan_lines(session, job).await?;
+    let rows: Vec<Vec<String>> = lines
         .iter()
-        .enumerate()
-        .map(|(number, (step, action))| {
-            vec![(number + 1).to_string(), (*step).to_owned(), action.describe()]
-        })
+        .map(|line| vec![line.number.clone(), line.step.to_owned(), line.text.clone()])
         .collect();
-    let items: Vec<Value> = outline
-        .iter()
-        .map(|(step, action)| json!({"step": step, "does": action.describe()}))
-        .collect();
-    output.table(&["NO", "STEP", "DOES"], &rows, &items)
+    let items: Vec<Value> =
+        lines.iter().map(|line| json!({"step": line.step, "does": line.text})).collect();
+    session.output.table(&["NO", "STEP", "DOES"], &rows, &items)
+}
+
+/// One line of a plan.
+pub(in crate::cli) struct PlanLine {
+    /// The number of a step; a dash for what the target is.
+    pub number: String,
+    /// The step, or `target`.
+    pub step: &'static str,
+    /// What it does.
+    pub text: String,
+}
+
+/// What a job is about, then its steps.
+pub(in crate::cli) async fn plan_lines(
+    session: &Session,
+    job: &plan::Job,
+) -> Result<Vec<PlanLine>, CliError> {
+    let about = session.operator.explain(job).await?;
+    let about =
+        about.into_iter().map(|text| PlanLine { number: "-".to_owned(), step: "target", text });
+    let steps = plan::outline(job).into_iter().enumerate().map(|(number, (step, action))| {
+        PlanLine { number: (number + 1).to_string(), step, text: action.describe() }
+    });
+    Ok(about.chain(steps).collect())
 }
 
 async fn documents(
@@ -65,10 +84,10 @@ async fn documents(
         BackupTypeArgument::PreUpgrade => ("Full", BackupTrigger::PreUpgrade),
         BackupTypeArgument::DataOnly => ("DataOnly", BackupTrigger::Manual),
     };
-    if arguments.paths.is_empty() {
+    if arguments.paths.is_empty() && arguments.docker.target().is_none() {
         let known = session.operator.schedule(&arguments.namespace, "default").await.map_err(|_| {
             CliError::new(ExitCode::Usage, Reason::InvalidSpec, "what is to be backed up?").hint(
-                "name it with `--path PATH`, or apply a BackupSchedule named `default` and have its target taken",
+                "name it with `--path PATH` or `--project NAME`, or apply a BackupSchedule named `default` and have its target taken",
             )
         })?;
         let mut document = Operator::scheduled_backup(&known, name, trigger);
@@ -100,7 +119,18 @@ async fn documents(
     options.insert("trigger".to_owned(), json!(trigger));
     let (store, mut documents) =
         store_reference(session, &arguments.namespace, arguments.store.as_deref()).await?;
-    documents.extend(host_backup(&arguments.namespace, &name, &arguments.paths, &store, options)?);
+    if let Some(mode) = &arguments.docker.mode {
+        options.insert("consistency".to_owned(), json!({"mode": mode}));
+    }
+    let mut target = Map::new();
+    if !arguments.paths.is_empty() {
+        target.insert("host".to_owned(), host_target(&arguments.paths)?);
+    }
+    if let Some(docker) = arguments.docker.target() {
+        target.insert("docker".to_owned(), docker);
+    }
+    options.insert("target".to_owned(), Value::Object(target));
+    documents.extend(backup(&arguments.namespace, &name, &store, options)?);
     Ok(documents)
 }
 
@@ -171,20 +201,22 @@ pub(in crate::cli) async fn store_reference(
     Ok((name, checked(&document)?))
 }
 
-/// A Backup document of host paths.
-pub(in crate::cli) fn host_backup(
-    namespace: &str,
-    name: &str,
-    paths: &[PathBuf],
-    store: &str,
-    options: Map<String, Value>,
-) -> Result<Vec<Document>, CliError> {
+/// Paths as `spec.target.host`.
+fn host_target(paths: &[PathBuf]) -> Result<Value, CliError> {
     let paths: Vec<String> = paths
         .iter()
         .map(|path| Ok(absolute(path)?.to_string_lossy().into_owned()))
         .collect::<Result<_, CliError>>()?;
-    let mut specification = options;
-    specification.insert("target".to_owned(), json!({"host": {"paths": paths}}));
+    Ok(json!({ "paths": paths }))
+}
+
+/// A Backup document with this specification, its target included.
+fn backup(
+    namespace: &str,
+    name: &str,
+    store: &str,
+    mut specification: Map<String, Value>,
+) -> Result<Vec<Document>, CliError> {
     specification.insert("storeRef".to_owned(), json!({"name": store}));
     checked(&json!({
         "apiVersion": spec::API_VERSION,

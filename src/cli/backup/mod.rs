@@ -14,7 +14,9 @@ use super::session::Session;
 use crate::catalog::{BackupKey, BackupRecord, UserAction};
 use crate::spec::Reason;
 
-pub(super) use create::{absolute, checked, print_plan, stamped, store_reference};
+pub(super) use create::{
+    PlanLine, absolute, checked, plan_lines, print_plan, stamped, store_reference,
+};
 pub(super) use list::backup_fields;
 
 /// Carries one of them out.

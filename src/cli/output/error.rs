@@ -43,6 +43,7 @@ impl ExitCode {
             | Reason::ArchiveUnsafe
             | Reason::BackupNotReady
             | Reason::NotAnUpgrade => Self::Refused,
+            Reason::ClusterUnavailable | Reason::EngineUnavailable => Self::Unreachable,
             Reason::Cancelled => Self::Interrupted,
             _ => Self::Failed,
         }

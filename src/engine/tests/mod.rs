@@ -171,6 +171,7 @@ fn manifest(name: &str, summary: &PackSummary) -> Manifest {
         verified_at: None,
         duration_seconds: 1.25,
         downtime_seconds: None,
+        definitions: None,
         roots: vec![],
         counts: Counts::default(),
         source_bytes: 0,

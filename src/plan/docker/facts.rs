@@ -37,6 +37,8 @@ pub struct ContainerFacts {
     pub name: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// The image it was made from, as it was named then.
+    pub image: String,
     /// What it does now.
     pub state: RunState,
     /// It removes itself when it stops (`--rm`).
@@ -94,6 +96,23 @@ pub struct VolumeFacts {
     pub name: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Where its data is on the host.
+    pub mountpoint: String,
+    /// Why nobody finds the data at the mount point while no container mounts the volume; none for a
+    /// plain local volume.
+    pub elsewhere: Option<String>,
+}
+
+impl HostFacts {
+    /// A container by its id.
+    pub fn container(&self, id: &str) -> Option<&ContainerFacts> {
+        self.containers.iter().find(|container| container.id == id)
+    }
+
+    /// A volume by its name.
+    pub fn volume(&self, name: &str) -> Option<&VolumeFacts> {
+        self.volumes.iter().find(|volume| volume.name == name)
+    }
 }
 
 impl ContainerFacts {
@@ -109,14 +128,17 @@ impl ContainerFacts {
     }
 
     /// Its service in the project.
-    pub(super) fn service(&self) -> Option<&str> {
+    pub fn service(&self) -> Option<&str> {
         self.labels.get(SERVICE).map(String::as_str)
     }
 
-    /// The services that have to run before it does.
-    pub(super) fn depends_on(&self) -> impl Iterator<Item = &str> {
+    /// The services that have to run before it does, each with its condition.
+    pub(super) fn depends_on(&self) -> impl Iterator<Item = (&str, &str)> {
         let list = self.labels.get(DEPENDS_ON).map_or("", String::as_str);
-        list.split(',').filter_map(|entry| entry.split(':').next()).filter(|name| !name.is_empty())
+        list.split(',').filter(|entry| !entry.is_empty()).map(|entry| {
+            let mut parts = entry.split(':');
+            (parts.next().unwrap_or_default(), parts.next().unwrap_or("service_started"))
+        })
     }
 
     /// One of Eider's own labels.

@@ -1,12 +1,20 @@
 //! What a Docker target means: which containers and data it selects, who has to stand still meanwhile,
-//! in which order, and what is not covered. Pure: from facts about containers to lists.
+//! in which order, what is not covered, and where an archive goes. Pure: from facts to lists.
 
 mod facts;
+mod placement;
+#[cfg(test)]
+mod placement_tests;
+mod recreation;
+mod replacing;
 mod selection;
 mod stopping;
 #[cfg(test)]
 mod tests;
 
 pub use facts::{ContainerFacts, HostFacts, MountFacts, MountKind, RunState, VolumeFacts};
-pub use selection::{Root, RootSource, Selection, Uncovered, select};
+pub use placement::{Definitions, Placement, Placements, VolumeDefinition, place};
+pub use recreation::{Recreation, chosen_address, recreate};
+pub use replacing::{Replaced, replaced};
+pub use selection::{Place, Root, RootSource, Selection, Uncovered, select};
 pub use stopping::{StopEntry, Stopping, Touch, stop_set};

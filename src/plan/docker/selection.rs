@@ -34,6 +34,40 @@ pub struct Root {
     pub containers: BTreeSet<String>,
 }
 
+impl Root {
+    /// Its name in an archive: `volumes/shop_data`, `binds/srv/shop/config`. Names of volumes have no
+    /// slash and no path is archived that lies in another, so that none is a directory above another.
+    pub fn name(&self) -> String {
+        match &self.source {
+            RootSource::Volume(name) => format!("volumes/{name}"),
+            RootSource::Bind(path) => format!("binds/{}", path.trim_matches('/')),
+        }
+    }
+
+    /// Where its data is on the host.
+    ///
+    /// # Errors
+    /// [`Reason::UnsupportedTarget`] for a volume whose data is there only while somebody mounts it,
+    /// [`Reason::TargetNotFound`] for one that is gone.
+    pub fn path(&self, host: &HostFacts) -> Result<String, Failure> {
+        let name = match &self.source {
+            RootSource::Bind(path) => return Ok(path.clone()),
+            RootSource::Volume(name) => name,
+        };
+        let volume = host.volume(name).ok_or_else(|| {
+            Failure::new(Reason::TargetNotFound, format!("volume {name} is not there"))
+        })?;
+        match &volume.elsewhere {
+            None => Ok(volume.mountpoint.clone()),
+            Some(why) => Err(Failure::new(
+                Reason::UnsupportedTarget,
+                format!("the data of volume {name} cannot be read at {}: {why}", volume.mountpoint),
+            )
+            .hint("name other volumes in `spec.target.docker.volumes`")),
+        }
+    }
+}
+
 /// Where a root is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RootSource {
@@ -41,6 +75,18 @@ pub enum RootSource {
     Volume(String),
     /// A path of the host.
     Bind(String),
+}
+
+/// Where the data of one root is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Place {
+    /// Name of the root in the archive.
+    pub root: String,
+    /// What it is of.
+    pub source: RootSource,
+    /// Where it is on the host.
+    pub path: String,
 }
 
 /// Data that is not archived.
@@ -53,6 +99,8 @@ pub struct Uncovered {
     pub place: String,
     /// Why it is left out, as a sentence's end.
     pub why: String,
+    /// Whether that is no surprise: a plan lists it, a Backup needs no warning of it.
+    pub usual: bool,
 }
 
 /// Resolves a target against what there is on the host.
@@ -70,9 +118,9 @@ pub fn select(target: &DockerTarget, host: &HostFacts) -> Result<Selection, Fail
         for mount in &container.mounts {
             let source = match left_out(container, &mount.kind, &mount.destination) {
                 Ok(source) => source,
-                Err(why) => {
+                Err((why, usual)) => {
                     let (container, place) = (container.name.clone(), mount.destination.clone());
-                    uncovered.insert(Uncovered { container, place, why });
+                    uncovered.insert(Uncovered { container, place, why, usual });
                     continue;
                 }
             };
@@ -81,7 +129,7 @@ pub fn select(target: &DockerTarget, host: &HostFacts) -> Result<Selection, Fail
             {
                 let why = "the target names other volumes only".to_owned();
                 let (container, place) = (container.name.clone(), mount.destination.clone());
-                uncovered.insert(Uncovered { container, place, why });
+                uncovered.insert(Uncovered { container, place, why, usual: true });
                 continue;
             }
             add(&mut roots, source, Some(&container.name));
@@ -90,6 +138,7 @@ pub fn select(target: &DockerTarget, host: &HostFacts) -> Result<Selection, Fail
             container: container.name.clone(),
             place: "/".to_owned(),
             why: "what it writes outside of mounts goes with the container".to_owned(),
+            usual: true,
         });
     }
     for name in wanted.into_iter().flatten() {
@@ -175,28 +224,30 @@ fn wanted_volumes(
     found.collect::<Result<_, _>>().map(Some)
 }
 
-/// The source of a mount, or why it is not archived.
+/// The source of a mount, or why it is not archived and whether that is no surprise.
 fn left_out(
     container: &ContainerFacts,
     kind: &MountKind,
     destination: &str,
-) -> Result<RootSource, String> {
+) -> Result<RootSource, (String, bool)> {
     let excluded = container.own_label("exclude").unwrap_or_default();
     let named = |text: &str| excluded.split(',').map(str::trim).any(|entry| entry == text);
+    let usual = |why: &str| Err((why.to_owned(), true));
     if named(destination) {
-        return Err("the label eider.exclude names it".to_owned());
+        return usual("the label eider.exclude names it");
     }
     match kind {
-        MountKind::Volume(name) if named(name) => {
-            Err("the label eider.exclude names it".to_owned())
-        }
-        MountKind::Volume(name) if is_anonymous(name) => {
-            Err("it is an anonymous volume, which no other container finds again".to_owned())
-        }
+        MountKind::Volume(name) if named(name) => usual("the label eider.exclude names it"),
+        MountKind::Volume(name) if is_anonymous(name) => Err((
+            "it is an anonymous volume, which no other container finds again".to_owned(),
+            false,
+        )),
         MountKind::Volume(name) => Ok(RootSource::Volume(name.clone())),
-        MountKind::Bind(path) if is_system(path) => Err(format!("{path} belongs to the system")),
+        MountKind::Bind(path) if is_system(path) => {
+            Err((format!("{path} belongs to the system"), true))
+        }
         MountKind::Bind(path) => Ok(RootSource::Bind(path.clone())),
-        MountKind::Temporary => Err("it lies in memory".to_owned()),
+        MountKind::Temporary => usual("it lies in memory"),
     }
 }
 

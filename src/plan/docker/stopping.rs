@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::facts::{ContainerFacts, HostFacts, MountKind, RunState};
 use super::selection::{RootSource, Selection, is_beneath};
 use crate::plan::Failure;
-use crate::spec::Reason;
+use crate::spec::{ConsistencyMode, Reason};
 
 /// What an operation does to the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +42,13 @@ pub struct StopEntry {
     pub paused: bool,
     /// Whether the target selects it; otherwise it shares data with what is selected.
     pub selected: bool,
+    /// Ids of others among them that have to be healthy before it starts, as Compose is told by
+    /// `condition: service_healthy`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after_healthy: Vec<String>,
 }
 
-/// The containers to hold still. What is not up is not among them and stays as it is.
+/// The containers to hold still in this way. What is not up is not among them and stays as it is.
 ///
 /// # Errors
 /// [`Reason::QuiesceFailed`] for a container that would be gone once stopped, and for Eider's own.
@@ -52,6 +56,7 @@ pub fn stop_set(
     selection: &Selection,
     host: &HostFacts,
     touch: Touch,
+    mode: ConsistencyMode,
 ) -> Result<Stopping, Failure> {
     let mut stopping = Stopping::default();
     let mut chosen: Vec<&ContainerFacts> = Vec::new();
@@ -78,7 +83,7 @@ pub fn stop_set(
             ));
             continue;
         }
-        if container.auto_remove {
+        if container.auto_remove && mode == ConsistencyMode::Stop {
             let message = format!(
                 "container {} was started with --rm and would be removed when it stops",
                 container.name
@@ -96,6 +101,11 @@ pub fn stop_set(
             timeout: container.stop_timeout,
             paused: container.state == RunState::Paused,
             selected: selection.containers.contains(&container.id),
+            after_healthy: chosen
+                .iter()
+                .filter(|other| waits_for_health_of(container, other))
+                .map(|other| other.id.clone())
+                .collect(),
         })
         .collect();
     Ok(stopping)
@@ -116,7 +126,7 @@ fn shares(container: &ContainerFacts, selection: &Selection, touch: Touch) -> bo
 
 /// Dependents before what they depend on, otherwise by name. Members of a circle come by name too:
 /// the engine stops them in any order.
-fn in_order<'a>(containers: &[&'a ContainerFacts]) -> Vec<&'a ContainerFacts> {
+pub(super) fn in_order<'a>(containers: &[&'a ContainerFacts]) -> Vec<&'a ContainerFacts> {
     let mut left: BTreeMap<&str, &ContainerFacts> =
         containers.iter().map(|container| (container.name.as_str(), *container)).collect();
     let mut order = Vec::new();
@@ -139,8 +149,19 @@ fn needs(one: &ContainerFacts, other: &ContainerFacts) -> bool {
     if one.id == other.id {
         return false;
     }
-    let depends = one.project().is_some()
-        && one.project() == other.project()
-        && other.service().is_some_and(|service| one.depends_on().any(|name| name == service));
-    depends || one.uses.iter().any(|used| *used == other.id || *used == other.name)
+    depends_on(one, other).is_some()
+        || one.uses.iter().any(|used| *used == other.id || *used == other.name)
+}
+
+/// Under which condition `one` depends on `other`, if it does.
+fn depends_on<'a>(one: &'a ContainerFacts, other: &ContainerFacts) -> Option<&'a str> {
+    if one.project().is_none() || one.project() != other.project() {
+        return None;
+    }
+    let service = other.service()?;
+    one.depends_on().find(|(name, _)| *name == service).map(|(_, condition)| condition)
+}
+
+fn waits_for_health_of(one: &ContainerFacts, other: &ContainerFacts) -> bool {
+    one.id != other.id && depends_on(one, other) == Some("service_healthy")
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::spec::ConsistencyMode::{Pause, Stop};
 use crate::spec::Reason;
 use crate::spec::target::DockerTarget;
 
@@ -52,7 +53,12 @@ fn shop() -> HostFacts {
             reporter,
         ],
         volumes: vec![
-            VolumeFacts { name: "shop_data".to_owned(), labels: labels(&of_project) },
+            VolumeFacts {
+                name: "shop_data".to_owned(),
+                labels: labels(&of_project),
+                mountpoint: "/var/lib/docker/volumes/shop_data/_data".to_owned(),
+                elsewhere: None,
+            },
             VolumeFacts { name: "other".to_owned(), ..VolumeFacts::default() },
         ],
         own_container: None,
@@ -84,9 +90,11 @@ fn a_project_is_its_containers_with_their_named_volumes_and_paths() {
 fn who_depends_on_others_stops_first_and_sharers_stop_too() {
     let host = shop();
     let selection = select(&project(), &host).unwrap();
-    let stopping = stop_set(&selection, &host, Touch::Read).unwrap();
+    let stopping = stop_set(&selection, &host, Touch::Read, Stop).unwrap();
     assert_eq!(names(&stopping), ["reporter", "shop-web-1", "shop-api-1", "shop-db-1"]);
     assert!(!stopping.order[0].selected && stopping.order[1].selected);
+    assert_eq!(stopping.order[1].after_healthy, ["id-of-api"]);
+    assert!(stopping.order[2].after_healthy.is_empty(), "the database has only to be started");
 }
 
 #[test]
@@ -95,9 +103,9 @@ fn readers_go_on_while_data_is_read_and_not_while_it_is_replaced() {
     let target = DockerTarget { volumes: Some(vec!["shop_data".to_owned()]), ..Default::default() };
     let selection = select(&target, &host).unwrap();
     assert!(selection.containers.is_empty());
-    let reading = stop_set(&selection, &host, Touch::Read).unwrap();
+    let reading = stop_set(&selection, &host, Touch::Read, Stop).unwrap();
     assert_eq!(names(&reading), ["reporter", "shop-db-1"]);
-    let replacing = stop_set(&selection, &host, Touch::Replace).unwrap();
+    let replacing = stop_set(&selection, &host, Touch::Replace, Stop).unwrap();
     assert_eq!(names(&replacing), ["reporter", "shop-api-1", "shop-db-1"]);
 }
 
@@ -106,7 +114,7 @@ fn what_was_stopped_or_frozen_before_stays_so() {
     let mut host = shop();
     host.containers[0].state = RunState::Stopped;
     host.containers[1].state = RunState::Paused;
-    let stopping = stop_set(&select(&project(), &host).unwrap(), &host, Touch::Read).unwrap();
+    let stopping = stop_set(&select(&project(), &host).unwrap(), &host, Touch::Read, Stop).unwrap();
     assert_eq!(names(&stopping), ["reporter", "shop-web-1", "shop-api-1"]);
     let frozen: Vec<bool> = stopping.order.iter().map(|entry| entry.paused).collect();
     assert_eq!(frozen, [false, true, false]);
@@ -118,7 +126,7 @@ fn a_circle_of_dependencies_still_has_an_order() {
     host.containers[0]
         .labels
         .insert("com.docker.compose.depends_on".to_owned(), "web:service_started:false".to_owned());
-    let stopping = stop_set(&select(&project(), &host).unwrap(), &host, Touch::Read).unwrap();
+    let stopping = stop_set(&select(&project(), &host).unwrap(), &host, Touch::Read, Stop).unwrap();
     assert_eq!(stopping.order.len(), 4);
 }
 
@@ -127,7 +135,7 @@ fn a_container_that_lives_in_anothers_network_stops_before_it() {
     let mut host = shop();
     host.containers[3].uses = vec!["id-of-web".to_owned()];
     host.containers[3].name = "zz".to_owned();
-    let stopping = stop_set(&select(&project(), &host).unwrap(), &host, Touch::Read).unwrap();
+    let stopping = stop_set(&select(&project(), &host).unwrap(), &host, Touch::Read, Stop).unwrap();
     assert_eq!(names(&stopping), ["zz", "shop-web-1", "shop-api-1", "shop-db-1"]);
 }
 
@@ -137,13 +145,14 @@ fn what_would_be_gone_or_must_go_on_is_not_stopped() {
     host.containers[3].labels.insert("eider.stop".to_owned(), "false".to_owned());
     host.own_container = Some("id-of-web".to_owned());
     let selection = select(&project(), &host).unwrap();
-    let stopping = stop_set(&selection, &host, Touch::Read).unwrap();
+    let stopping = stop_set(&selection, &host, Touch::Read, Stop).unwrap();
     assert_eq!(names(&stopping), ["shop-api-1", "shop-db-1"]);
     assert_eq!(stopping.warnings.len(), 2);
     host.containers[0].auto_remove = true;
-    let refused = stop_set(&selection, &host, Touch::Read).unwrap_err();
+    let refused = stop_set(&selection, &host, Touch::Read, Stop).unwrap_err();
     assert_eq!(refused.reason, Reason::QuiesceFailed);
     assert!(refused.message.contains("--rm") && refused.hint.is_some());
+    assert!(stop_set(&selection, &host, Touch::Read, Pause).is_ok());
 }
 
 #[test]

@@ -132,8 +132,12 @@ fn options(job: &BackupJob) -> Result<PackOptions, Failure> {
     let host = job.spec.target.host.as_ref().ok_or_else(|| {
         Failure::new(Reason::UnsupportedTarget, "the target names no paths on this host")
     })?;
+    let mut roots = engine::name_roots(&host.paths)?;
+    for (root, name) in roots.iter_mut().zip(&job.root_names) {
+        root.name.clone_from(name);
+    }
     Ok(PackOptions {
-        roots: engine::name_roots(&host.paths)?,
+        roots,
         exclude: job.spec.exclude.clone(),
         format: job.spec.archive.format,
         level: job.spec.archive.level,
@@ -217,6 +221,8 @@ fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
         from_version: None,
         from_namespace: None,
         claims: Vec::new(),
+        places: Vec::new(),
+        definitions: None,
         warnings: Vec::new(),
         checks,
     }))
@@ -302,6 +308,7 @@ fn manifest(
     manifest.duration_seconds = now.duration_since(created_at).as_secs_f64().max(0.0);
     manifest.downtime_seconds = downtime;
     manifest.roots = roots;
+    manifest.definitions = job.definitions.as_ref().map(|definitions| json!(definitions));
     Ok(manifest)
 }
 

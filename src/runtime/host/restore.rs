@@ -88,6 +88,9 @@ fn destinations(job: &RestoreJob, manifest: &Manifest) -> Result<Vec<(String, Pa
             .hint("name exactly one path to unpack it to")),
         };
     }
+    if !job.root_names.is_empty() {
+        return Ok(job.root_names.iter().cloned().zip(paths).collect());
+    }
     if paths.len() != manifest.roots.len() {
         let names: Vec<&str> = manifest.roots.iter().map(|root| root.name.as_str()).collect();
         return Err(Failure::new(
@@ -205,6 +208,8 @@ fn preflight(job: &RestoreJob) -> Result<Value, Failure> {
         from_version: None,
         from_namespace: Some(manifest.namespace).filter(|name| !name.is_empty()),
         claims: Vec::new(),
+        places: Vec::new(),
+        definitions: None,
         warnings: Vec::new(),
         checks,
     }))

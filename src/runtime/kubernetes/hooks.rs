@@ -1,72 +1,21 @@
-//! Hooks in a cluster: commands in the workload's pods, requests from the operator.
+//! Hooks in a cluster: commands in the workload's pods.
 
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::AttachParams;
 use kube::{Api, ResourceExt};
-use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use super::cluster::{Cluster, failure};
 use super::workload::Workload;
-use crate::engine::Cancel;
-use crate::plan::{Failure, HookFacts, HookPhase};
-use crate::runtime::host::hooks::send_request;
-use crate::spec::hooks::{ExecHook, Hook};
+use crate::runtime::hook_phase::Tail;
+use crate::spec::hooks::ExecHook;
 use crate::spec::target::WorkloadTarget;
-use crate::spec::{OnError, Reason};
-
-/// How much of the end of a command's output is kept, in bytes.
-const KEPT_OUTPUT: usize = 4096;
-
-/// Runs the hooks of a phase in order. Before: the first failure ends it. After: all of them run.
-pub async fn run(
-    cluster: &Cluster,
-    namespace: &str,
-    target: Option<&WorkloadTarget>,
-    hooks: &[Hook],
-    phase: HookPhase,
-    cancel: &Cancel,
-) -> Result<Value, Failure> {
-    let word = if phase == HookPhase::Before { "before" } else { "after" };
-    let mut facts = HookFacts::default();
-    let mut first_failure = None;
-    for (index, hook) in hooks.iter().enumerate() {
-        if phase == HookPhase::Before && cancel.is_cancelled() {
-            return Err(Failure::new(Reason::Cancelled, "cancelled before a hook"));
-        }
-        let result = match (&hook.exec, &hook.http) {
-            (Some(command), None) => {
-                in_pods(cluster, namespace, target, command, hook.timeout.to_duration()).await
-            }
-            (None, Some(_)) => request(hook).await,
-            _ => Err("the hook needs exactly one of exec and http".to_owned()),
-        };
-        let Err(why) = result else { continue };
-        let message = format!("hook {word} {}: {why}", index + 1);
-        if hook.on_error == OnError::Continue {
-            facts.warnings.push(message);
-            continue;
-        }
-        let failure = Failure::new(Reason::HookFailed, message);
-        if phase == HookPhase::Before {
-            return Err(failure);
-        }
-        first_failure.get_or_insert(failure);
-    }
-    first_failure.map_or_else(|| Ok(json!(facts)), Err)
-}
-
-async fn request(hook: &Hook) -> Result<(), String> {
-    let hook = hook.clone();
-    let sent = tokio::task::spawn_blocking(move || send_request(&hook).map_err(|e| e.to_string()));
-    sent.await.map_err(|error| error.to_string())?.map(|_| ())
-}
 
 /// Runs a command in every ready pod of the workload, one after the other. Pods that have only just
 /// been let go are waited for, as long as the hook may take.
-async fn in_pods(
+pub async fn in_pods(
     cluster: &Cluster,
     namespace: &str,
     target: Option<&WorkloadTarget>,
@@ -158,20 +107,16 @@ async fn in_pod(
     Err(format!("the command in pod {pod} failed: {why}; it wrote: {}", written.trim()))
 }
 
-/// The last of what a stream says; all of it is read, so that the command is not held up.
+/// The last of what a stream says.
 async fn tail(stream: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
     let Some(mut stream) = stream else { return String::new() };
-    let mut kept: Vec<u8> = Vec::new();
+    let mut tail = Tail::default();
     let mut buffer = vec![0_u8; 8192];
     while let Ok(count) = stream.read(&mut buffer).await {
         if count == 0 {
             break;
         }
-        kept.extend_from_slice(&buffer[..count]);
-        if kept.len() > 4 * KEPT_OUTPUT {
-            kept.drain(..kept.len() - KEPT_OUTPUT);
-        }
+        tail.push(&buffer[..count]);
     }
-    let start = kept.len().saturating_sub(KEPT_OUTPUT);
-    String::from_utf8_lossy(&kept[start..]).into_owned()
+    tail.text()
 }

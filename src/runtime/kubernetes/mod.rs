@@ -26,16 +26,17 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::mover::{Request, Work};
-use super::{BoxFuture, Handles, Runtime, host};
+use super::{BoxFuture, Handles, Runtime, hook_phase, host};
 use crate::plan::backup::step as backup_step;
 use crate::plan::restore::step as restore_step;
 use crate::plan::upgrade::step as upgrade_step;
 use crate::plan::{
-    Action, ArchiveFacts, BackupJob, Failure, HookPhase, Job, JournalEntry, Log, Mark, Observed,
+    Action, ArchiveFacts, BackupJob, Failure, Job, JournalEntry, Log, Mark, Observed,
     PreflightFacts, ReplacementState, UpgradeJob,
 };
+use crate::spec::hooks::ExecHook;
 use crate::spec::target::{WorkloadKind, WorkloadTarget};
-use crate::spec::{BackupType, ConsistencyMode, Hooks, Reason};
+use crate::spec::{BackupType, ConsistencyMode, Reason};
 
 pub use cluster::{Cluster, FIELD_MANAGER, is_missing, is_terminating, is_transient};
 pub use settings::Settings;
@@ -287,14 +288,6 @@ fn times_of(log: &Log<'_>, steps: &[&str]) -> Vec<JournalEntry> {
         .collect()
 }
 
-fn hooks_of(job: &Job) -> &Hooks {
-    match job {
-        Job::Backup(job) => &job.spec.hooks,
-        Job::Restore(job) => &job.spec.hooks,
-        Job::Upgrade(job) => &job.spec.hooks,
-    }
-}
-
 impl Runtime for KubernetesRuntime {
     fn name(&self) -> &'static str {
         "kubernetes"
@@ -402,13 +395,12 @@ impl Runtime for KubernetesRuntime {
             let target = job.target().workload.as_ref();
             match (action, target) {
                 (Action::RunHooks(phase), _) => {
-                    let hooks = hooks_of(job);
-                    let list = match phase {
-                        HookPhase::Before => &hooks.before,
-                        HookPhase::After => &hooks.after,
+                    let command = |exec: ExecHook, timeout| -> BoxFuture<'_, _> {
+                        Box::pin(async move {
+                            hooks::in_pods(&self.cluster, namespace, target, &exec, timeout).await
+                        })
                     };
-                    let cancel = &handles.cancel;
-                    hooks::run(&self.cluster, namespace, target, list, *phase, cancel).await
+                    hook_phase::run(job, *phase, &handles.cancel, &command).await
                 }
                 (Action::Quiesce { timeout, .. }, Some(target)) => {
                     let held: Held = log.entries().last().map_or_else(

@@ -131,6 +131,8 @@ mod tests {
             schedule: None,
             previous: None,
             origin: None,
+            root_names: Vec::new(),
+            definitions: None,
         });
         let mission = mission(&job, &["data-db-0".to_owned()], &[]).unwrap();
         let text = serde_json::to_string(&mission).unwrap();

@@ -12,18 +12,15 @@ use super::cluster::{Cluster, failure};
 use super::names::IMAGES_ANNOTATION;
 use super::workload::Workload;
 use crate::engine::Cancel;
-use crate::plan::version::{VersionChange, compare};
+use crate::plan::version::{of_image, refusal};
 use crate::plan::{Failure, PreflightFacts, UpgradeJob};
-use crate::runtime::host::hooks::{HookError, send_request};
-use crate::spec::hooks::{Hook, HttpHook, HttpMethod};
+use crate::runtime::probes;
+use crate::spec::Reason;
 use crate::spec::target::{WorkloadKind, WorkloadTarget};
-use crate::spec::upgrade::{HealthGate, HttpProbe};
-use crate::spec::{DurationText, OnError, Reason};
+use crate::spec::upgrade::HealthGate;
 
 /// How often a rollout is looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long one probe may take.
-const PROBE: u64 = 10;
 /// A container that has been restarted this often is in a crash loop.
 const CRASH_LOOP: i32 = 3;
 
@@ -37,13 +34,6 @@ pub struct ImagesBefore {
     pub images: BTreeMap<String, String>,
 }
 
-/// The version that an image's tag names; nothing for `latest` and digests.
-pub fn version_of(image: &str) -> Option<String> {
-    let name = image.split('@').next().unwrap_or_default();
-    let (_, tag) = name.rsplit('/').next()?.split_once(':')?;
-    (tag != "latest" && !tag.is_empty()).then(|| tag.to_owned())
-}
-
 /// The version of a workload: its version label, or the tag of its first container's image.
 pub fn version(workload: &Workload) -> Option<String> {
     let labels = workload.template.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref());
@@ -51,7 +41,7 @@ pub fn version(workload: &Workload) -> Option<String> {
         return Some(version.clone());
     }
     let first = workload.template.spec.as_ref()?.containers.first()?;
-    version_of(first.image.as_deref()?)
+    of_image(first.image.as_deref()?)
 }
 
 fn wanted(job: &UpgradeJob) -> BTreeMap<String, String> {
@@ -82,17 +72,7 @@ pub async fn preflight(
     }
     let from = version(&workload);
     let unchanged = wanted(job).iter().all(|(name, image)| present.get(name) == Some(image));
-    let change = from.as_deref().map(|from| compare(from, &job.spec.to_version));
-    let refused = match change {
-        _ if unchanged => Some("it runs these images already".to_owned()),
-        Some(VersionChange::Same) => Some(format!("{} is what runs", job.spec.to_version)),
-        Some(VersionChange::Older) => Some(format!(
-            "{} is older than {}",
-            job.spec.to_version,
-            from.as_deref().unwrap_or_default()
-        )),
-        _ => None,
-    };
+    let refused = refusal(from.as_deref(), &job.spec.to_version, unchanged);
     if let (Some(why), false) = (refused, job.spec.force) {
         return Err(Failure::new(Reason::NotAnUpgrade, format!("{}: {why}", workload.title()))
             .hint("set `spec.force: true` to do it all the same"));
@@ -229,7 +209,7 @@ impl Watch<'_> {
         let timeout = self.gate.timeout.to_duration();
         loop {
             let waiting = match self.look().await? {
-                Ok(_) => match self.probe().await {
+                Ok(_) => match probes::all_answer(&self.gate.probes).await {
                     Ok(()) => return Ok(json!({"seconds": begun.elapsed().as_secs_f64()})),
                     Err(why) => why,
                 },
@@ -255,7 +235,7 @@ impl Watch<'_> {
         while begun.elapsed() < soak {
             let found = match self.look().await? {
                 Ok(now) if now > restarts => Err("a container was restarted".to_owned()),
-                Ok(_) => self.probe().await,
+                Ok(_) => probes::all_answer(&self.gate.probes).await,
                 Err(why) => Err(why),
             };
             match found {
@@ -315,33 +295,6 @@ impl Watch<'_> {
             Err(why) => Err(why),
         })
     }
-
-    async fn probe(&self) -> Result<(), String> {
-        for probe in &self.gate.probes {
-            let hook = as_hook(&probe.http);
-            let sent = tokio::task::spawn_blocking(move || send_request(&hook)).await;
-            match sent.map_err(|error| error.to_string())? {
-                Ok(_) | Err(HookError::Status { status: 300..=399, .. }) => {}
-                Err(error) => return Err(error.to_string()),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn as_hook(probe: &HttpProbe) -> Hook {
-    Hook {
-        exec: None,
-        http: Some(HttpHook {
-            url: probe.url.clone(),
-            method: HttpMethod::Get,
-            headers: probe.headers.clone(),
-            authorization_file: probe.authorization_file.clone(),
-            body: None,
-        }),
-        timeout: DurationText::seconds(PROBE),
-        on_error: OnError::Fail,
-    }
 }
 
 fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
@@ -381,7 +334,7 @@ mod tests {
 
     #[test]
     fn versions_are_read_from_tags() {
-        let version = |image: &str| version_of(image);
+        let version = |image: &str| of_image(image);
         assert_eq!(version("shop/web:1.2.0").as_deref(), Some("1.2.0"));
         assert_eq!(version("registry:5000/shop/web:1.2.0@sha256:00").as_deref(), Some("1.2.0"));
         assert_eq!(version("registry:5000/shop/web"), None);

@@ -26,6 +26,8 @@ fn backup(target: &Value) -> Job {
         schedule: None,
         previous: None,
         origin: None,
+        root_names: Vec::new(),
+        definitions: None,
     })
 }
 
@@ -42,6 +44,7 @@ fn restore(target: &Value) -> Job {
         target: serde_json::from_value(target.clone()).unwrap(),
         from_namespace: None,
         claims: Vec::new(),
+        root_names: Vec::new(),
     })
 }
 

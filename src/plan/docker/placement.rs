@@ -1,0 +1,213 @@
+//! Where the roots of an archive go on a host: back to where they came from, into volumes of another
+//! project, or into volumes that the target names.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::facts::{HostFacts, PROJECT, VOLUME};
+use super::selection::{Root, RootSource};
+use crate::plan::Failure;
+use crate::spec::Reason;
+use crate::spec::target::DockerTarget;
+
+const VOLUMES: &str = "volumes/";
+const BINDS: &str = "binds/";
+
+/// What an archive keeps besides the data, so that it can be put back where nothing is left.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Definitions {
+    /// The volumes among the roots.
+    pub volumes: Vec<VolumeDefinition>,
+    /// The selected containers, as the engine described them: name, image with digest,
+    /// configuration, host configuration and networks.
+    pub containers: Vec<serde_json::Value>,
+}
+
+/// A volume, as far as it takes to make one like it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VolumeDefinition {
+    /// Its name.
+    pub name: String,
+    /// The driver.
+    pub driver: String,
+    /// The driver's options.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+    /// Its labels.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One root of an archive and where it goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// Its name in the archive.
+    pub root: String,
+    /// Where it goes.
+    pub source: RootSource,
+    /// The volume to make first, where there is none of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create: Option<VolumeDefinition>,
+}
+
+/// Where everything goes.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Placements {
+    /// The roots that are put back.
+    pub roots: Vec<Placement>,
+    /// What is not, and why.
+    pub warnings: Vec<String>,
+}
+
+/// Decides for each root of an archive where it goes.
+///
+/// Names of `target.volumes` mean volumes of the archive where it has them; otherwise they are new
+/// homes for its volumes, in their order. In another project volumes go by their names in the Compose
+/// file, and paths of the host stay where they are: they belong to the project that was backed up.
+///
+/// # Errors
+/// [`Reason::InvalidSpec`] if the archive holds no roots of a Docker target, or if the names in the
+/// target are neither all of the archive nor as many as its volumes.
+pub fn place(
+    target: &DockerTarget,
+    origin: Option<&DockerTarget>,
+    roots: &[String],
+    definitions: &Definitions,
+    host: &HostFacts,
+) -> Result<Placements, Failure> {
+    if let Some(foreign) =
+        roots.iter().find(|root| !root.starts_with(VOLUMES) && !root.starts_with(BINDS))
+    {
+        return Err(Failure::new(
+            Reason::InvalidSpec,
+            format!("the archive's root `{foreign}` is not a volume or path of a Docker host"),
+        )
+        .hint("use `target.host.paths` to put it back"));
+    }
+    let volumes: Vec<&str> = roots.iter().filter_map(|root| root.strip_prefix(VOLUMES)).collect();
+    let definition = |name: &str| definitions.volumes.iter().find(|volume| volume.name == name);
+    let mut placements = Placements::default();
+    if let Some(names) = &target.volumes {
+        let by_compose_name = |name: &String| {
+            volumes.iter().copied().find(|volume| compose_name(definition(volume)) == Some(name))
+        };
+        let of_archive: Vec<Option<&str>> = names
+            .iter()
+            .map(|name| {
+                let exact = volumes.iter().copied().find(|volume| volume == name);
+                exact.or_else(|| by_compose_name(name))
+            })
+            .collect();
+        let pairs: Vec<(&str, &str)> = if of_archive.iter().all(Option::is_some) {
+            of_archive.into_iter().flatten().map(|volume| (volume, volume)).collect()
+        } else if of_archive.iter().all(Option::is_none) && names.len() == volumes.len() {
+            volumes.iter().copied().zip(names.iter().map(String::as_str)).collect()
+        } else {
+            return Err(Failure::new(
+                Reason::InvalidSpec,
+                format!(
+                    "the target names {} and the archive holds {}",
+                    names.join(", "),
+                    volumes.join(", ")
+                ),
+            )
+            .hint("name volumes of the archive, or as many new ones as it holds, in that order"));
+        };
+        let chosen: BTreeSet<&str> = pairs.iter().map(|(from, _)| *from).collect();
+        for root in roots {
+            if !root.strip_prefix(VOLUMES).is_some_and(|name| chosen.contains(name)) {
+                placements.warnings.push(format!("{root} is left in the archive: it is not named"));
+            }
+        }
+        for (from, to) in pairs {
+            placements.roots.push(volume(from, to, definition(from), None, host));
+        }
+        return Ok(placements);
+    }
+    let moved = match (origin.and_then(|origin| origin.project.as_ref()), &target.project) {
+        (Some(from), Some(to)) if from != to => Some(to.as_str()),
+        _ => None,
+    };
+    for root in roots {
+        if let Some(name) = root.strip_prefix(VOLUMES) {
+            let home = match moved {
+                Some(project) => in_project(name, project, definition(name), host),
+                None => name.to_owned(),
+            };
+            placements.roots.push(volume(name, &home, definition(name), moved, host));
+        } else if let Some(path) = root.strip_prefix(BINDS) {
+            if moved.is_some() {
+                placements.warnings.push(format!(
+                    "/{path} is left in the archive: it is a path of the project that was backed up"
+                ));
+                continue;
+            }
+            let source = RootSource::Bind(format!("/{path}"));
+            placements.roots.push(Placement { root: root.clone(), source, create: None });
+        }
+    }
+    Ok(placements)
+}
+
+impl Placements {
+    /// The roots as those of a selection, to find out who works on them.
+    pub fn as_roots(&self) -> Vec<Root> {
+        let root = |placement: &Placement| Root {
+            source: placement.source.clone(),
+            containers: BTreeSet::new(),
+        };
+        self.roots.iter().map(root).collect()
+    }
+}
+
+fn compose_name(definition: Option<&VolumeDefinition>) -> Option<&String> {
+    definition?.labels.get(VOLUME)
+}
+
+/// What a volume of another project is called in this one.
+fn in_project(
+    name: &str,
+    project: &str,
+    definition: Option<&VolumeDefinition>,
+    host: &HostFacts,
+) -> String {
+    let label = compose_name(definition);
+    let existing = host.volumes.iter().find(|volume| {
+        label.is_some()
+            && volume.labels.get(VOLUME) == label
+            && volume.labels.get(PROJECT).is_some_and(|found| found == project)
+    });
+    match (existing, label) {
+        (Some(volume), _) => volume.name.clone(),
+        (None, Some(label)) => format!("{project}_{label}"),
+        (None, None) => format!("{project}_{name}"),
+    }
+}
+
+fn volume(
+    from: &str,
+    to: &str,
+    like: Option<&VolumeDefinition>,
+    project: Option<&str>,
+    host: &HostFacts,
+) -> Placement {
+    let create = host.volume(to).is_none().then(|| {
+        let mut definition = like.cloned().unwrap_or_default();
+        to.clone_into(&mut definition.name);
+        if let Some(project) = project {
+            definition.labels.insert(PROJECT.to_owned(), project.to_owned());
+        }
+        if to != from && project.is_none() {
+            // Compose would take a copy with these labels for its own.
+            definition.labels.retain(|label, _| !label.starts_with("com.docker.compose."));
+        }
+        definition
+    });
+    let root = format!("{VOLUMES}{from}");
+    Placement { root, source: RootSource::Volume(to.to_owned()), create }
+}

@@ -1,0 +1,128 @@
+//! Which containers an upgrade replaces, and by what.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::facts::{ContainerFacts, HostFacts};
+use super::selection::Selection;
+use super::stopping::in_order;
+use crate::plan::Failure;
+use crate::spec::Reason;
+
+/// A container that makes way for a new one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replaced {
+    /// Id of the old container.
+    pub id: String,
+    /// Its name, which the new one takes over.
+    pub name: String,
+    /// What the old one is called meanwhile.
+    pub aside: String,
+    /// The image of the new one.
+    pub image: String,
+}
+
+/// The containers that images are named for, and those that live in their networks: they name them by
+/// their ids and could not start otherwise. Those that others need come first.
+///
+/// `mark` tells this upgrade from others in the names of what is kept.
+///
+/// # Errors
+/// [`Reason::InvalidSpec`] with the names there are, for a name that is none of the target.
+pub fn replaced(
+    images: &BTreeMap<String, String>,
+    selection: &Selection,
+    host: &HostFacts,
+    mark: &str,
+) -> Result<Vec<Replaced>, Failure> {
+    let selected: Vec<&ContainerFacts> =
+        selection.containers.iter().filter_map(|id| host.container(id)).collect();
+    let mut chosen: Vec<(&ContainerFacts, String)> = Vec::new();
+    for (name, image) in images {
+        let is_meant = |container: &&&ContainerFacts| {
+            container.name == *name || container.service() == Some(name)
+        };
+        let mut found = selected.iter().filter(is_meant).peekable();
+        if found.peek().is_none() {
+            let known: Vec<&str> = selected
+                .iter()
+                .map(|container| container.service().unwrap_or(&container.name))
+                .collect();
+            return Err(Failure::new(
+                Reason::InvalidSpec,
+                format!("the target has no container or service `{name}`"),
+            )
+            .hint(format!("it has {}", known.join(", "))));
+        }
+        chosen.extend(found.map(|container| (*container, image.clone())));
+    }
+    loop {
+        let dependent = selected.iter().find(|container| {
+            let uses = |(used, _): &(&ContainerFacts, String)| {
+                container.uses.iter().any(|name| *name == used.id || *name == used.name)
+            };
+            chosen.iter().all(|(known, _)| known.id != container.id) && chosen.iter().any(uses)
+        });
+        let Some(dependent) = dependent else { break };
+        chosen.push((*dependent, dependent.image.clone()));
+    }
+    let containers: Vec<&ContainerFacts> = chosen.iter().map(|(container, _)| *container).collect();
+    let mut order = in_order(&containers);
+    order.reverse();
+    Ok(order
+        .into_iter()
+        .filter_map(|container| {
+            let (_, image) = chosen.iter().find(|(known, _)| known.id == container.id)?;
+            Some(Replaced {
+                id: container.id.clone(),
+                name: container.name.clone(),
+                aside: format!("{}.before-{mark}", container.name),
+                image: image.clone(),
+            })
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(name: &str, uses: &[&str]) -> ContainerFacts {
+        ContainerFacts {
+            id: format!("id-{name}"),
+            name: name.to_owned(),
+            image: format!("{name}:1"),
+            uses: uses.iter().map(|name| (*name).to_owned()).collect(),
+            ..ContainerFacts::default()
+        }
+    }
+
+    fn shop() -> (Selection, HostFacts) {
+        let containers =
+            vec![container("web", &[]), container("tunnel", &["id-web"]), container("db", &[])];
+        let ids = containers.iter().map(|container| container.id.clone()).collect();
+        let selection = Selection { containers: ids, ..Selection::default() };
+        (selection, HostFacts { containers, ..HostFacts::default() })
+    }
+
+    #[test]
+    fn who_lives_in_the_network_of_a_replaced_one_is_made_again_after_it() {
+        let (selection, host) = shop();
+        let images = BTreeMap::from([("web".to_owned(), "web:2".to_owned())]);
+        let found = replaced(&images, &selection, &host, "u1").unwrap();
+        let said: Vec<String> =
+            found.iter().map(|one| format!("{} {} {}", one.name, one.aside, one.image)).collect();
+        assert_eq!(said, ["web web.before-u1 web:2", "tunnel tunnel.before-u1 tunnel:1"]);
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_told_with_those_there_are() {
+        let (selection, host) = shop();
+        let images = BTreeMap::from([("shop".to_owned(), "web:2".to_owned())]);
+        let failure = replaced(&images, &selection, &host, "u1").unwrap_err();
+        assert_eq!(failure.reason, Reason::InvalidSpec);
+        assert_eq!(failure.hint.as_deref(), Some("it has web, tunnel, db"));
+    }
+}

@@ -1,0 +1,127 @@
+//! Waiting until containers are well.
+
+use std::time::{Duration, Instant};
+
+use bollard::Docker;
+use bollard::models::ContainerInspectResponse;
+
+use super::listing::{inspect, run_state};
+use super::stillness::is_healthy;
+use crate::engine::Cancel;
+use crate::plan::Failure;
+use crate::plan::docker::{RunState, StopEntry};
+use crate::spec::Reason;
+
+/// A container that the engine has started again this often is in a crash loop.
+const CRASH_LOOP: i64 = 3;
+const LOOK: Duration = Duration::from_millis(300);
+/// How long a container has to have run that has no health check: long enough to tell a service from
+/// one that starts and falls over.
+const STANDING: Duration = Duration::from_secs(2);
+
+/// Waits until each of the containers runs, is well by its own check, and is not started again and
+/// again.
+///
+/// # Errors
+/// [`Reason::Unhealthy`] at once for one that has ended, or with the last state after `timeout`.
+pub async fn until_healthy(
+    docker: &Docker,
+    entries: &[&StopEntry],
+    timeout: Duration,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let mut standing: Vec<Option<(Instant, String)>> = vec![None; entries.len()];
+    loop {
+        let mut waiting = Vec::new();
+        for (entry, since) in entries.iter().zip(&mut standing) {
+            let found = inspect(docker.clone(), entry.id.clone()).await?;
+            let Some(found) = found else {
+                return Err(unhealthy(format!("container {} was removed", entry.name)));
+            };
+            if run_state(found.state.as_ref()) == RunState::Stopped {
+                return Err(unhealthy(format!("{} {}", entry.name, ending(&found))));
+            }
+            let restarts = found.restart_count.unwrap_or_default();
+            if restarts >= CRASH_LOOP {
+                let message = format!("{} was started again {restarts} times", entry.name);
+                return Err(unhealthy(message));
+            }
+            let started = started_at(&found);
+            let stands = since.as_ref().filter(|(_, start)| *start == started).map(|(at, _)| *at);
+            let at = stands.unwrap_or_else(Instant::now);
+            *since = Some((at, started));
+            if !is_healthy(&found) || at.elapsed() < STANDING {
+                waiting.push(format!("{} is {}", entry.name, condition(&found)));
+            }
+        }
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() > timeout {
+            let seconds = timeout.as_secs();
+            return Err(unhealthy(format!("after {seconds} s {}", waiting.join(", "))));
+        }
+        if cancel.is_cancelled() {
+            return Err(Failure::new(Reason::Cancelled, "cancelled while waiting for health"));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// When each container was started: what stays well is not started again.
+pub async fn starts(docker: &Docker, entries: &[&StopEntry]) -> Result<Vec<String>, Failure> {
+    let mut starts = Vec::new();
+    for entry in entries {
+        let found = inspect(docker.clone(), entry.id.clone()).await?;
+        starts.push(found.as_ref().map(started_at).unwrap_or_default());
+    }
+    Ok(starts)
+}
+
+/// Whether each container is still well, and since `starts`; an error is a sentence for people.
+pub async fn all_well(
+    docker: &Docker,
+    entries: &[&StopEntry],
+    starts: &[String],
+) -> Result<Result<(), String>, Failure> {
+    for (entry, start) in entries.iter().zip(starts) {
+        let Some(found) = inspect(docker.clone(), entry.id.clone()).await? else {
+            return Ok(Err(format!("container {} was removed", entry.name)));
+        };
+        let name = &entry.name;
+        if run_state(found.state.as_ref()) == RunState::Stopped {
+            return Ok(Err(format!("{name} {}", ending(&found))));
+        }
+        if started_at(&found) != *start {
+            return Ok(Err(format!("{name} was started again")));
+        }
+        if !is_healthy(&found) {
+            return Ok(Err(format!("{name} is {}", condition(&found))));
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn unhealthy(message: String) -> Failure {
+    Failure::new(Reason::Unhealthy, message).hint("`docker logs` of the container says why")
+}
+
+fn started_at(found: &ContainerInspectResponse) -> String {
+    found.state.as_ref().and_then(|state| state.started_at.clone()).unwrap_or_default()
+}
+
+fn ending(found: &ContainerInspectResponse) -> String {
+    let code = found.state.as_ref().and_then(|state| state.exit_code).unwrap_or_default();
+    format!("has ended with code {code}")
+}
+
+fn condition(found: &ContainerInspectResponse) -> String {
+    let state = found.state.as_ref();
+    let health = state.and_then(|state| state.health.as_ref()?.status);
+    match (run_state(state), health) {
+        (RunState::Running, Some(health)) => health.to_string(),
+        (RunState::Running, None) => "running, but not for long".to_owned(),
+        (other, _) => format!("{other:?}").to_lowercase(),
+    }
+}

@@ -1,0 +1,149 @@
+//! Hooks on a Docker host: commands in containers.
+
+use std::time::{Duration, Instant};
+
+use bollard::Docker;
+use bollard::container::LogOutput;
+use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
+use futures_util::StreamExt;
+
+use super::connection::{Connection, failure};
+use super::listing::host_facts;
+use crate::plan::docker::{ContainerFacts, HostFacts, RunState, select};
+use crate::runtime::hook_phase::Tail;
+use crate::spec::hooks::ExecHook;
+use crate::spec::target::DockerTarget;
+
+/// Runs a command in the container or the service that the hook names; in the only container of the
+/// target if it names none.
+pub async fn in_containers(
+    connection: &Connection,
+    target: &DockerTarget,
+    hook: &ExecHook,
+    timeout: Duration,
+) -> Result<(), String> {
+    let begun = Instant::now();
+    let facts = host_facts(connection).await.map_err(|failure| failure.message)?;
+    let docker = connection.docker().await.map_err(|failure| failure.message)?;
+    for container in chosen(target, hook, &facts)? {
+        let name = &container.name;
+        if container.state != RunState::Running {
+            return Err(format!("container {name} does not run, so no command runs in it"));
+        }
+        let left = timeout.saturating_sub(begun.elapsed());
+        match tokio::time::timeout(left, in_one(&docker, container, hook)).await {
+            Ok(result) => result?,
+            Err(_) => {
+                return Err(format!(
+                    "the command in {name} took longer than {} s; it is left to itself",
+                    timeout.as_secs()
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The containers that a hook means.
+fn chosen<'a>(
+    target: &DockerTarget,
+    hook: &ExecHook,
+    facts: &'a HostFacts,
+) -> Result<Vec<&'a ContainerFacts>, String> {
+    let selection = select(target, facts).map_err(|failure| failure.message)?;
+    let selected: Vec<&ContainerFacts> =
+        selection.containers.iter().filter_map(|id| facts.container(id)).collect();
+    let names = || selected.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", ");
+    match &hook.container {
+        None if selected.len() == 1 => Ok(selected),
+        None => Err(format!("the hook has to name one of its `container`s: {}", names())),
+        Some(wanted) => {
+            let is_meant = |container: &&ContainerFacts| {
+                container.name == *wanted || container.service() == Some(wanted)
+            };
+            let found: Vec<&ContainerFacts> = selected.iter().copied().filter(is_meant).collect();
+            if found.is_empty() {
+                return Err(format!(
+                    "the target has no container or service `{wanted}`, only {}",
+                    names()
+                ));
+            }
+            Ok(found)
+        }
+    }
+}
+
+async fn in_one(
+    docker: &Docker,
+    container: &ContainerFacts,
+    hook: &ExecHook,
+) -> Result<(), String> {
+    let name = &container.name;
+    let explain = |error: &bollard::errors::Error| {
+        failure(&format!("run a command in {name}"), error).message
+    };
+    let options = CreateExecOptions {
+        cmd: Some(hook.command.clone()),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        ..CreateExecOptions::default()
+    };
+    let made = docker.create_exec(&container.id, options).await.map_err(|e| explain(&e))?;
+    let started = docker.start_exec(&made.id, None::<StartExecOptions>).await;
+    let (mut written, mut errors) = (Tail::default(), Tail::default());
+    if let StartExecResults::Attached { mut output, .. } = started.map_err(|e| explain(&e))? {
+        while let Some(piece) = output.next().await {
+            match piece.map_err(|error| explain(&error))? {
+                LogOutput::StdErr { message } => errors.push(&message),
+                other => written.push(&other.into_bytes()),
+            }
+        }
+    }
+    let ended = docker.inspect_exec(&made.id).await.map_err(|error| explain(&error))?;
+    match ended.exit_code {
+        Some(0) => Ok(()),
+        code => {
+            let said = if errors.text().is_empty() { written.text() } else { errors.text() };
+            let code =
+                code.map_or_else(|| "without a code".to_owned(), |code| format!("with {code}"));
+            Err(format!("the command in {name} ended {code}; it wrote: {said}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hook_means_a_container_a_service_or_the_only_one() {
+        let container = |name: &str, service: &str| ContainerFacts {
+            id: format!("id-{name}"),
+            name: name.to_owned(),
+            labels: [("com.docker.compose.service".to_owned(), service.to_owned())].into(),
+            ..ContainerFacts::default()
+        };
+        let facts = HostFacts {
+            containers: vec![container("shop-db-1", "db"), container("web", "w")],
+            ..HostFacts::default()
+        };
+        let target = |names: &[&str]| DockerTarget {
+            containers: Some(names.iter().map(|name| (*name).to_owned()).collect()),
+            ..DockerTarget::default()
+        };
+        let hook = |container: Option<&str>| ExecHook {
+            container: container.map(str::to_owned),
+            command: vec!["true".to_owned()],
+        };
+        let both = target(&["shop-db-1", "web"]);
+        let names = |target: &DockerTarget, hook: &ExecHook| {
+            chosen(target, hook, &facts)
+                .map(|found| found.iter().map(|one| one.name.clone()).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&target(&["web"]), &hook(None)).unwrap(), ["web"]);
+        assert_eq!(names(&both, &hook(Some("db"))).unwrap(), ["shop-db-1"]);
+        assert_eq!(names(&both, &hook(Some("web"))).unwrap(), ["web"]);
+        assert!(names(&both, &hook(None)).unwrap_err().contains("shop-db-1, web"));
+        assert!(names(&both, &hook(Some("x"))).unwrap_err().contains("`x`"));
+    }
+}

@@ -1,0 +1,153 @@
+//! What there is on the host, as facts for the planner.
+
+use std::collections::BTreeMap;
+
+use bollard::Docker;
+use bollard::models::{ContainerInspectResponse, ContainerState, HostConfig, MountPoint, Volume};
+use bollard::query_parameters::{
+    InspectContainerOptions, ListContainersOptionsBuilder, ListVolumesOptions,
+};
+use futures_util::StreamExt;
+
+use super::connection::{ANSWER, Connection, is_missing, limited};
+use crate::plan::Failure;
+use crate::plan::docker::{
+    ContainerFacts, HostFacts, MountFacts, MountKind, RunState, VolumeFacts,
+};
+
+/// Containers that are asked about at once.
+const AT_ONCE: usize = 8;
+
+/// Everything that a decision may need. A container that goes meanwhile is left out.
+pub async fn host_facts(connection: &Connection) -> Result<HostFacts, Failure> {
+    let docker = connection.docker().await?;
+    let everything = ListContainersOptionsBuilder::new().all(true).build();
+    let listed =
+        limited("list the containers", ANSWER, docker.list_containers(Some(everything))).await?;
+    let ids: Vec<String> = listed.into_iter().filter_map(|summary| summary.id).collect();
+    let mut looking =
+        futures_util::stream::iter(ids.into_iter().map(|id| inspect(docker.clone(), id)))
+            .buffer_unordered(AT_ONCE);
+    let mut containers = Vec::new();
+    while let Some(found) = looking.next().await {
+        containers.extend(found?.map(|found| container_facts(&found)));
+    }
+    let volumes =
+        limited("list the volumes", ANSWER, docker.list_volumes(None::<ListVolumesOptions>))
+            .await?;
+    let volumes = volumes.volumes.unwrap_or_default().into_iter().map(volume_facts).collect();
+    let own_container = own_container(&containers);
+    Ok(HostFacts { containers, volumes, own_container })
+}
+
+/// One container, unless it is gone.
+pub async fn inspect(
+    docker: Docker,
+    id: String,
+) -> Result<Option<ContainerInspectResponse>, Failure> {
+    let what = format!("look at container {id}");
+    let call = async {
+        match docker.inspect_container(&id, None::<InspectContainerOptions>).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    limited(&what, ANSWER, call).await
+}
+
+/// What a container does, by the engine's own words.
+pub fn run_state(state: Option<&ContainerState>) -> RunState {
+    let Some(state) = state else { return RunState::Stopped };
+    if state.paused == Some(true) {
+        RunState::Paused
+    } else if state.restarting == Some(true) {
+        RunState::Restarting
+    } else if state.running == Some(true) {
+        RunState::Running
+    } else {
+        RunState::Stopped
+    }
+}
+
+fn sorted(map: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, String> {
+    map.into_iter().collect()
+}
+
+/// One container's answer as facts.
+pub fn container_facts(found: &ContainerInspectResponse) -> ContainerFacts {
+    let configuration = found.config.clone().unwrap_or_default();
+    let host = found.host_config.clone().unwrap_or_default();
+    let name = found.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned();
+    ContainerFacts {
+        id: found.id.clone().unwrap_or_default(),
+        name,
+        labels: sorted(configuration.labels.unwrap_or_default()),
+        image: configuration.image.unwrap_or_default(),
+        state: run_state(found.state.as_ref()),
+        auto_remove: host.auto_remove == Some(true),
+        stop_timeout: configuration.stop_timeout.and_then(|seconds| u32::try_from(seconds).ok()),
+        uses: uses(&host),
+        mounts: mounts(found.mounts.as_deref().unwrap_or_default(), &host),
+    }
+}
+
+/// Containers whose network, processes or volumes this one uses.
+fn uses(host: &HostConfig) -> Vec<String> {
+    let modes = [&host.network_mode, &host.pid_mode, &host.ipc_mode];
+    let mut used: Vec<String> = modes
+        .into_iter()
+        .flatten()
+        .filter_map(|mode| mode.strip_prefix("container:"))
+        .map(str::to_owned)
+        .collect();
+    for from in host.volumes_from.iter().flatten() {
+        used.push(from.split(':').next().unwrap_or_default().to_owned());
+    }
+    used
+}
+
+fn mounts(points: &[MountPoint], host: &HostConfig) -> Vec<MountFacts> {
+    let mut facts: Vec<MountFacts> = points
+        .iter()
+        .map(|point| MountFacts {
+            kind: match (point.typ.as_deref(), &point.name, &point.source) {
+                (Some("volume"), Some(name), _) => MountKind::Volume(name.clone()),
+                (Some("bind"), _, Some(path)) => MountKind::Bind(path.clone()),
+                _ => MountKind::Temporary,
+            },
+            destination: point.destination.clone().unwrap_or_default(),
+            writable: point.rw.unwrap_or(true),
+        })
+        .collect();
+    // `--tmpfs` is not among the mount points.
+    for destination in host.tmpfs.iter().flatten().map(|(destination, _)| destination.clone()) {
+        facts.push(MountFacts { kind: MountKind::Temporary, destination, writable: true });
+    }
+    facts.sort_by(|one, other| one.destination.cmp(&other.destination));
+    facts
+}
+
+fn volume_facts(volume: Volume) -> VolumeFacts {
+    let device = volume.options.get("device").filter(|device| !device.is_empty());
+    let elsewhere = if volume.driver != "local" {
+        Some(format!("its driver {} mounts it for containers only", volume.driver))
+    } else {
+        device.map(|device| format!("{device} is mounted there for containers only"))
+    };
+    VolumeFacts {
+        name: volume.name,
+        labels: sorted(volume.labels),
+        mountpoint: volume.mountpoint,
+        elsewhere,
+    }
+}
+
+/// The container that this process runs in, if the engine knows it: its id is in the paths of the
+/// files that the engine mounts into every container (`/etc/hostname` and others).
+fn own_container(containers: &[ContainerFacts]) -> Option<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let is_own =
+        |container: &&ContainerFacts| mounts.contains(&format!("/containers/{}/", container.id));
+    containers.iter().find(is_own).map(|container| container.id.clone())
+}

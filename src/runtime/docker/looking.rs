@@ -1,0 +1,233 @@
+//! Looking at a Docker target before anything changes: what it selects, where that is, who has to
+//! stand still, and which volumes are missing.
+
+use std::collections::HashMap;
+
+use bollard::models::VolumeCreateRequest;
+use serde_json::{Value, json};
+
+use super::connection::{ANSWER, limited};
+use super::listing::host_facts;
+use super::{DockerRuntime, definitions, docker_target, translate};
+use crate::engine::{LocalStore, Manifest};
+use crate::plan::docker::{
+    Definitions, HostFacts, Place, Placements, Root, RootSource, RunState, Selection, Stopping,
+    Touch, VolumeDefinition, place, select, stop_set,
+};
+use crate::plan::version::of_image;
+use crate::plan::{Action, Failure, Job, Log, PreflightFacts, RestoreJob};
+use crate::runtime::host::local_path;
+use crate::runtime::{Handles, Runtime};
+use crate::spec::target::DockerTarget;
+use crate::spec::{ConsistencyMode, Reason};
+
+/// Label that names the version of what is in an image.
+const VERSION_LABEL: &str = "org.opencontainers.image.version";
+
+/// A job's target, looked at.
+pub(super) struct Look {
+    pub facts: HostFacts,
+    pub selection: Selection,
+    /// Where roots go; for restores.
+    pub placements: Placements,
+}
+
+/// What an operation of this kind does to the data.
+pub(super) fn touch(job: &Job) -> Touch {
+    match job {
+        Job::Backup(_) => Touch::Read,
+        Job::Restore(_) | Job::Upgrade(_) => Touch::Replace,
+    }
+}
+
+/// How a job holds its target still.
+pub(super) fn mode(job: &Job) -> ConsistencyMode {
+    match job {
+        Job::Backup(job) => job.spec.consistency.mode,
+        Job::Restore(job) => job.spec.consistency.mode,
+        Job::Upgrade(_) => ConsistencyMode::Stop,
+    }
+}
+
+impl DockerRuntime {
+    /// Looks at what a job is about.
+    pub(super) async fn look(&self, job: &Job) -> Result<Look, Failure> {
+        let target = docker_target(job)?;
+        let mut facts = host_facts(&self.connection).await?;
+        // What another operation holds would run if it were not for that.
+        let held = self.holds.of_others(job.operation());
+        for container in &mut facts.containers {
+            if held.contains(&container.id) && container.state == RunState::Stopped {
+                container.state = RunState::Running;
+            }
+        }
+        let Job::Restore(restore) = job else {
+            let selection = select(target, &facts)?;
+            return Ok(Look { facts, selection, placements: Placements::default() });
+        };
+        let manifest = read_manifest(restore)?;
+        let definitions = kept(&manifest);
+        let names: Vec<String> = manifest.roots.iter().map(|root| root.name.clone()).collect();
+        let origin = manifest.target.docker.as_ref();
+        let placements = place(target, origin, &names, &definitions, &facts)?;
+        // On an empty host there is nothing yet that could stand still.
+        let whole = DockerTarget { volumes: None, ..target.clone() };
+        let containers = match select(&whole, &facts) {
+            Ok(selection) => selection.containers,
+            Err(failure) if failure.reason == Reason::TargetNotFound => Vec::new(),
+            Err(failure) => return Err(failure),
+        };
+        let selection =
+            Selection { containers, roots: placements.as_roots(), uncovered: Vec::new() };
+        Ok(Look { facts, selection, placements })
+    }
+
+    /// Who has to stand still for a job.
+    pub(super) async fn stopping(&self, job: &Job) -> Result<Stopping, Failure> {
+        let look = self.look(job).await?;
+        stop_set(&look.selection, &look.facts, touch(job), mode(job))
+    }
+
+    /// Fails if anybody works on the data by now who was to stand still.
+    pub(super) async fn check_still(&self, job: &Job) -> Result<(), Failure> {
+        if mode(job) == ConsistencyMode::Live {
+            return Ok(());
+        }
+        let look = self.look(job).await?;
+        let up = stop_set(&look.selection, &look.facts, touch(job), ConsistencyMode::Pause)?;
+        let held = self.holds.of_others(job.operation());
+        let runs = |id: &String| {
+            let container = look.facts.container(id);
+            !held.contains(id)
+                && container.is_some_and(|found| {
+                    matches!(found.state, RunState::Running | RunState::Restarting)
+                })
+        };
+        let names: Vec<String> = up
+            .order
+            .iter()
+            .filter(|entry| runs(&entry.id))
+            .map(|entry| entry.name.clone())
+            .collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Reason::QuiesceFailed,
+            format!("{} ran while it was to stand still: somebody started it", names.join(", ")),
+        )
+        .hint("find out who starts it (a restart of the engine, another tool), and try again"))
+    }
+
+    /// Looks at target and store; makes the volumes that a Restore is to fill and that are not there.
+    pub(super) async fn preflight(
+        &self,
+        job: &Job,
+        log: Log<'_>,
+        handles: &Handles,
+    ) -> Result<Value, Failure> {
+        let look = self.look(job).await?;
+        if let Some(own) = &look.facts.own_container {
+            return Err(Failure::new(
+                Reason::UnsupportedTarget,
+                format!("Eider runs in container {}, where it cannot see volumes", &own[..12]),
+            )
+            .hint("run Eider on the host"));
+        }
+        // Said before anything stops: what would be gone once stopped, for instance.
+        let stopping = stop_set(&look.selection, &look.facts, touch(job), mode(job))?;
+        let mut warnings = stopping.warnings;
+        let (places, definitions) = match job {
+            Job::Restore(_) => {
+                warnings.extend(look.placements.warnings.iter().cloned());
+                (self.make_places(&look).await?, None)
+            }
+            _ => {
+                let selection = &look.selection;
+                warnings.extend(selection.uncovered.iter().filter(|left| !left.usual).map(
+                    |left| {
+                        format!("{}: {} is not covered: {}", left.container, left.place, left.why)
+                    },
+                ));
+                let definitions = definitions::of(&self.connection, selection).await?;
+                (places(&selection.roots, &look.facts)?, Some(definitions))
+            }
+        };
+        if places.is_empty() {
+            return Err(Failure::new(
+                Reason::TargetNotFound,
+                format!("{} mounts no volume or path, so it has no data", job.target().summary()),
+            )
+            .hint("`eider run --dry-run` lists what is not covered, and why"));
+        }
+        let translated = translate::onto(&places, definitions.as_ref(), job);
+        let answer = self.host.perform(&translated, &Action::Preflight, log, handles).await?;
+        let mut answer: PreflightFacts = serde_json::from_value(answer).map_err(|error| {
+            Failure::new(Reason::InternalError, format!("preflight does not decode: {error}"))
+        })?;
+        answer.from_version = version(&look.selection, &look.facts);
+        answer.places = places;
+        answer.definitions = definitions;
+        answer.warnings.extend(warnings);
+        Ok(json!(answer))
+    }
+
+    /// The places that an archive goes to; volumes that are missing are made.
+    async fn make_places(&self, look: &Look) -> Result<Vec<Place>, Failure> {
+        let docker = self.connection.docker().await?;
+        let mut made = HashMap::new();
+        for definition in look.placements.roots.iter().filter_map(|root| root.create.as_ref()) {
+            let what = format!("make volume {}", definition.name);
+            let call = docker.create_volume(request(definition));
+            let volume = limited(&what, ANSWER, call).await?;
+            made.insert(definition.name.clone(), volume.mountpoint);
+        }
+        look.placements
+            .roots
+            .iter()
+            .map(|placement| {
+                let root = Root { source: placement.source.clone(), containers: [].into() };
+                let path = match &placement.source {
+                    RootSource::Volume(name) if made.contains_key(name) => made[name].clone(),
+                    _ => root.path(&look.facts)?,
+                };
+                Ok(Place { root: placement.root.clone(), source: root.source, path })
+            })
+            .collect()
+    }
+}
+
+fn places(roots: &[Root], facts: &HostFacts) -> Result<Vec<Place>, Failure> {
+    let place = |root: &Root| {
+        Ok(Place { root: root.name(), source: root.source.clone(), path: root.path(facts)? })
+    };
+    roots.iter().map(place).collect()
+}
+
+fn request(definition: &VolumeDefinition) -> VolumeCreateRequest {
+    VolumeCreateRequest {
+        name: Some(definition.name.clone()),
+        driver: Some(definition.driver.clone()).filter(|driver| !driver.is_empty()),
+        driver_opts: Some(definition.options.clone().into_iter().collect()),
+        labels: Some(definition.labels.clone().into_iter().collect()),
+        ..VolumeCreateRequest::default()
+    }
+}
+
+fn read_manifest(job: &RestoreJob) -> Result<Manifest, Failure> {
+    let store = LocalStore::open(&local_path(&job.store)?, &job.store.name, false)?;
+    Ok(store.read_manifest(&job.archive)?)
+}
+
+/// What an archive says of containers and volumes; nothing for archives of other targets.
+fn kept(manifest: &Manifest) -> Definitions {
+    let definitions = manifest.definitions.clone();
+    definitions.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default()
+}
+
+/// The version of the first selected container that tells one: by its label, or its image's tag.
+pub(super) fn version(selection: &Selection, facts: &HostFacts) -> Option<String> {
+    selection.containers.iter().filter_map(|id| facts.container(id)).find_map(|found| {
+        found.labels.get(VERSION_LABEL).cloned().or_else(|| of_image(&found.image))
+    })
+}

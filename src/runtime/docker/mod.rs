@@ -1,0 +1,302 @@
+//! Containers and volumes of a Docker host.
+//!
+//! What a target means is decided by `plan/docker` from what the engine lists; who is held still is
+//! in the journal before the first stop; the data itself is read and replaced by the host runtime
+//! where the engine keeps it (ADR 15).
+
+mod connection;
+mod definitions;
+mod health;
+mod holds;
+mod hooks;
+mod listing;
+mod looking;
+mod stillness;
+mod translate;
+mod upgrade;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::host::{HostRuntime, local_path};
+use super::{BoxFuture, Handles, Runtime, hook_phase};
+use crate::plan::backup::step as backup_step;
+use crate::plan::docker::{RootSource, StopEntry, Stopping, stop_set};
+use crate::plan::restore::step as restore_step;
+use crate::plan::{
+    Action, ArchiveFacts, BackupJob, Failure, HookFacts, Job, Log, Observed, PreflightFacts,
+};
+use crate::spec::hooks::ExecHook;
+use crate::spec::target::DockerTarget;
+use crate::spec::upgrade::HealthGate;
+use crate::spec::{BackupType, ConsistencyMode, Reason};
+
+use connection::Connection;
+use holds::Holds;
+
+/// Acts on the containers and volumes of one engine.
+#[derive(Clone, Default)]
+pub struct DockerRuntime {
+    connection: Connection,
+    host: HostRuntime,
+    holds: Holds,
+}
+
+fn docker_target(job: &Job) -> Result<&DockerTarget, Failure> {
+    job.target().docker.as_ref().ok_or_else(|| {
+        Failure::new(
+            Reason::UnsupportedTarget,
+            format!("the target {} is not one of a Docker host", job.target().summary()),
+        )
+    })
+}
+
+/// The job on directories, by what preflight has found.
+fn on_host(job: &Job, log: &Log<'_>) -> Job {
+    let facts: PreflightFacts = log.facts(backup_step::PREFLIGHT).unwrap_or_default();
+    let mut job = translate::onto(&facts.places, facts.definitions.as_ref(), job);
+    if let Job::Backup(BackupJob { spec, .. }) = &mut job
+        && spec.service_version.is_none()
+    {
+        spec.service_version = facts.from_version;
+    }
+    job
+}
+
+/// Who the job holds still, by the latest intent that says so.
+fn held(log: &Log<'_>) -> Option<(Stopping, bool)> {
+    [restore_step::UNDO_QUIESCE, backup_step::QUIESCE].into_iter().find_map(|step| {
+        let stopping = log.intent::<Stopping>(step)?;
+        Some((stopping, !log.done(step)))
+    })
+}
+
+impl DockerRuntime {
+    /// Who is to be held still: as an earlier turn has found it, with those that have come up since.
+    async fn intended(&self, job: &Job, log: &Log<'_>) -> Result<Value, Failure> {
+        let mut stopping = self.stopping(job).await?;
+        if let Some((earlier, _)) = held(log) {
+            // They ran before, whatever they do now.
+            for entry in earlier.order {
+                if !stopping.order.iter().any(|known| known.id == entry.id) {
+                    stopping.order.push(entry);
+                }
+            }
+        }
+        self.holds.take(job.operation(), &stopping);
+        Ok(json!(stopping))
+    }
+
+    async fn hold(
+        &self,
+        job: &Job,
+        mode: ConsistencyMode,
+        timeout: Duration,
+        log: &Log<'_>,
+        handles: &Handles,
+    ) -> Result<Value, Failure> {
+        let intent = log.entries().last().map(|entry| entry.detail.clone()).unwrap_or_default();
+        let stopping: Stopping = serde_json::from_value(intent).map_err(|error| {
+            Failure::new(Reason::InternalError, format!("the intent does not decode: {error}"))
+        })?;
+        let docker = self.connection.docker().await?;
+        let touch = looking::touch(job);
+        let (cancel, stopping) = (&handles.cancel, &stopping);
+        let warnings = stillness::hold(&docker, stopping, mode, touch, timeout, cancel).await?;
+        Ok(json!(HookFacts { warnings }))
+    }
+
+    async fn release(&self, job: &Job, log: &Log<'_>) -> Result<Value, Failure> {
+        let Some((mut stopping, unsettled)) = held(log) else { return Ok(Value::Null) };
+        let others = self.holds.of_others(job.operation());
+        stopping.order.retain(|entry| !others.contains(&entry.id));
+        if !stopping.order.is_empty() {
+            let docker = self.connection.docker().await?;
+            stillness::release(&docker, &stopping, unsettled).await?;
+        }
+        self.holds.drop(job.operation());
+        Ok(Value::Null)
+    }
+
+    async fn healthy(&self, log: &Log<'_>, handles: &Handles) -> Result<Value, Failure> {
+        let Some((stopping, _)) = held(log) else { return Ok(Value::Null) };
+        let entries: Vec<&StopEntry> =
+            stopping.order.iter().filter(|entry| !entry.paused).collect();
+        let docker = self.connection.docker().await?;
+        let timeout = HealthGate::default().timeout.to_duration();
+        health::until_healthy(&docker, &entries, timeout, &handles.cancel).await?;
+        Ok(Value::Null)
+    }
+}
+
+impl Runtime for DockerRuntime {
+    fn name(&self) -> &'static str {
+        "docker"
+    }
+
+    fn accepts(&self, job: &Job) -> Result<(), Failure> {
+        docker_target(job)?;
+        match job {
+            Job::Backup(job) => {
+                local_path(&job.store)?;
+                if job.spec.backup_type == BackupType::Incremental {
+                    return Err(Failure::new(
+                        Reason::UnsupportedTarget,
+                        "this version writes no incremental backups",
+                    )
+                    .hint("use type Full"));
+                }
+            }
+            Job::Restore(job) => {
+                local_path(&job.store)?;
+                if job.spec.consistency.mode == ConsistencyMode::Pause {
+                    return Err(Failure::new(
+                        Reason::UnsupportedTarget,
+                        "the files of a frozen container cannot be replaced: it holds them open",
+                    )
+                    .hint("use `consistency.mode: Stop`"));
+                }
+            }
+            Job::Upgrade(job) => {
+                if job.spec.package.is_some() || job.spec.images.is_none() {
+                    return Err(Failure::new(
+                        Reason::UnsupportedTarget,
+                        "packages cannot be applied to containers",
+                    )
+                    .hint("use `spec.images`"));
+                }
+                if let Some(store) = &job.store {
+                    local_path(store)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn observe<'a>(
+        &'a self,
+        job: &'a Job,
+        log: Log<'a>,
+    ) -> BoxFuture<'a, Result<Observed, Failure>> {
+        Box::pin(async move {
+            let translated = on_host(job, &log);
+            let known = log.facts::<PreflightFacts>(backup_step::PREFLIGHT);
+            if known.is_none_or(|facts| facts.places.is_empty()) && matches!(job, Job::Restore(_)) {
+                return Ok(Observed::default());
+            }
+            self.host.observe(&translated, log).await
+        })
+    }
+
+    fn explain<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
+        Box::pin(async move {
+            let look = self.look(job).await?;
+            let mode = looking::mode(job);
+            let stopping = stop_set(&look.selection, &look.facts, looking::touch(job), mode)?;
+            let mut lines = Vec::new();
+            for root in &look.selection.roots {
+                let what = match &root.source {
+                    RootSource::Volume(name) => format!("volume {name}"),
+                    RootSource::Bind(path) => format!("path {path}"),
+                };
+                let of = root.containers.iter().cloned().collect::<Vec<_>>().join(", ");
+                lines.push(if of.is_empty() { what } else { format!("{what} (of {of})") });
+            }
+            if mode != ConsistencyMode::Live {
+                let word = if mode == ConsistencyMode::Pause { "paused" } else { "stopped" };
+                for entry in &stopping.order {
+                    let why =
+                        if entry.selected { "" } else { ", because it works on the same data" };
+                    lines.push(format!("{} is {word}{why}", entry.name));
+                }
+            }
+            lines.extend(stopping.warnings);
+            lines.extend(look.placements.warnings);
+            for left in &look.selection.uncovered {
+                let (container, place, why) = (&left.container, &left.place, &left.why);
+                lines.push(format!("not covered: {place} of {container}: {why}"));
+            }
+            Ok(lines)
+        })
+    }
+
+    fn intend<'a>(
+        &'a self,
+        job: &'a Job,
+        action: &'a Action,
+        log: Log<'a>,
+    ) -> BoxFuture<'a, Result<Value, Failure>> {
+        Box::pin(async move {
+            match (action, job) {
+                (Action::Quiesce { .. }, _) => self.intended(job, &log).await,
+                (Action::KeepOld, Job::Upgrade(upgrade)) => self.to_keep(job, upgrade, &log).await,
+                (_, Job::Upgrade(_)) => Ok(Value::Null),
+                _ => {
+                    let translated = on_host(job, &log);
+                    self.host.intend(&translated, action, log).await
+                }
+            }
+        })
+    }
+
+    fn perform<'a>(
+        &'a self,
+        job: &'a Job,
+        action: &'a Action,
+        log: Log<'a>,
+        handles: &'a Handles,
+    ) -> BoxFuture<'a, Result<Value, Failure>> {
+        Box::pin(async move {
+            match action {
+                Action::RunHooks(phase) => {
+                    let target = docker_target(job)?;
+                    let command = |exec: ExecHook, timeout| -> BoxFuture<'_, _> {
+                        Box::pin(async move {
+                            hooks::in_containers(&self.connection, target, &exec, timeout).await
+                        })
+                    };
+                    hook_phase::run(job, *phase, &handles.cancel, &command).await
+                }
+                Action::Quiesce { mode, timeout } => {
+                    self.hold(job, *mode, timeout.to_duration(), &log, handles).await
+                }
+                Action::Resume => self.release(job, &log).await,
+                _ => self.perform_own(job, action, log, handles).await,
+            }
+        })
+    }
+}
+
+impl DockerRuntime {
+    /// The actions of one kind of operation alone.
+    async fn perform_own(
+        &self,
+        job: &Job,
+        action: &Action,
+        log: Log<'_>,
+        handles: &Handles,
+    ) -> Result<Value, Failure> {
+        if let Job::Upgrade(upgrade) = job {
+            return self.perform_upgrade(job, upgrade, action, &log, handles).await;
+        }
+        match action {
+            Action::Preflight => self.preflight(job, log, handles).await,
+            Action::AwaitHealthy => self.healthy(&log, handles).await,
+            Action::Swap => {
+                self.check_still(job).await?;
+                self.host.perform(&on_host(job, &log), action, log, handles).await
+            }
+            Action::Archive => {
+                let translated = on_host(job, &log);
+                let facts = self.host.perform(&translated, action, log, handles).await?;
+                self.check_still(job).await?;
+                let facts: ArchiveFacts = serde_json::from_value(facts).map_err(|error| {
+                    Failure::new(Reason::InternalError, format!("facts: {error}"))
+                })?;
+                Ok(json!(facts))
+            }
+            _ => self.host.perform(&on_host(job, &log), action, log, handles).await,
+        }
+    }
+}

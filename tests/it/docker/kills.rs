@@ -1,0 +1,175 @@
+//! Eider is killed at every step of an operation and started again: every service that ran runs, the
+//! data is the old or the new one, and what is recorded as good is good.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::engine::{Project, docker, lines};
+use crate::scene::{STORE, head, shell, tool, wait_longer};
+
+/// A project of two services that share a volume, with a good backup.
+struct Stage {
+    project: Project,
+}
+
+impl Stage {
+    fn set() -> Option<Self> {
+        let project = Project::new()?;
+        project.shop();
+        shell(&project.at("data"), "mkdir deep; echo one > deep/one; seq 200000 > numbers");
+        project.back_up("base", "").ok();
+        Some(Self { project })
+    }
+
+    /// Runs the document with a death at `point`; whether it came to that.
+    fn killed(&self, point: &str, document: &str) -> bool {
+        let text = self.project.scene.fill(&format!("{STORE}---\n{document}"));
+        self.project.scene.write("tested.yaml", text);
+        let ended = self
+            .project
+            .scene
+            .command(&["run", "-f", "tested.yaml"])
+            .env("EIDER_FAILPOINT", point)
+            .output()
+            .unwrap();
+        use std::os::unix::process::ExitStatusExt;
+        ended.status.signal() == Some(9)
+    }
+
+    /// Starts the program again; whatever was begun is put right.
+    fn start_again(&self, point: &str) {
+        let begun = Instant::now();
+        let ended: crate::scene::Ended =
+            self.project.scene.command(&["run", "-f", "tested.yaml"]).output().unwrap().into();
+        assert!(matches!(ended.code, 0 | 1), "{point}: {ended:#?}");
+        assert!(!ended.stderr.contains("panicked"), "{point}: {ended:#?}");
+        note(&format!("{point}: {:?}", begun.elapsed()));
+    }
+
+    /// Everybody runs, exactly once, and nothing is left beside the data.
+    fn judge(&self, point: &str) {
+        let states = self.project.states();
+        for name in ["db", "web", "reporter"] {
+            assert_eq!(states[name], "running", "{point}: {states:?}");
+        }
+        assert_eq!(states["off"], "exited", "{point}");
+        assert_eq!(states.len(), 4, "{point}: {states:?}");
+        for volume in ["data", "uploads"] {
+            let log = lines(&self.project.at(volume).join("log"));
+            let (last, last_but_one) = (log.last().unwrap(), log.iter().rev().nth(1));
+            assert_eq!(last, "started", "{point}: {log:?}");
+            assert!(last_but_one.is_none_or(|line| line == "stopped"), "{point}: {log:?}");
+            let beside = crate::support::names(self.project.at(volume).parent().unwrap());
+            let beside: Vec<_> =
+                beside.iter().filter(|name| *name != "_data" && *name != "opts.json").collect();
+            assert!(beside.is_empty(), "{point}: {beside:?}");
+        }
+        // Whoever is running can write: it is not on a tree that was moved away.
+        let now = self.project.at("data").join("now");
+        let before = lines(&now);
+        wait_longer("the database writes", Duration::from_secs(10), &mut || lines(&now) != before);
+        for record in self.project.scene.backups() {
+            if record["status"] == "Succeeded" || record["status"] == "success" {
+                let archive = record["backupPath"].as_str().unwrap();
+                tool("tar", &["tzf", archive]);
+            }
+        }
+        self.project.scene.run(&["backup", "verify", "--all"]).ok();
+    }
+}
+
+/// Says what was done: the count is read off the output.
+#[allow(clippy::print_stderr)]
+fn note(text: &str) {
+    eprintln!("KILL {text}");
+}
+
+/// Every moment around these steps of a kind.
+fn around(kind: &str, steps: &[&str]) -> Vec<String> {
+    let moments = ["before", "intended", "performed", "recorded"];
+    let point = |step: &str, moment: &str| format!("{kind}.{step}.{moment}");
+    steps.iter().flat_map(|step| moments.map(|moment| point(step, moment))).collect()
+}
+
+fn backups(points: &[String]) {
+    let Some(stage) = Stage::set() else { return };
+    for (number, point) in points.iter().enumerate() {
+        let target = format!("project: {}", stage.project.name);
+        let document = super::engine::backup(&format!("b{number}"), &target, "");
+        assert!(stage.killed(point, &document), "{point} is never passed");
+        stage.start_again(point);
+        stage.judge(point);
+        let stored = stage.project.scene.stored();
+        assert_eq!(stored.len() % 2, 0, "{point}: an archive without its manifest: {stored:?}");
+    }
+}
+
+#[test]
+fn a_backup_killed_before_its_data_is_read() {
+    let mut points = around("backup", &["preflight", "quiesce"]);
+    points.extend(
+        ["docker.next-stop", "docker.next-stop:2", "docker.next-stop:3"].map(str::to_owned),
+    );
+    points.extend(around("backup", &["archive"]));
+    points.extend(["archive.started", "archive.middle", "archive.written"].map(str::to_owned));
+    backups(&points);
+}
+
+#[test]
+fn a_backup_killed_after_its_data_is_read() {
+    let mut points = around("backup", &["resume"]);
+    points.extend(
+        ["docker.next-start", "docker.next-start:2", "docker.next-start:3"].map(str::to_owned),
+    );
+    points.extend(around("backup", &["seal", "verify"]));
+    let more =
+        ["seal.synced", "seal.renamed", "seal.manifest-renamed", "verify.middle", "verify.proved"];
+    points.extend(more.map(str::to_owned));
+    points
+        .extend(["before", "recorded", "closed"].map(|moment| format!("backup.conclude.{moment}")));
+    backups(&points);
+}
+
+fn restores(points: &[String]) {
+    let Some(stage) = Stage::set() else { return };
+    let data = stage.project.at("data");
+    for (number, point) in points.iter().enumerate() {
+        shell(&data, "rm -rf deep; echo damage > numbers; echo junk > junk");
+        let document = format!(
+            "{}metadata: {{name: r{number}}}\nspec: {{from: {{backupRef: {{name: base}}}}}}\n",
+            head("Restore")
+        );
+        assert!(stage.killed(point, &document), "{point} is never passed");
+        stage.start_again(point);
+        stage.judge(point);
+        // The old tree or the new one, whole.
+        let old = data.join("junk").exists();
+        let numbers = Command::new("sh").args(["-c", "seq 200000"]).output().unwrap().stdout;
+        let found = std::fs::read(data.join("numbers")).unwrap();
+        assert_eq!(found == numbers, !old, "{point}: neither the old nor the new tree");
+        assert_eq!(data.join("deep/one").exists(), !old, "{point}");
+        note(&format!("{point}: the {} tree", if old { "old" } else { "new" }));
+    }
+    docker(&["info"]);
+}
+
+#[test]
+fn a_restore_killed_before_its_swap() {
+    let mut points = around("restore", &["preflight", "verify-source", "extract", "quiesce"]);
+    points.extend(["extract.middle", "docker.next-stop:2"].map(str::to_owned));
+    points.extend(around("restore", &["safety-backup"]));
+    restores(&points);
+}
+
+#[test]
+fn a_restore_killed_around_and_after_its_swap() {
+    let mut points = around("restore", &["swap"]);
+    points.extend(["swap.exchanged", "swap.old-moved", "swap.next-root"].map(str::to_owned));
+    points.extend(around("restore", &["resume"]));
+    points.extend(["docker.next-start", "docker.next-start:2"].map(str::to_owned));
+    points.extend(around("restore", &["health", "drop-old"]));
+    points.extend(
+        ["before", "recorded", "closed"].map(|moment| format!("restore.conclude.{moment}")),
+    );
+    restores(&points);
+}

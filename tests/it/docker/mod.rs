@@ -1,0 +1,7 @@
+//! A real Docker Engine: what is stopped runs again, what is restored is the same, and a killed
+//! process changes neither. Judged by the `docker` client, GNU tar and rsync.
+
+mod backups;
+mod engine;
+mod kills;
+mod restores;
