@@ -151,10 +151,13 @@ impl Operator {
                 let mut target = parent.target.clone();
                 let facts: PreflightFacts =
                     log.facts(crate::plan::restore::step::PREFLIGHT).unwrap_or_default();
+                let mut places = facts.places;
+                places.retain(|place| facts.live_paths.contains(&place.path));
                 if let Some(host) = &mut target.host {
                     host.paths = facts.live_paths;
                 }
-                Ok(Job::Backup(backup(operation, target, &parent.store, BackupTrigger::PreRestore)))
+                let child = backup(operation, target, &parent.store, BackupTrigger::PreRestore);
+                Ok(Job::Backup(BackupJob { places, ..child }))
             }
             (Job::Upgrade(parent), Child::UpgradeBackup) => match &parent.store {
                 Some(store) => Ok(Job::Backup(backup(
@@ -275,6 +278,7 @@ fn backup(
         previous: None,
         origin: None,
         root_names: Vec::new(),
+        places: Vec::new(),
         definitions: None,
     }
 }

@@ -149,6 +149,7 @@ impl Operator {
             previous,
             origin: None,
             root_names: Vec::new(),
+            places: Vec::new(),
             definitions: None,
         })))
     }

@@ -49,6 +49,10 @@ pub struct BackupJob {
     /// what they are of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub root_names: Vec<String>,
+    /// Where the data of a Docker target is, where that is known already: what is kept before a restore is
+    /// what the restore replaces, whether or not there still are containers that mount it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<docker::Place>,
     /// What the archive is to keep besides the data: how containers and volumes were made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub definitions: Option<docker::Definitions>,

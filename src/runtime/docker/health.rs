@@ -9,7 +9,7 @@ use super::listing::{inspect, run_state};
 use super::stillness::is_healthy;
 use crate::engine::Cancel;
 use crate::plan::Failure;
-use crate::plan::docker::{RunState, StopEntry};
+use crate::plan::docker::{RunState, StopEntry, Stopping};
 use crate::spec::Reason;
 
 /// A container that the engine has started again this often is in a crash loop.
@@ -101,6 +101,20 @@ pub async fn all_well(
         }
     }
     Ok(Ok(()))
+}
+
+/// The first container, in the order of starting, that has been started and has ended with an error.
+pub async fn first_ended(docker: &Docker, stopping: &Stopping) -> Result<Option<String>, Failure> {
+    for entry in stopping.order.iter().rev() {
+        let Some(found) = inspect(docker.clone(), entry.id.clone()).await? else { continue };
+        let code = found.state.as_ref().and_then(|state| state.exit_code).unwrap_or_default();
+        // Year 1 is how the engine writes "never".
+        let started = !started_at(&found).starts_with("0001-");
+        if started && code != 0 && run_state(found.state.as_ref()) == RunState::Stopped {
+            return Ok(Some(format!("{} {}", entry.name, ending(&found))));
+        }
+    }
+    Ok(None)
 }
 
 fn unhealthy(message: String) -> Failure {

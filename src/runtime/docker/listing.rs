@@ -143,11 +143,36 @@ fn volume_facts(volume: Volume) -> VolumeFacts {
     }
 }
 
-/// The container that this process runs in, if the engine knows it: its id is in the paths of the
-/// files that the engine mounts into every container (`/etc/hostname` and others).
+/// The container that this process runs in, if the engine knows it.
 fn own_container(containers: &[ContainerFacts]) -> Option<String> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let is_own =
-        |container: &&ContainerFacts| mounts.contains(&format!("/containers/{}/", container.id));
-    containers.iter().find(is_own).map(|container| container.id.clone())
+    let own = containers.iter().find(|container| lives_in(&mounts, &container.id));
+    own.map(|container| container.id.clone())
+}
+
+/// Whether these mounts (`proc(5)`, mountinfo) are those of a process in this container: the engine
+/// mounts files into it that lie in a directory of its id. The host sees mounts of such directories
+/// too, but at other places.
+fn lives_in(mounts: &str, id: &str) -> bool {
+    let directory = format!("/containers/{id}/");
+    mounts.lines().any(|line| {
+        let mut fields = line.split(' ').skip(3);
+        let (root, point) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        root.contains(&directory)
+            && matches!(point, "/etc/hostname" | "/etc/hosts" | "/etc/resolv.conf")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lives_in;
+
+    #[test]
+    fn the_host_is_not_taken_for_one_of_its_containers() {
+        let host = "36 25 0:32 / /var/lib/docker/containers/beef/mounts/shm rw - tmpfs shm rw\n\
+                    37 25 8:1 / / rw - ext4 /dev/sda1 rw\n";
+        assert!(!lives_in(host, "beef"));
+        let inside = "512 500 8:1 /var/lib/docker/containers/beef/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n";
+        assert!(lives_in(inside, "beef") && !lives_in(inside, "cafe"));
+    }
 }

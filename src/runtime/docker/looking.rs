@@ -62,7 +62,18 @@ impl DockerRuntime {
             }
         }
         let Job::Restore(restore) = job else {
-            let selection = select(target, &facts)?;
+            let selection = match job {
+                Job::Backup(backup) if !backup.places.is_empty() => {
+                    let root = |place: &Place| Root {
+                        source: place.source.clone(),
+                        containers: [].into(),
+                    };
+                    let roots = backup.places.iter().map(root).collect();
+                    let containers = containers_if_any(target, &facts)?;
+                    Selection { containers, roots, uncovered: Vec::new() }
+                }
+                _ => select(target, &facts)?,
+            };
             return Ok(Look { facts, selection, placements: Placements::default() });
         };
         let manifest = read_manifest(restore)?;
@@ -70,13 +81,7 @@ impl DockerRuntime {
         let names: Vec<String> = manifest.roots.iter().map(|root| root.name.clone()).collect();
         let origin = manifest.target.docker.as_ref();
         let placements = place(target, origin, &names, &definitions, &facts)?;
-        // On an empty host there is nothing yet that could stand still.
-        let whole = DockerTarget { volumes: None, ..target.clone() };
-        let containers = match select(&whole, &facts) {
-            Ok(selection) => selection.containers,
-            Err(failure) if failure.reason == Reason::TargetNotFound => Vec::new(),
-            Err(failure) => return Err(failure),
-        };
+        let containers = containers_if_any(target, &facts)?;
         let selection =
             Selection { containers, roots: placements.as_roots(), uncovered: Vec::new() };
         Ok(Look { facts, selection, placements })
@@ -150,7 +155,11 @@ impl DockerRuntime {
                     },
                 ));
                 let definitions = definitions::of(&self.connection, selection).await?;
-                (places(&selection.roots, &look.facts)?, Some(definitions))
+                let places = match job {
+                    Job::Backup(backup) if !backup.places.is_empty() => backup.places.clone(),
+                    _ => places(&selection.roots, &look.facts)?,
+                };
+                (places, Some(definitions))
             }
         };
         if places.is_empty() {
@@ -194,6 +203,16 @@ impl DockerRuntime {
                 Ok(Place { root: placement.root.clone(), source: root.source, path })
             })
             .collect()
+    }
+}
+
+/// The containers of a target, of which there may be none yet: the host may be an empty one.
+fn containers_if_any(target: &DockerTarget, facts: &HostFacts) -> Result<Vec<String>, Failure> {
+    let whole = DockerTarget { volumes: None, ..target.clone() };
+    match select(&whole, facts) {
+        Ok(selection) => Ok(selection.containers),
+        Err(failure) if failure.reason == Reason::TargetNotFound => Ok(Vec::new()),
+        Err(failure) => Err(failure),
     }
 }
 

@@ -207,7 +207,7 @@ impl DockerRuntime {
             all.iter().map(|one| (one.replaced.id.clone(), one.replaced.name.clone())).collect();
         let own = BTreeMap::from([(MADE_LABEL.to_owned(), mark(job))]);
         let mut made = BTreeMap::new();
-        for KeptContainer { replaced, .. } in &all {
+        for KeptContainer { replaced, restart_policy } in &all {
             crate::failpoint::hit("docker.next-new");
             remove_made(&docker, replaced, job).await?;
             let old = there(&docker, &replaced.id, &replaced.aside).await?;
@@ -222,7 +222,11 @@ impl DockerRuntime {
             let id = image_id(&docker, image).await?;
             let id = id.ok_or_else(|| unavailable(image, "it is gone"))?;
             let recreation = recreate(&json!(old), &old_image, image, &id, &own, &names);
-            let body: ContainerCreateBody = decode(&recreation.body)?;
+            let mut body: ContainerCreateBody = decode(&recreation.body)?;
+            if let Some(host) = &mut body.host_config {
+                // The one that is kept must not start by itself; its successor is to.
+                host.restart_policy.clone_from(restart_policy);
+            }
             let options = CreateContainerOptionsBuilder::new().name(&replaced.name).build();
             let what = format!("make container {}", replaced.name);
             let call = docker.create_container(Some(options), body);
@@ -260,9 +264,15 @@ impl DockerRuntime {
     async fn start_new(&self, whole: &Job, log: &Log<'_>) -> Result<Value, Failure> {
         let docker = self.connection.docker().await?;
         let stopping = self.new_entries(&docker, log).await?;
-        stillness::release(&docker, &stopping, false)
-            .await
-            .map_err(|failure| Failure { reason: Reason::Unhealthy, ..failure })?;
+        if let Err(failure) = stillness::release(&docker, &stopping, false).await {
+            // Who lives in the network of one that has ended cannot start: the first cause is told.
+            let cause = health::first_ended(&docker, &stopping).await?;
+            let message = match cause {
+                Some(cause) => format!("{cause}; {}", failure.message),
+                None => failure.message.clone(),
+            };
+            return Err(Failure { reason: Reason::Unhealthy, message, ..failure });
+        }
         self.holds.drop(whole.operation());
         Ok(Value::Null)
     }

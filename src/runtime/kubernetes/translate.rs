@@ -132,6 +132,7 @@ mod tests {
             previous: None,
             origin: None,
             root_names: Vec::new(),
+            places: Vec::new(),
             definitions: None,
         });
         let mission = mission(&job, &["data-db-0".to_owned()], &[]).unwrap();

@@ -27,6 +27,7 @@ fn backup(target: &Value) -> Job {
         previous: None,
         origin: None,
         root_names: Vec::new(),
+        places: Vec::new(),
         definitions: None,
     })
 }

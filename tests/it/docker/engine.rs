@@ -157,7 +157,7 @@ impl Project {
     /// The published status of an object.
     pub fn status(&self, kind: &str, name: &str) -> Value {
         let found = self.scene.run(&["get", kind, name, "-o", "json"]).ok().json();
-        found["status"].clone()
+        found["items"][0]["status"].clone()
     }
 }
 
@@ -170,9 +170,11 @@ impl Drop for Project {
             let _ = Command::new("docker").args(["rm", "--force", "--volumes", id]).output();
         }
         let filter = format!("name={}_", self.name);
-        let volumes = list(&["volume", "ls", "--quiet", "--filter", &filter]);
-        for name in volumes.split_whitespace() {
-            let _ = Command::new("docker").args(["volume", "rm", "--force", name]).output();
+        for kind in ["volume", "network"] {
+            let names = list(&[kind, "ls", "--quiet", "--filter", &filter]);
+            for name in names.split_whitespace() {
+                let _ = Command::new("docker").args([kind, "rm", name]).output();
+            }
         }
     }
 }

@@ -4,7 +4,8 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::engine::{Project, docker, lines};
+use super::engine::{Project, docker, lines, text};
+use super::upgrades::{self, Version};
 use crate::scene::{STORE, head, shell, tool, wait_longer};
 
 /// A project of two services that share a volume, with a good backup.
@@ -172,4 +173,64 @@ fn a_restore_killed_around_and_after_its_swap() {
         ["before", "recorded", "closed"].map(|moment| format!("restore.conclude.{moment}")),
     );
     restores(&points);
+}
+
+/// Upgrades to `to`, or to its like if that is what runs, each killed at one point.
+fn upgraded(points: &[String], to: Version) {
+    let Some(project) = upgrades::stage() else { return };
+    let stage = Stage { project };
+    let data = stage.project.at("data");
+    let image = |stage: &Stage| text(&stage.project.inspected()["db"]["Config"]["Image"]);
+    for (number, point) in points.iter().enumerate() {
+        shell(&data, "echo precious > legacy");
+        let (before, runs) = (lines(&data.join("version")), image(&stage));
+        let to = if runs == to.image() { Version::Better } else { to };
+        let more = "  force: true\n  backup: {storeRef: {name: main}}\n";
+        let document = upgrades::document(&stage.project, &format!("u{number}"), to, "")
+            .replace("  backup: {storeRef: {name: main}}\n", more)
+            .replace("soak: 5s", "soak: 1s");
+        assert!(stage.killed(point, &document), "{point} is never passed");
+        stage.start_again(point);
+        let states = stage.project.states();
+        let expected = [("db", "running"), ("proxy", "running")];
+        let expected = expected.map(|(name, state)| (name.to_owned(), state.to_owned()));
+        assert_eq!(states, expected.into(), "{point}");
+        let new = image(&stage) == to.image();
+        assert!(new || image(&stage) == runs, "{point}: {}", image(&stage));
+        let version = lines(&data.join("version"));
+        let right = if new { vec![to.number().to_owned()] } else { before };
+        assert_eq!(version, right, "{point}: another version's data");
+        assert_eq!(data.join("legacy").exists(), !new, "{point}: another version's data");
+        let policy = stage.project.inspected()["db"]["HostConfig"]["RestartPolicy"]["Name"].clone();
+        assert_eq!(policy, "unless-stopped", "{point}");
+        note(&format!("{point}: the {} version", if new { "new" } else { "old" }));
+    }
+    stage.project.scene.run(&["backup", "verify", "--all"]).ok();
+}
+
+#[test]
+fn an_upgrade_killed_before_its_change() {
+    let mut points = around("upgrade", &["preflight", "fetch", "quiesce", "backup"]);
+    points.extend(around("upgrade", &["keep-old"]));
+    points.extend(["docker.next-aside", "docker.next-aside:2"].map(str::to_owned));
+    upgraded(&points, Version::Good);
+}
+
+#[test]
+fn an_upgrade_killed_after_its_change() {
+    let mut points = around("upgrade", &["apply"]);
+    points.extend(["docker.next-new", "docker.next-new:2"].map(str::to_owned));
+    points.extend(around("upgrade", &["start", "health", "soak", "commit"]));
+    points.extend(
+        ["before", "recorded", "closed"].map(|moment| format!("upgrade.conclude.{moment}")),
+    );
+    upgraded(&points, Version::Good);
+}
+
+#[test]
+fn a_rollback_that_is_killed() {
+    let steps = ["rollback-remove-new", "rollback-data", "rollback-restore-old", "rollback-resume"];
+    let mut points = around("upgrade", &steps);
+    points.extend(["docker.next-back", "docker.next-back:2"].map(str::to_owned));
+    upgraded(&points, Version::FailsToStart);
 }

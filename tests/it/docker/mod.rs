@@ -5,3 +5,4 @@ mod backups;
 mod engine;
 mod kills;
 mod restores;
+mod upgrades;
