@@ -199,10 +199,14 @@ impl Operator {
         record.status =
             if conclusion.is_success() { RecordStatus::Succeeded } else { RecordStatus::Failed };
         record.error_message = conclusion.failure.as_ref().map(Failure::to_string);
-        record.duration_seconds = Some(took.as_secs_f64());
+        // From when it was taken up: together they are when it was done.
+        record.duration_seconds = Some(at.duration_since(record.created_at).as_secs_f64().max(0.0));
         record.downtime_seconds = status::downtime(log).map(|span| span.as_secs_f64());
         record.warnings.clone_from(&facts.warnings);
         record.verified_at = verified_at.filter(|_| kept);
+        if facts.service_version.is_some() {
+            record.source_version.clone_from(&facts.service_version);
+        }
         if kept {
             record.backup_name.clone_from(&facts.name);
             record.backup_path = log.facts::<SealFacts>(SEAL).unwrap_or_default().location;

@@ -130,7 +130,7 @@ fn run_once_conditions(
 }
 
 fn of_backup(job: &BackupJob, log: &Log<'_>, progress: Option<ProgressStatus>) -> BackupStatus {
-    use backup::step::{ARCHIVE, HOOKS_AFTER, HOOKS_BEFORE, SEAL, VERIFY};
+    use backup::step::{ARCHIVE, SEAL, VERIFY};
     let generation = job.operation.generation;
     let conclusion = log.conclusion();
     let phase = match &conclusion {
@@ -169,12 +169,8 @@ fn of_backup(job: &BackupJob, log: &Log<'_>, progress: Option<ProgressStatus>) -
         None => log.done(SEAL),
     };
     let completed = conclusion.as_ref().map(|(_, at)| *at);
-    let mut warnings = Vec::new();
-    for step in [HOOKS_BEFORE, HOOKS_AFTER] {
-        warnings.extend(log.facts::<HookFacts>(step).unwrap_or_default().warnings);
-    }
-    warnings.extend(facts.iter().flat_map(|facts| facts.warnings.clone()));
-    warnings.truncate(20);
+    let read = facts.iter().flat_map(|facts| facts.warnings.clone()).collect();
+    let warnings = warnings(log, read);
     BackupStatus {
         phase: Some(phase),
         observed_generation: generation,
@@ -201,6 +197,16 @@ fn of_backup(job: &BackupJob, log: &Log<'_>, progress: Option<ProgressStatus>) -
         journal: Vec::new(),
         conditions,
     }
+}
+
+/// What people should know of an operation: what preflight, holding still and hooks noticed, then what
+/// was noticed of the data; twenty lines at the most.
+fn warnings(log: &Log<'_>, of_data: Vec<String>) -> Vec<String> {
+    use backup::step::{HOOKS_AFTER, HOOKS_BEFORE, PREFLIGHT, QUIESCE};
+    let noticed = [PREFLIGHT, HOOKS_BEFORE, QUIESCE, HOOKS_AFTER].into_iter();
+    let noticed =
+        noticed.flat_map(|step| log.facts::<HookFacts>(step).unwrap_or_default().warnings);
+    noticed.chain(of_data).take(20).collect()
 }
 
 /// When age alone allows retention to remove the archive: counted from the seal.
@@ -246,9 +252,7 @@ fn of_restore(job: &RestoreJob, log: &Log<'_>, progress: Option<ProgressStatus>)
         bytes: extract.as_ref().map(|facts| count(facts.bytes)),
         downtime: seconds(downtime(log)),
         progress: progress.filter(|_| completed.is_none()),
-        warnings: extract
-            .map(|facts| facts.warnings.into_iter().take(20).collect())
-            .unwrap_or_default(),
+        warnings: warnings(log, extract.map(|facts| facts.warnings).unwrap_or_default()),
         journal: Vec::new(),
         conditions,
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::BoxFuture;
-use super::host::hooks::send_request;
+use super::host::hooks::{HookError, send_request};
 use crate::engine::Cancel;
 use crate::plan::{Failure, HookFacts, HookPhase, Job};
 use crate::spec::hooks::{ExecHook, Hook};
@@ -47,7 +47,7 @@ pub async fn run(
         }
         let result = match (&hook.exec, &hook.http) {
             (Some(exec), None) => command(exec.clone(), hook.timeout.to_duration()).await,
-            (None, Some(_)) => request(hook).await,
+            (None, Some(_)) => request(hook, job.target().in_cluster()).await,
             _ => Err("the hook needs exactly one of exec and http".to_owned()),
         };
         let Err(why) = result else { continue };
@@ -65,10 +65,24 @@ pub async fn run(
     first_failure.map_or_else(|| Ok(json!(facts)), Err)
 }
 
-async fn request(hook: &Hook) -> Result<(), String> {
+async fn request(hook: &Hook, discreet: bool) -> Result<(), String> {
     let hook = hook.clone();
-    let sent = tokio::task::spawn_blocking(move || send_request(&hook).map_err(|e| e.to_string()));
-    sent.await.map_err(|error| error.to_string())?.map(|_| ())
+    let sent = tokio::task::spawn_blocking(move || send_request(&hook)).await;
+    match sent.map_err(|error| error.to_string())? {
+        Ok(_) => Ok(()),
+        Err(error) => Err(told(&error, discreet)),
+    }
+}
+
+/// What is said of a failed request. In a cluster not what was answered: who writes a document must
+/// not read by way of its status what only the operator can reach.
+pub fn told(error: &HookError, discreet: bool) -> String {
+    match error {
+        HookError::Status { url, status, .. } if discreet => {
+            format!("the request to {url} was answered with status {status}")
+        }
+        other => other.to_string(),
+    }
 }
 
 /// The end of what a command wrote: all of it is taken, so that the command is not held up.

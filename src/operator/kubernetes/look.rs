@@ -189,6 +189,17 @@ async fn look_once(
     if context.is_active(operation) {
         return Ok(Action::await_change());
     }
+    // Servers before 1.25 let the specification of what has run be changed.
+    let earlier = said["observedGeneration"].as_i64().filter(|seen| *seen < operation.generation);
+    let ended = earlier.and_then(|seen| status::recorded(said, seen));
+    // One that was refused has not run: it may be mended.
+    let refused = |failure: &Failure| failure.reason == Reason::InvalidSpec;
+    if ended.is_some_and(|ended| !ended.failure.as_ref().is_some_and(refused)) {
+        let message = "what has been carried out does not run again; make a new object";
+        let reason = Reason::InvalidSpec.as_str();
+        context.link.event(operation, true, reason, "Validate", message).await;
+        return Ok(Action::await_change());
+    }
     if let Some(parent) = object.annotations().get(PARENT_ANNOTATION)
         && is_carried_by(parent, operation, context).await?
     {

@@ -110,8 +110,12 @@ pub async fn first_ended(docker: &Docker, stopping: &Stopping) -> Result<Option<
         let code = found.state.as_ref().and_then(|state| state.exit_code).unwrap_or_default();
         // Year 1 is how the engine writes "never".
         let started = !started_at(&found).starts_with("0001-");
-        if started && code != 0 && run_state(found.state.as_ref()) == RunState::Stopped {
+        if started && code != 0 && run_state(found.state.as_ref()) != RunState::Running {
             return Ok(Some(format!("{} {}", entry.name, ending(&found))));
+        }
+        // It runs, for the moment: the engine has started it again.
+        if found.restart_count.is_some_and(|count| count > 0) {
+            return Ok(Some(format!("{} has ended and was started again", entry.name)));
         }
     }
     Ok(None)

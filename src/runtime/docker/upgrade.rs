@@ -289,7 +289,7 @@ impl DockerRuntime {
         let stopping = self.new_entries(&docker, log).await?;
         let entries: Vec<&StopEntry> = stopping.order.iter().filter(|one| !one.paused).collect();
         health::until_healthy(&docker, &entries, timeout, &handles.cancel).await?;
-        while let Err(why) = probes::all_answer(&job.spec.health_gate.probes).await {
+        while let Err(why) = probes::all_answer(&job.spec.health_gate.probes, false).await {
             if begun.elapsed() > timeout {
                 return Err(Failure::new(
                     Reason::Unhealthy,
@@ -317,7 +317,7 @@ impl DockerRuntime {
         let mut unwell_since: Option<Instant> = None;
         loop {
             let well = match health::all_well(&docker, &entries, &first).await? {
-                Ok(()) => probes::all_answer(&job.spec.health_gate.probes).await,
+                Ok(()) => probes::all_answer(&job.spec.health_gate.probes, false).await,
                 Err(why) => Err(why),
             };
             match well {

@@ -10,6 +10,7 @@ use kube::api::{ListParams, ObjectMeta, PostParams};
 use kube::{Api, ResourceExt};
 
 use super::cluster::{Cluster, failure};
+use super::names::OPERATION_LABEL;
 use super::workload::Workload;
 use crate::plan::{ClaimFacts, Failure};
 use crate::spec::{Reason, Target};
@@ -200,6 +201,9 @@ pub async fn user_of(
         .await
         .map_err(|error| failure(&what, &error))?;
     let uses = |pod: &Pod| {
+        if pod.labels().contains_key(OPERATION_LABEL) {
+            return false;
+        }
         let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         volumes
             .filter_map(|volume| volume.persistent_volume_claim.as_ref())

@@ -115,6 +115,7 @@ impl Conversation<'_> {
         let mut waiting_since = Instant::now();
         let mut last_loss: Option<Failure> = None;
         let mut asked_of: Option<String> = None;
+        let mut first_ones = 0;
         loop {
             let Newest { attempt, pod, others, ended } = self.newest().await?;
             if self.handles.cancel.is_cancelled() && is_interruptible(&request) {
@@ -191,6 +192,15 @@ impl Conversation<'_> {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
                 _ => {
+                    // What a Job belongs to may be gone, and then it goes too, as often as it is made.
+                    if first_ones >= self.cluster.settings.attempts {
+                        return Err(Failure::new(
+                            Reason::MoverLost,
+                            format!("{first_ones} movers were removed as soon as they were made"),
+                        )
+                        .hint("is the object that they belong to still there?"));
+                    }
+                    first_ones += 1;
                     // One that had been asked was taken away with its Job.
                     request.again |= asked_of.is_some();
                     self.create(1, &request).await?;

@@ -17,6 +17,7 @@ mod preflight;
 mod settings;
 mod store_work;
 mod translate;
+mod trust;
 mod upgrade;
 mod workload;
 
@@ -265,7 +266,9 @@ impl KubernetesRuntime {
         let namespace = &job.operation().namespace;
         let workload = Workload::get(&self.cluster, namespace, target).await?;
         let operation = job.operation().to_string();
-        let replicas = workload.held().map_or(workload.replicas, |held| held.replicas);
+        // What somebody left on it long ago counts only while it stands still.
+        let left = workload.held().filter(|_| workload.replicas == 0);
+        let replicas = left.map_or(workload.replicas, |held| held.replicas);
         Ok(json!(Held { operation, replicas }))
     }
 }
@@ -297,6 +300,15 @@ impl Runtime for KubernetesRuntime {
         let refuse = |message: &str, hint: &str| {
             Err(Failure::new(Reason::UnsupportedTarget, message).hint(hint))
         };
+        if trust::asks_for_a_file(job) {
+            return Err(Failure::new(
+                Reason::InvalidSpec,
+                "`authorizationFile` would be read where the operator runs, with its own secrets",
+            )
+            .hint(
+                "in a cluster let the hook be a command in the pod, which has its own credentials",
+            ));
+        }
         let target = job.target();
         if target.workload.is_none() && target.volume_claims.is_none() {
             return Err(Failure::new(
@@ -446,6 +458,8 @@ impl Runtime for KubernetesRuntime {
                         }
                         (Action::Swap, _) => {
                             self.check_held(job, &log, restore_step::QUIESCE).await?;
+                            let claims = self.claims(job, None, &log).await?;
+                            self.nobody_works_on(job, &claims).await?;
                             self.ask(job, action, log, handles).await
                         }
                         _ => self.ask(job, action, log, handles).await,

@@ -8,7 +8,7 @@ use super::{KubernetesRuntime, claims, current_step, translate};
 use crate::plan::{Action, ClaimFacts, Failure, Job, Log, PreflightFacts, StoreBinding};
 use crate::runtime::Handles;
 use crate::runtime::mover::{Request, Work};
-use crate::spec::Reason;
+use crate::spec::{ConsistencyMode, Reason};
 
 impl KubernetesRuntime {
     /// Looks at target and store; makes the claims that a Restore is to fill and that are not there.
@@ -21,7 +21,11 @@ impl KubernetesRuntime {
     ) -> Result<Value, Failure> {
         let namespace = &job.operation().namespace;
         if let Some(target) = &job.target().workload {
-            Workload::get(&self.cluster, namespace, target).await?;
+            let workload = Workload::get(&self.cluster, namespace, target).await?;
+            if !matches!(job, Job::Backup(job) if job.spec.consistency.mode == ConsistencyMode::Live)
+            {
+                workload.may_be_scaled_to_zero()?;
+            }
         }
         let workload = self.workload(job).await?;
         let names =
@@ -39,6 +43,7 @@ impl KubernetesRuntime {
             self.accepts(namespace, restore.from_namespace.as_deref()).await?;
         }
         self.have_claims(job, namespace, &names).await?;
+        self.nobody_works_on(job, &names).await?;
         let stores = [store_claim.clone()];
         let store = claims::describe(&self.cluster, namespace, &stores).await?;
         if store.iter().any(Result::is_err) {
@@ -93,6 +98,29 @@ impl KubernetesRuntime {
         answer.claims = facts;
         answer.warnings.extend(warnings);
         Ok(json!(answer))
+    }
+
+    /// Fails if a pod mounts claims that are to stand still: a target of claims alone names nobody who
+    /// could be held still.
+    pub(super) async fn nobody_works_on(&self, job: &Job, names: &[String]) -> Result<(), Failure> {
+        let live_backup = matches!(
+            job,
+            Job::Backup(job) if job.spec.consistency.mode == ConsistencyMode::Live
+        );
+        if job.target().workload.is_some() || live_backup {
+            return Ok(());
+        }
+        let namespace = &job.operation().namespace;
+        let Some(pod) = claims::user_of(&self.cluster, namespace, names).await? else {
+            return Ok(());
+        };
+        let pod = pod.metadata.name.unwrap_or_default();
+        let hint = match job {
+            Job::Backup(_) => "name its workload as the target, or use `consistency.mode: Live`",
+            _ => "name its workload as the target, or scale it to zero first",
+        };
+        let message = format!("pod {namespace}/{pod} works on {}", names.join(", "));
+        Err(Failure::new(Reason::TargetBusy, message).hint(hint))
     }
 
     /// Fails for a backup of another namespace, unless the namespace it would be put into allows that.

@@ -61,6 +61,7 @@ pub async fn preflight(
             format!("{} cannot be stopped for its backup", workload.title()),
         ));
     }
+    workload.may_be_scaled_to_zero()?;
     let present = workload.images();
     if let Some(name) = wanted(job).keys().find(|name| !present.contains_key(*name)) {
         let known: Vec<&str> = present.keys().map(String::as_str).collect();
@@ -209,7 +210,7 @@ impl Watch<'_> {
         let timeout = self.gate.timeout.to_duration();
         loop {
             let waiting = match self.look().await? {
-                Ok(_) => match probes::all_answer(&self.gate.probes).await {
+                Ok(_) => match probes::all_answer(&self.gate.probes, true).await {
                     Ok(()) => return Ok(json!({"seconds": begun.elapsed().as_secs_f64()})),
                     Err(why) => why,
                 },
@@ -235,7 +236,7 @@ impl Watch<'_> {
         while begun.elapsed() < soak {
             let found = match self.look().await? {
                 Ok(now) if now > restarts => Err("a container was restarted".to_owned()),
-                Ok(_) => probes::all_answer(&self.gate.probes).await,
+                Ok(_) => probes::all_answer(&self.gate.probes, true).await,
                 Err(why) => Err(why),
             };
             match found {

@@ -133,6 +133,23 @@ impl Workload {
         })
     }
 
+    /// Fails for a StatefulSet that removes its claims when it is scaled down: to hold it still would
+    /// delete its data.
+    pub fn may_be_scaled_to_zero(&self) -> Result<(), Failure> {
+        let policy = &self.object.data["spec"]["persistentVolumeClaimRetentionPolicy"];
+        if policy["whenScaled"] != "Delete" {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Reason::UnsupportedTarget,
+            format!("{} deletes its claims when it is scaled to zero", self.title()),
+        )
+        .hint(
+            "set `persistentVolumeClaimRetentionPolicy.whenScaled: Retain`; a Backup may also use \
+             `consistency.mode: Live`",
+        ))
+    }
+
     /// One line for messages.
     pub fn title(&self) -> String {
         format!("{:?} {}/{}", self.kind, self.namespace, self.name)
@@ -324,6 +341,7 @@ pub async fn hold(
         )
         .hint("use `consistency.mode: Live`"));
     }
+    workload.may_be_scaled_to_zero()?;
     let stop = |error: &kube::Error| failure(&format!("stop {}", workload.title()), error);
     if workload.held().as_ref() != Some(held) {
         let value = serde_json::to_string(held).unwrap_or_default();

@@ -182,9 +182,9 @@ fn upgraded(points: &[String], to: Version) {
     let data = stage.project.at("data");
     let image = |stage: &Stage| text(&stage.project.inspected()["db"]["Config"]["Image"]);
     for (number, point) in points.iter().enumerate() {
-        shell(&data, "echo precious > legacy");
         let (before, runs) = (lines(&data.join("version")), image(&stage));
         let to = if runs == to.image() { Version::Better } else { to };
+        shell(&data, &format!("echo precious > {}", to.removes()));
         let more = "  force: true\n  backup: {storeRef: {name: main}}\n";
         let document = upgrades::document(&stage.project, &format!("u{number}"), to, "")
             .replace("  backup: {storeRef: {name: main}}\n", more)
@@ -200,7 +200,7 @@ fn upgraded(points: &[String], to: Version) {
         let version = lines(&data.join("version"));
         let right = if new { vec![to.number().to_owned()] } else { before };
         assert_eq!(version, right, "{point}: another version's data");
-        assert_eq!(data.join("legacy").exists(), !new, "{point}: another version's data");
+        assert_eq!(data.join(to.removes()).exists(), !new, "{point}: another version's data");
         let policy = stage.project.inspected()["db"]["HostConfig"]["RestartPolicy"]["Name"].clone();
         assert_eq!(policy, "unless-stopped", "{point}");
         note(&format!("{point}: the {} version", if new { "new" } else { "old" }));

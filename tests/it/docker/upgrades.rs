@@ -33,6 +33,11 @@ impl Version {
         }
     }
 
+    /// A file among the data that this version removes, and no other does.
+    pub fn removes(self) -> String {
+        format!("only-before-{}", self.number())
+    }
+
     fn behaves(self) -> &'static str {
         match self {
             Self::First | Self::Good | Self::Better => "touch /tmp/healthy",
@@ -42,12 +47,12 @@ impl Version {
         }
     }
 
-    /// The image, made if it is not there: it writes its version into the data and removes `legacy`.
+    /// The image, made if it is not there: it writes its version into the data and removes a file.
     pub fn image(self) -> String {
         let number = self.number();
         let tag = format!("eider-test/docker-service:{number}");
         let migrate = format!("echo {number} > /data/version");
-        let drop = if matches!(self, Self::First) { "true" } else { "rm -f /data/legacy" };
+        let drop = format!("rm -f /data/{}", self.removes());
         let script = format!(
             "trap 'exit 0' TERM; {migrate}; {drop}; {}; while :; do sleep 0.1 & wait $!; done",
             self.behaves()
@@ -144,7 +149,7 @@ pub fn stage() -> Option<Project> {
     crate::scene::wait_until("the first version has started", || {
         lines(&project.at("data").join("version")) == ["1.0.0"]
     });
-    shell(&project.at("data"), "echo precious > legacy; seq 1000 > rows");
+    shell(&project.at("data"), "seq 1000 > rows");
     docker(&["exec", &full, "/bin/sh", "-c", "echo warm > /cache/state"]);
     Some(project)
 }
@@ -235,7 +240,7 @@ fn a_good_version_takes_over_with_every_setting_of_the_old_one() {
     assert_eq!(status["fromVersion"], "1.0.0");
     // The backup before it holds the old data.
     let record = project.scene.record("up-before-upgrade");
-    assert_eq!(record["serviceVersion"], "1.0.0", "{record:#}");
+    assert_eq!(record["sourceVersion"], "1.0.0", "{record:#}");
     // Nothing to do is refused, and so is the way back, unless somebody insists.
     upgrade(&project, "again", Version::Good, "").code(4).says("runs these images already");
     upgrade(&project, "back", Version::First, "").code(4).says("older");
@@ -245,6 +250,8 @@ fn a_good_version_takes_over_with_every_setting_of_the_old_one() {
 fn rolls_back(version: Version, because: &str) {
     let Some(project) = stage() else { return };
     let before = project.inspected();
+    let precious = version.removes();
+    shell(&project.at("data"), &format!("echo precious > {precious}"));
     let ended = upgrade(&project, "up", version, "").code(1);
     assert!(ended.stderr.contains(because), "{ended:#?}");
     let after = project.inspected();
@@ -256,7 +263,7 @@ fn rolls_back(version: Version, because: &str) {
         assert_eq!(policy(&before[name]), policy(&after[name]));
     }
     let data = project.at("data");
-    assert_eq!(lines(&data.join("legacy")), ["precious"], "the data is the old one");
+    assert_eq!(lines(&data.join(precious)), ["precious"], "the data is the old one");
     assert_eq!(lines(&data.join("version")), ["1.0.0"]);
     assert_eq!(lines(&data.join("rows")).len(), 1000);
     let status = project.status("upgrade", "up");
@@ -266,7 +273,7 @@ fn rolls_back(version: Version, because: &str) {
 
 #[test]
 fn a_version_that_fails_to_start_is_undone_with_its_data() {
-    rolls_back(Version::FailsToStart, "db has ended with code 1");
+    rolls_back(Version::FailsToStart, "db has ended");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod process;
 mod process_tests;
 mod proxy;
 mod proxy_tests;
+mod refusals;
 mod restores;
 mod scale;
 mod scene;
