@@ -87,10 +87,16 @@ pub fn downtime(log: &Log<'_>) -> Option<jiff::SignedDuration> {
     let nobody = held["replicas"] == 0 || held["order"].as_array().is_some_and(Vec::is_empty);
     if log.touched(QUIESCE) && !nobody {
         let back = [RESUME, UNDO_RESUME, ROLLBACK_RESUME, START, HEALTH];
-        let back = back.iter().filter_map(|step| log.done_at(step)).max();
-        return Some(back?.duration_since(log.started_at(QUIESCE)?).max(SignedDuration::ZERO));
+        let back = back.iter().filter_map(|step| told(log, step).or_else(|| log.done_at(step)));
+        let from = told(log, QUIESCE).or_else(|| log.started_at(QUIESCE))?;
+        return Some(back.max()?.duration_since(from).max(SignedDuration::ZERO));
     }
     log.between(HOOKS_BEFORE, HOOKS_AFTER)
+}
+
+/// When a step did it, by its own facts: lines of the journal are written a little before and after.
+fn told(log: &Log<'_>, step: &str) -> Option<Timestamp> {
+    log.facts::<Value>(step)?["at"].as_str()?.parse().ok()
 }
 
 /// Whether the service was held still and not let go again.

@@ -22,7 +22,7 @@ pub enum BackupTypeArgument {
 #[derive(Debug, Subcommand)]
 pub enum BackupCommand {
     /// Take a backup now.
-    Create(BackupCreateArguments),
+    Create(Box<BackupCreateArguments>),
     /// List backups, newest first.
     #[command(visible_alias = "ls")]
     List(BackupListArguments),

@@ -6,9 +6,7 @@ mod import;
 mod list;
 mod verify;
 
-use super::arguments::{
-    BackupCommand, BackupCreateArguments, BackupDeleteArguments, BackupReference, GlobalArguments,
-};
+use super::arguments::{BackupCommand, BackupDeleteArguments, BackupReference, GlobalArguments};
 use super::output::{CliError, ExitCode, Output};
 use super::session::Session;
 use crate::catalog::{BackupKey, BackupRecord, UserAction};
@@ -25,12 +23,11 @@ pub async fn backup(
     command: &BackupCommand,
     output: Output,
 ) -> Result<(), CliError> {
-    let acts = matches!(
-        command,
-        BackupCommand::Create(BackupCreateArguments { dry_run: false, .. })
-            | BackupCommand::Delete(_)
-            | BackupCommand::Import(_)
-    );
+    let acts = match command {
+        BackupCommand::Create(arguments) => !arguments.dry_run,
+        BackupCommand::Delete(_) | BackupCommand::Import(_) => true,
+        _ => false,
+    };
     let session = if acts {
         Session::open_to_act(global, output).await?
     } else {

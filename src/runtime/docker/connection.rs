@@ -13,7 +13,7 @@ use crate::plan::Failure;
 use crate::spec::Reason;
 
 /// How long the engine may take to answer a question that needs no work.
-pub const ANSWER: Duration = Duration::from_secs(60);
+pub const ANSWER: Duration = Duration::from_mins(1);
 /// What the client itself allows for: every call has a limit of its own, which is shorter.
 const CLIENT_LIMIT: Duration = Duration::from_hours(24);
 

@@ -38,12 +38,12 @@ pub async fn of(connection: &Connection, selection: &Selection) -> Result<Defini
         let image = found.image.clone().unwrap_or_default();
         let image = limited("look at an image", ANSWER, docker.inspect_image(&image)).await.ok();
         let digests = image.and_then(|image| image.repo_digests).unwrap_or_default();
-        containers.push(definition(found, digests));
+        containers.push(definition(found, &digests));
     }
     Ok(Definitions { volumes, containers })
 }
 
-fn definition(found: ContainerInspectResponse, digests: Vec<String>) -> Value {
+fn definition(found: ContainerInspectResponse, digests: &[String]) -> Value {
     let networks = found.network_settings.and_then(|settings| settings.networks);
     json!({
         "name": found.name.as_deref().unwrap_or_default().trim_start_matches('/'),

@@ -130,10 +130,10 @@ fn mounts(points: &[MountPoint], host: &HostConfig) -> Vec<MountFacts> {
 
 fn volume_facts(volume: Volume) -> VolumeFacts {
     let device = volume.options.get("device").filter(|device| !device.is_empty());
-    let elsewhere = if volume.driver != "local" {
-        Some(format!("its driver {} mounts it for containers only", volume.driver))
-    } else {
+    let elsewhere = if volume.driver == "local" {
         device.map(|device| format!("{device} is mounted there for containers only"))
+    } else {
+        Some(format!("its driver {} mounts it for containers only", volume.driver))
     };
     VolumeFacts {
         name: volume.name,

@@ -17,6 +17,7 @@ mod upgrade;
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::host::{HostRuntime, local_path};
@@ -24,9 +25,7 @@ use super::{BoxFuture, Handles, Runtime, hook_phase};
 use crate::plan::backup::step as backup_step;
 use crate::plan::docker::{RootSource, StopEntry, Stopping, stop_set};
 use crate::plan::restore::step as restore_step;
-use crate::plan::{
-    Action, ArchiveFacts, BackupJob, Failure, HookFacts, Job, Log, Observed, PreflightFacts,
-};
+use crate::plan::{Action, ArchiveFacts, BackupJob, Failure, Job, Log, Observed, PreflightFacts};
 use crate::spec::hooks::ExecHook;
 use crate::spec::target::DockerTarget;
 use crate::spec::upgrade::HealthGate;
@@ -103,8 +102,9 @@ impl DockerRuntime {
         let docker = self.connection.docker().await?;
         let touch = looking::touch(job);
         let (cancel, stopping) = (&handles.cancel, &stopping);
+        let at = Timestamp::now();
         let warnings = stillness::hold(&docker, stopping, mode, touch, timeout, cancel).await?;
-        Ok(json!(HookFacts { warnings }))
+        Ok(json!({ "warnings": warnings, "at": at }))
     }
 
     async fn release(&self, job: &Job, log: &Log<'_>) -> Result<Value, Failure> {
@@ -116,7 +116,7 @@ impl DockerRuntime {
             stillness::release(&docker, &stopping, unsettled).await?;
         }
         self.holds.drop(job.operation());
-        Ok(Value::Null)
+        Ok(json!({ "at": Timestamp::now() }))
     }
 
     async fn healthy(&self, log: &Log<'_>, handles: &Handles) -> Result<Value, Failure> {

@@ -56,8 +56,9 @@ pub async fn hold(
         let found = must_be_there(docker, entry).await?;
         let state = run_state(found.state.as_ref());
         match (mode, state) {
-            (ConsistencyMode::Live, _) | (_, RunState::Stopped) => {}
-            (ConsistencyMode::Pause, RunState::Paused) => {}
+            (ConsistencyMode::Live, _)
+            | (_, RunState::Stopped)
+            | (ConsistencyMode::Pause, RunState::Paused) => {}
             (ConsistencyMode::Pause, _) => {
                 let what = format!("pause {}", entry.name);
                 quiet(&what, left, docker.pause_container(&entry.id)).await?;
@@ -221,8 +222,8 @@ async fn let_go(docker: &Docker, entry: &StopEntry) -> Result<(), Failure> {
         quiet(&what, ANSWER, starting).await.map_err(resume_failed)?;
     }
     match (entry.paused, state) {
-        (true, RunState::Paused) | (false, RunState::Running | RunState::Restarting) => Ok(()),
-        (false, RunState::Stopped) => Ok(()),
+        (true, RunState::Paused)
+        | (false, RunState::Running | RunState::Restarting | RunState::Stopped) => Ok(()),
         (true, _) => {
             let what = format!("pause {} again", entry.name);
             quiet(&what, ANSWER, docker.pause_container(&entry.id)).await.map_err(resume_failed)

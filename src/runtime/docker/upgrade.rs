@@ -274,7 +274,7 @@ impl DockerRuntime {
             return Err(Failure { reason: Reason::Unhealthy, message, ..failure });
         }
         self.holds.drop(whole.operation());
-        Ok(Value::Null)
+        Ok(json!({ "at": jiff::Timestamp::now() }))
     }
 
     async fn upgrade_healthy(

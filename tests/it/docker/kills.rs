@@ -1,6 +1,7 @@
 //! Eider is killed at every step of an operation and started again: every service that ran runs, the
 //! data is the old or the new one, and what is recorded as good is good.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,6 @@ impl Stage {
             .env("EIDER_FAILPOINT", point)
             .output()
             .unwrap();
-        use std::os::unix::process::ExitStatusExt;
         ended.status.signal() == Some(9)
     }
 

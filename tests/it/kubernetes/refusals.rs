@@ -14,7 +14,8 @@ fn what_would_do_harm_is_refused_before_anything_is_touched() {
         "apiVersion: autoscaling/v1\nkind: HorizontalPodAutoscaler\nmetadata: {name: scaler}\nspec:\n  \
          scaleTargetRef: {apiVersion: apps/v1, kind: StatefulSet, name: db}\n  maxReplicas: 3\n",
     );
-    let operator = Operator::new(&scene.cluster, &scene.namespace).start();
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let process = operator.start();
     // The operator's own token, sent to whoever asks.
     let file = "/var/run/secrets/kubernetes.io/serviceaccount/token";
     let hook = format!("{{http: {{url: \"http://127.0.0.1:1/\", authorizationFile: {file}}}}}");
@@ -39,7 +40,7 @@ fn what_would_do_harm_is_refused_before_anything_is_touched() {
     );
     scene.failed("restore", "beneath", "TargetBusy");
     assert_eq!(scene.object("pod", "db-0").unwrap()["status"]["phase"], "Running");
-    assert!(!operator.stop().stderr.contains("panicked"));
+    assert!(!process.stop().stderr.contains("panicked"));
 }
 
 #[test]
@@ -55,9 +56,10 @@ fn a_store_that_is_deleted_while_it_is_looked_into_is_let_go() {
          apiVersion: eider.dev/v1alpha1\nkind: BackupStore\nmetadata: {name: gone}\n\
          spec: {volumeClaim: {name: pending}}\n",
     );
-    let operator = Operator::new(&scene.cluster, namespace).start();
+    let operator = Operator::new(&scene.cluster, namespace);
+    let process = operator.start();
     let made = || {
-        let log = operator.log();
+        let log = process.log();
         log.lines().filter(|line| line.contains("\"made\"") && line.contains("/gone/")).count()
     };
     let patience = Duration::from_mins(2);
