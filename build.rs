@@ -20,6 +20,7 @@ const LIBRARY_NAMES: [&str; 3] = ["libduckdb.so", "libduckdb.dylib", "libduckdb_
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     build_facts();
+    pack_relocations();
     if env::var_os("CARGO_FEATURE_BUNDLED").is_none() {
         link_duckdb();
     }
@@ -38,6 +39,23 @@ fn build_facts() {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let version = output(Command::new(rustc).arg("--version"));
     println!("cargo::rustc-env=EIDER_RUSTC={}", version.as_deref().unwrap_or("unknown"));
+}
+
+/// Has the linker write relative relocations in the packed form (`DT_RELR`): two megabytes that the
+/// loader would read, and that stay resident, become twenty kilobytes. The C library reads it from
+/// 2.36 on, hence only where the program is to run on this machine; linkers that do not know the word
+/// say so and go on.
+fn pack_relocations() {
+    let target = env::var("TARGET").unwrap_or_default();
+    if !target.ends_with("-linux-gnu") || env::var("HOST").as_ref() != Ok(&target) {
+        return;
+    }
+    let said = output(Command::new("getconf").arg("GNU_LIBC_VERSION")).unwrap_or_default();
+    let version = said.rsplit(' ').next().unwrap_or_default().split('.');
+    let numbers: Vec<u32> = version.filter_map(|part| part.parse().ok()).collect();
+    if numbers >= vec![2, 36] {
+        println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
 }
 
 /// The short id of the checked-out commit, if this is a git work tree of Eider itself.

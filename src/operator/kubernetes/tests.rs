@@ -463,3 +463,21 @@ async fn without_the_lease_nothing_reaches_the_server() {
     let lines = server.lines();
     assert!(lines.iter().all(|line| line.starts_with("GET ")), "{lines:?}");
 }
+
+#[tokio::test]
+async fn what_has_run_does_not_run_again_when_its_specification_is_changed() {
+    let scene = Scene::new();
+    let mut changed = finished();
+    changed["metadata"]["generation"] = json!(2);
+    changed["spec"]["description"] = json!("servers before 1.25 let this happen");
+    scene.server.put(BACKUPS, &changed);
+    scene.look(Kind::Backup, &changed).await.unwrap();
+    assert_eq!(scene.server.lines(), [""; 0], "its result is left as it is");
+    // One that was refused has not run: it may be mended.
+    changed["status"] = json!({"phase": "Failed", "observedGeneration": 1, "conditions": [
+        {"type": "Succeeded", "status": "False", "reason": "InvalidSpec"},
+    ]});
+    scene.server.put(BACKUPS, &changed);
+    scene.look(Kind::Backup, &changed).await.unwrap();
+    assert_eq!(scene.server.lines(), [format!("PATCH {BACKUPS}/first/status")]);
+}

@@ -266,9 +266,7 @@ impl KubernetesRuntime {
         let namespace = &job.operation().namespace;
         let workload = Workload::get(&self.cluster, namespace, target).await?;
         let operation = job.operation().to_string();
-        // What somebody left on it long ago counts only while it stands still.
-        let left = workload.held().filter(|_| workload.replicas == 0);
-        let replicas = left.map_or(workload.replicas, |held| held.replicas);
+        let replicas = workload.replicas_before();
         Ok(json!(Held { operation, replicas }))
     }
 }

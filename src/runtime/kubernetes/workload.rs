@@ -165,6 +165,13 @@ impl Workload {
         serde_json::from_str(self.annotation(HELD_ANNOTATION)?).ok()
     }
 
+    /// The replicas to go back to: what a mark says that was left while it stands still, else what it
+    /// has. A mark on one that runs is of long ago.
+    pub fn replicas_before(&self) -> i32 {
+        let left = self.held().filter(|_| self.replicas == 0);
+        left.map_or(self.replicas, |held| held.replicas)
+    }
+
     /// The image of each container.
     pub fn images(&self) -> BTreeMap<String, String> {
         let containers = self.template.spec.iter().flat_map(|spec| &spec.containers);
@@ -446,4 +453,43 @@ pub async fn release(
         return start(&error).map_or(Ok(json!({"gone": true})), Err);
     }
     Ok(json!({"replicas": held.replicas}))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn workload(replicas: i32, mark: Option<i32>, policy: &Value) -> Workload {
+        let mark = mark.map(|replicas| json!({"operation": "Backup/a/b/1", "replicas": replicas}));
+        let annotations = mark.map(|mark| json!({HELD_ANNOTATION: mark.to_string()}));
+        let object = json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {"name": "db", "namespace": "shop", "annotations": annotations},
+            "spec": {
+                "replicas": replicas, "selector": {"matchLabels": {"app": "db"}},
+                "template": {"metadata": {"labels": {"app": "db"}}},
+                "persistentVolumeClaimRetentionPolicy": policy,
+            },
+        });
+        Workload::read(WorkloadKind::StatefulSet, serde_json::from_value(object).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_mark_that_was_left_on_a_running_workload_does_not_change_its_replicas() {
+        let before = |replicas, mark| workload(replicas, mark, &Value::Null).replicas_before();
+        assert_eq!(before(2, Some(1)), 2);
+        assert_eq!(before(0, Some(3)), 3);
+        assert_eq!(before(0, None), 0);
+    }
+
+    #[test]
+    fn a_workload_whose_claims_go_with_its_replicas_is_not_scaled_down() {
+        let check = |policy: Value| workload(1, None, &policy).may_be_scaled_to_zero();
+        let refused = check(json!({"whenScaled": "Delete", "whenDeleted": "Retain"})).unwrap_err();
+        assert_eq!(refused.reason, Reason::UnsupportedTarget);
+        assert!(check(json!({"whenScaled": "Retain", "whenDeleted": "Delete"})).is_ok());
+        assert!(check(Value::Null).is_ok());
+    }
 }
