@@ -213,7 +213,8 @@ impl Operator {
         })))
     }
 
-    /// The record of an archive by its name. In a cluster two namespaces may have archives of one name.
+    /// The record of an archive by its name. In a cluster several namespaces may have archives of one
+    /// name: it is the one of this namespace and store, or the only one there is.
     async fn record_of_archive(
         &self,
         namespace: &str,
@@ -223,10 +224,14 @@ impl Operator {
         if self.cluster.is_none() {
             return Ok(self.catalog.backup(BackupKey::Name(archive.to_owned())).await?);
         }
-        let filter =
-            BackupFilter { namespace: Some(namespace.to_owned()), ..BackupFilter::default() };
-        let records = self.catalog.backups(filter).await?;
-        Ok(records.into_iter().find(|one| one.backup_name == archive && one.store == store))
+        let mut records = self.catalog.backups(BackupFilter::default()).await?;
+        records.retain(|record| record.backup_name == archive);
+        let own = records.iter().position(|one| one.namespace == namespace && one.store == store);
+        Ok(match own {
+            Some(index) => Some(records.swap_remove(index)),
+            None if records.len() == 1 => records.pop(),
+            None => None,
+        })
     }
 
     /// The claims that a recorded backup was taken of, as its object says.
