@@ -53,7 +53,7 @@ fn pack_relocations() {
     let said = output(Command::new("getconf").arg("GNU_LIBC_VERSION")).unwrap_or_default();
     let version = said.rsplit(' ').next().unwrap_or_default().split('.');
     let numbers: Vec<u32> = version.filter_map(|part| part.parse().ok()).collect();
-    if numbers >= vec![2, 36] {
+    if numbers.as_slice() >= [2, 36].as_slice() {
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
 }
