@@ -20,16 +20,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::host::{HostRuntime, local_path};
+use super::host::{self, HostRuntime, local_path};
 use super::{BoxFuture, Handles, Runtime, hook_phase};
 use crate::plan::backup::step as backup_step;
 use crate::plan::docker::{RootSource, StopEntry, Stopping, stop_set};
 use crate::plan::restore::step as restore_step;
-use crate::plan::{Action, ArchiveFacts, BackupJob, Failure, Job, Log, Observed, PreflightFacts};
+use crate::plan::{Action, BackupJob, Failure, Job, Log, Observed, PreflightFacts};
 use crate::spec::hooks::ExecHook;
 use crate::spec::target::DockerTarget;
 use crate::spec::upgrade::HealthGate;
-use crate::spec::{BackupType, ConsistencyMode, Reason};
+use crate::spec::{ConsistencyMode, Reason};
 
 use connection::Connection;
 use holds::Holds;
@@ -139,14 +139,7 @@ impl Runtime for DockerRuntime {
         docker_target(job)?;
         match job {
             Job::Backup(job) => {
-                local_path(&job.store)?;
-                if job.spec.backup_type == BackupType::Incremental {
-                    return Err(Failure::new(
-                        Reason::UnsupportedTarget,
-                        "this version writes no incremental backups",
-                    )
-                    .hint("use type Full"));
-                }
+                host::accepts_backup(job)?;
             }
             Job::Restore(job) => {
                 local_path(&job.store)?;
@@ -291,10 +284,7 @@ impl DockerRuntime {
                 let translated = on_host(job, &log);
                 let facts = self.host.perform(&translated, action, log, handles).await?;
                 self.check_still(job).await?;
-                let facts: ArchiveFacts = serde_json::from_value(facts).map_err(|error| {
-                    Failure::new(Reason::InternalError, format!("facts: {error}"))
-                })?;
-                Ok(json!(facts))
+                Ok(facts)
             }
             _ => self.host.perform(&on_host(job, &log), action, log, handles).await,
         }

@@ -18,7 +18,8 @@ use serde_json::Value;
 use super::{BoxFuture, Handles, Runtime};
 use crate::engine::PendingArchive;
 use crate::plan::{
-    Action, ArchivePresence, Failure, HookFacts, HookPhase, Job, Log, Observed, OperationId,
+    Action, ArchivePresence, BackupJob, Failure, HookFacts, HookPhase, Job, Log, Observed,
+    OperationId,
 };
 use crate::spec::{BackupType, OnError, Reason};
 
@@ -62,14 +63,7 @@ impl Runtime for HostRuntime {
         }
         match job {
             Job::Backup(job) => {
-                local_path(&job.store)?;
-                if job.spec.backup_type == BackupType::Incremental {
-                    return Err(Failure::new(
-                        Reason::UnsupportedTarget,
-                        "this version writes no incremental backups",
-                    )
-                    .hint("use type Full"));
-                }
+                accepts_backup(job)?;
             }
             Job::Restore(job) => {
                 local_path(&job.store)?;
@@ -151,6 +145,19 @@ impl Runtime for HostRuntime {
             }
         })
     }
+}
+
+/// Whether this version can write a backup of this type into this store.
+pub fn accepts_backup(job: &BackupJob) -> Result<(), Failure> {
+    local_path(&job.store)?;
+    if job.spec.backup_type == BackupType::Incremental {
+        return Err(Failure::new(
+            Reason::UnsupportedTarget,
+            "this version writes no incremental backups",
+        )
+        .hint("use type Full"));
+    }
+    Ok(())
 }
 
 /// Runs engine work where it may block.
