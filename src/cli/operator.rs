@@ -65,6 +65,8 @@ pub async fn operator(
     }
     let settings = Settings {
         image_pull_policy: arguments.mover_image_pull_policy.clone(),
+        image_pull_secrets: arguments.mover_image_pull_secrets.clone(),
+        service_account: arguments.mover_service_account.clone(),
         cpu: arguments.mover_cpu.clone(),
         memory: arguments.mover_memory.clone(),
         start_timeout: arguments.mover_start_timeout,

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, error, info, warn};
 
 use super::resolve::Resolved;
+use super::waiting::Admitted;
 use super::{Operator, OperatorError};
 use crate::engine::{Cancel, Progress};
 use crate::failpoint;
@@ -20,7 +21,7 @@ use crate::plan::{
     self, Action, Child, ChildFacts, Conclusion, Decision, Failure, Job, JournalEntry, Log, Mark,
     OPERATION, OperationId, status,
 };
-use crate::runtime::{BoxFuture, Handles, Runtime};
+use crate::runtime::{BoxFuture, Handles, Runtime, Turn};
 use crate::spec::{Kind, Reason};
 
 /// How often a status in a cluster says how far the work has come.
@@ -57,7 +58,7 @@ impl Operator {
     pub(super) async fn drive_in_turn(
         &self,
         operation: &OperationId,
-        permits: Option<&Semaphore>,
+        permits: Option<&Arc<Semaphore>>,
     ) -> Result<Option<Conclusion>, OperatorError> {
         if let Some(conclusion) = self.recorded_conclusion(operation).await? {
             return Ok(Some(conclusion));
@@ -73,22 +74,20 @@ impl Operator {
             if permits.is_none() || !self.is_on_its_way(operation, &failure).await? {
                 return self.conclude_unresolved(operation, &journal, failure).await.map(Some);
             }
-            if permits.is_some_and(Semaphore::is_closed) {
+            if permits.is_some_and(|permits| permits.is_closed()) {
                 return Ok(None);
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         };
-        // First the target, then the turn: who waits for a busy target must not keep others from theirs.
-        let _target = self.locks.lock(&operation.namespace, resolved.job.target()).await;
-        let _permit = match permits {
-            Some(permits) => match permits.acquire().await {
-                Ok(permit) => Some(permit),
-                Err(_) => return Ok(None),
-            },
-            None => None,
+        let admission = match self.admit(&resolved, journal.is_empty(), permits).await? {
+            Admitted::Now(admission) => admission,
+            Admitted::Unwanted => {
+                return self.conclude_unresolved(operation, &journal, cancelled()).await.map(Some);
+            }
+            Admitted::Stopping => return Ok(None),
         };
         let running = self.begin(operation, &resolved);
-        let result = self.turn(&resolved, &running).await;
+        let result = self.turn(&resolved, &running, admission.turn.clone()).await;
         self.end(operation);
         result.map(Some)
     }
@@ -159,7 +158,8 @@ impl Operator {
                 Ok(resolved) => {
                     let mut running = self.begin(operation, &resolved);
                     running.cancel = cancel;
-                    let result = self.turn(&resolved, &running).await;
+                    // Its parent has a turn already, which is not the child's to lend.
+                    let result = self.turn(&resolved, &running, Turn::default()).await;
                     self.end(operation);
                     result
                 }
@@ -172,6 +172,7 @@ impl Operator {
         &self,
         resolved: &Resolved,
         running: &Running,
+        turn: Turn,
     ) -> Result<Conclusion, OperatorError> {
         let job = &resolved.job;
         let operation = job.operation();
@@ -186,6 +187,7 @@ impl Operator {
         let handles = Handles {
             progress: Arc::clone(&running.meter) as Arc<dyn Progress>,
             cancel: running.cancel.clone(),
+            turn,
         };
         loop {
             let journal = self.catalog.journal(operation).await?;

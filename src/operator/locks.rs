@@ -1,145 +1,201 @@
-//! One operation at a time on any target: overlapping targets wait for each other.
+//! One operation at a time on any target: overlapping targets wait for each other, in the order in
+//! which they came.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::plan::OperationId;
 use crate::spec::Target;
 
-/// The targets that operations hold.
-#[derive(Clone, Default)]
-pub(super) struct TargetLocks {
-    held: Arc<Mutex<Vec<(u64, String, Target)>>>,
-    freed: Arc<Notify>,
-    next: Arc<Mutex<u64>>,
+/// What an operation needs for itself.
+#[derive(Debug, Clone)]
+pub(super) struct Claimed {
+    /// Who needs it.
+    pub(super) operation: OperationId,
+    /// The target as its document has it.
+    pub(super) target: Target,
+    /// The volume claims behind a workload, where somebody could look them up.
+    pub(super) volume_claims: Vec<String>,
 }
 
-/// A held target; freed when dropped.
-pub(super) struct TargetGuard {
+/// The targets that operations hold or wait for, oldest first.
+#[derive(Clone, Default)]
+pub(super) struct TargetLocks {
+    queue: Arc<Mutex<Queue>>,
+    left: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Queue {
+    next: u64,
+    places: Vec<(u64, Claimed)>,
+}
+
+/// A place in the queue; its target is held once nobody is ahead. Left when dropped.
+pub(super) struct Place {
     locks: TargetLocks,
     number: u64,
 }
 
 impl TargetLocks {
-    /// Waits until nobody holds anything of the target, then holds it.
-    pub(super) async fn lock(&self, namespace: &str, target: &Target) -> TargetGuard {
+    /// Takes a place behind everybody who is there.
+    pub(super) fn queue(&self, claimed: Claimed) -> Place {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.next += 1;
+        let number = queue.next;
+        queue.places.push((number, claimed));
+        Place { locks: self.clone(), number }
+    }
+}
+
+impl Place {
+    /// The oldest operation that has to leave first.
+    pub(super) fn ahead(&self) -> Option<OperationId> {
+        let queue = self.locks.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, own) = queue.places.iter().find(|(number, _)| *number == self.number)?;
+        let mut earlier = queue.places.iter().take_while(|(number, _)| *number < self.number);
+        earlier.find(|(_, other)| meet(own, other)).map(|(_, other)| other.operation.clone())
+    }
+
+    /// Waits until nobody is ahead.
+    pub(super) async fn turn(&self) {
         loop {
-            // Registered before looking, so that a release in between is not missed.
-            let freed = self.freed.notified();
-            if let Some(guard) = self.try_lock(namespace, target) {
-                return guard;
+            let left = self.locks.left.notified();
+            tokio::pin!(left);
+            // Registered before looking, so that a leave in between is not missed.
+            left.as_mut().enable();
+            if self.ahead().is_none() {
+                return;
             }
-            freed.await;
+            left.await;
         }
-    }
-
-    fn try_lock(&self, namespace: &str, target: &Target) -> Option<TargetGuard> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let meets = |(_, other, held): &(u64, String, Target)| {
-            // Namespaces part workloads and claims; they mean nothing to a host's directories.
-            (target.in_cluster() && other != namespace) || !overlap(held, target)
-        };
-        if !held.iter().all(meets) {
-            return None;
-        }
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        *next += 1;
-        held.push((*next, namespace.to_owned(), target.clone()));
-        Some(TargetGuard { locks: self.clone(), number: *next })
     }
 }
 
-impl Drop for TargetGuard {
+impl Drop for Place {
     fn drop(&mut self) {
-        let mut held = self.locks.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.retain(|(number, _, _)| *number != self.number);
-        drop(held);
-        self.locks.freed.notify_waiters();
+        let mut queue = self.locks.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.places.retain(|(number, _)| *number != self.number);
+        drop(queue);
+        self.locks.left.notify_waiters();
     }
 }
 
-/// Whether two operations on these targets could meet.
-fn overlap(one: &Target, other: &Target) -> bool {
-    match (&one.host, &other.host) {
-        (Some(one), Some(other)) => one.paths.iter().any(|one| {
-            other.paths.iter().any(|other| {
-                let (one, other) = (Path::new(one), Path::new(other));
-                one.starts_with(other) || other.starts_with(one)
+/// Whether two operations could meet.
+fn meet(one: &Claimed, other: &Claimed) -> bool {
+    let (first, second) = (&one.target, &other.target);
+    match (&first.host, &second.host) {
+        (Some(first), Some(second)) => first.paths.iter().any(|path| {
+            second.paths.iter().any(|other| {
+                let (path, other) = (Path::new(path), Path::new(other));
+                path.starts_with(other) || other.starts_with(path)
             })
         }),
-        (None, None) => match (&one.docker, &other.docker) {
+        (None, None) => match (&first.docker, &second.docker) {
             // Projects share volumes and networks: one operation a project is the safe unit.
-            (Some(one), Some(other)) => {
-                one.project.is_none() || other.project.is_none() || one.project == other.project
+            (Some(first), Some(second)) => {
+                first.project.is_none()
+                    || second.project.is_none()
+                    || first.project == second.project
             }
-            (None, None) => claims_overlap(one, other),
+            // Namespaces part workloads and claims; they mean nothing elsewhere.
+            (None, None) => {
+                one.operation.namespace == other.operation.namespace && share_claims(one, other)
+            }
             _ => false,
         },
         _ => false,
     }
 }
 
-/// Whether two targets in one namespace could meet: by workload, or by claim where both name theirs.
-fn claims_overlap(one: &Target, other: &Target) -> bool {
-    let named = |target: &Target| -> Option<Vec<String>> {
-        let of_workload = target.workload.as_ref().and_then(|found| found.volume_claims.clone());
-        target.volume_claims.clone().or(of_workload)
+/// Whether two targets in one namespace are the same workload or share a claim.
+fn share_claims(one: &Claimed, other: &Claimed) -> bool {
+    if let (Some(first), Some(second)) = (&one.target.workload, &other.target.workload)
+        && first.kind == second.kind
+        && first.name == second.name
+    {
+        return true;
+    }
+    let named = |claimed: &Claimed| -> Vec<String> {
+        let workload = claimed.target.workload.iter();
+        let of_workload = workload.filter_map(|workload| workload.volume_claims.as_ref());
+        let named = claimed.target.volume_claims.iter().chain(of_workload).flatten();
+        named.chain(&claimed.volume_claims).cloned().collect()
     };
-    if let (Some(one), Some(other)) = (&one.workload, &other.workload) {
-        return one.kind == other.kind && one.name == other.name;
-    }
-    match (named(one), named(other)) {
-        (Some(one), Some(other)) => one.iter().any(|claim| other.contains(claim)),
-        // A workload's claims are not known here: caution costs a wait.
-        _ => true,
-    }
+    let second = named(other);
+    named(one).iter().any(|claim| second.contains(claim))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn host(paths: &[&str]) -> Target {
-        serde_json::from_value(serde_json::json!({"host": {"paths": paths}})).unwrap()
+    fn claimed(namespace: &str, target: serde_json::Value, volume_claims: &[&str]) -> Claimed {
+        Claimed {
+            operation: format!("Backup/{namespace}/b/1/u").parse().unwrap(),
+            target: serde_json::from_value(target).unwrap(),
+            volume_claims: volume_claims.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn host(paths: &[&str]) -> Claimed {
+        claimed("default", serde_json::json!({"host": {"paths": paths}}), &[])
+    }
+
+    fn workload(namespace: &str, name: &str, claims: &[&str]) -> Claimed {
+        let target = serde_json::json!({"workload": {"kind": "StatefulSet", "name": name}});
+        claimed(namespace, target, claims)
     }
 
     #[test]
-    fn nested_paths_overlap_and_neighbours_do_not() {
-        assert!(overlap(&host(&["/srv/a"]), &host(&["/srv/a/b"])));
-        assert!(overlap(&host(&["/x", "/srv"]), &host(&["/srv/a"])));
-        assert!(!overlap(&host(&["/srv/a"]), &host(&["/srv/ab"])));
+    fn nested_paths_meet_and_neighbours_do_not() {
+        assert!(meet(&host(&["/srv/a"]), &host(&["/srv/a/b"])));
+        assert!(meet(&host(&["/x", "/srv"]), &host(&["/srv/a"])));
+        assert!(!meet(&host(&["/srv/a"]), &host(&["/srv/ab"])));
+    }
+
+    #[test]
+    fn workloads_meet_by_name_and_by_the_claims_that_they_mount() {
+        let db = workload("shop", "db", &["data-db-0"]);
+        assert!(meet(&db, &db));
+        assert!(!meet(&db, &workload("blog", "db", &["data-db-0"])), "another namespace");
+        assert!(!meet(&db, &workload("shop", "web", &["uploads"])));
+        assert!(meet(&db, &workload("shop", "reader", &["data-db-0"])), "they share a claim");
+        let claims =
+            |names: &[&str]| claimed("shop", serde_json::json!({"volumeClaims": names}), &[]);
+        assert!(meet(&db, &claims(&["data-db-0"])));
+        assert!(!meet(&db, &claims(&["mail"])), "a claim that is stuck blocks nobody else");
     }
 
     #[tokio::test]
     async fn the_second_waits_for_the_first() {
         let locks = TargetLocks::default();
-        let first = locks.lock("a", &host(&["/srv/a"])).await;
-        assert!(locks.try_lock("b", &host(&["/srv/a/b"])).is_none());
-        assert!(locks.try_lock("a", &host(&["/srv/c"])).is_some());
-        let waiting = tokio::spawn({
-            let locks = locks.clone();
-            async move { locks.lock("a", &host(&["/srv/a"])).await.number }
+        let first = locks.queue(host(&["/srv/a"]));
+        assert_eq!(first.ahead(), None);
+        let second = locks.queue(host(&["/srv/a/b"]));
+        assert!(second.ahead().is_some());
+        assert_eq!(locks.queue(host(&["/srv/c"])).ahead(), None);
+        let waiting = tokio::spawn(async move {
+            second.turn().await;
+            second.number
         });
         drop(first);
         assert!(waiting.await.is_ok());
     }
 
-    #[tokio::test]
-    async fn workloads_meet_within_a_namespace_only() {
-        let target = |value| serde_json::from_value::<Target>(value).unwrap();
-        let db = target(serde_json::json!({"workload": {"kind": "StatefulSet", "name": "db"}}));
-        let web = target(serde_json::json!({"workload": {"kind": "Deployment", "name": "web"}}));
-        let claim = target(serde_json::json!({"volumeClaims": ["uploads"]}));
-        let other = target(serde_json::json!({"volumeClaims": ["mail"]}));
+    #[test]
+    fn who_came_first_goes_first() {
         let locks = TargetLocks::default();
-        let _held = locks.lock("shop", &db).await;
-        assert!(locks.try_lock("shop", &db).is_none());
-        assert!(locks.try_lock("blog", &db).is_some());
-        assert!(locks.try_lock("shop", &web).is_some());
-        assert!(locks.try_lock("shop", &claim).is_none(), "it may be one of db's");
-        let _claim = locks.lock("blog", &claim).await;
-        assert!(locks.try_lock("blog", &claim).is_none());
-        assert!(locks.try_lock("blog", &other).is_some());
+        let holder = locks.queue(host(&["/srv/a"]));
+        let wide = locks.queue(host(&["/srv"]));
+        // It does not meet the holder, but somebody who has waited longer.
+        let late = locks.queue(host(&["/srv/b"]));
+        assert!(late.ahead().is_some(), "a wide target would wait for ever");
+        drop(holder);
+        assert_eq!(wide.ahead(), None);
+        drop(wide);
+        assert_eq!(late.ahead(), None);
     }
 }

@@ -6,6 +6,7 @@
 //! schedules (daemon)  → Backup documents ─┘                └→ publish → status
 //! ```
 
+mod afterwards;
 mod apply;
 mod audit;
 mod children;
@@ -28,6 +29,7 @@ mod recover;
 mod resolve;
 mod schedules;
 pub mod stores;
+mod waiting;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,9 +39,9 @@ use tokio::sync::{Notify, Semaphore};
 use crate::catalog::{Catalog, CatalogError};
 use crate::engine::{Cancel, Progress};
 use crate::plan::{Conclusion, Failure, Job, OperationId, StoreBinding};
-use crate::runtime::Runtime;
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::host::HostRuntime;
+use crate::runtime::{Runtime, Turn};
 use crate::spec::Reason;
 use crate::telemetry::Metrics;
 
@@ -254,6 +256,12 @@ impl Operator {
         result
     }
 
+    /// A place among the operations at work, for work on a store that belongs to none. None when the
+    /// process is stopping.
+    pub(super) async fn take_turn(&self) -> Option<Turn> {
+        Turn::wait(&self.permits).await
+    }
+
     /// What waits or works.
     fn queued(&self) -> Vec<OperationId> {
         self.queued.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
@@ -287,11 +295,9 @@ impl Operator {
             cancel: Cancel::new(),
             meter: Arc::new(progress::Meter::new(self.listener.clone())),
         };
-        let unwanted = self.unwanted.lock().unwrap_or_else(PoisonError::into_inner);
-        if unwanted.contains(operation) {
+        if self.is_unwanted(operation) {
             running.cancel.cancel();
         }
-        drop(unwanted);
         let mut map = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         map.insert(operation.clone(), running.clone());
         running

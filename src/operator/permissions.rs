@@ -160,6 +160,12 @@ pub const PERMISSIONS: &[Permission] = &[
         "Every transition and every failed reconcile is an event; one that is repeated becomes a series.",
     ),
     watched(
+        "",
+        &["events"],
+        &[List],
+        "The warnings about a mover that does not start say why: a quota, a volume that cannot be mounted.",
+    ),
+    watched(
         "apps",
         &["deployments", "statefulsets"],
         &[Get, Patch],

@@ -12,7 +12,9 @@ use crate::plan::retention::{self, BackupFacts, BackupState};
 use crate::plan::{Failure, Job, OperationId};
 use crate::runtime::host;
 use crate::runtime::kubernetes::StoreWork;
-use crate::spec::{BackupScheduleSpec, Kind, Reason, Retention};
+use crate::spec::{
+    BackupScheduleSpec, BackupStoreStatus, Kind, MoverSecurityContext, Reason, Retention,
+};
 
 /// What retention makes of one backup.
 #[derive(Debug, Clone, Serialize)]
@@ -157,9 +159,11 @@ impl Operator {
                 let digest = blake3::hash(names.join("\n").as_bytes()).to_hex();
                 let purpose = format!("delete-{}", &digest[..12]);
                 let work = StoreWork::Delete(names);
+                let writer = self.store_writer(namespace, store).await?;
+                let _turn = self.take_turn().await;
                 let (figures, _) =
-                    link.runtime.work_on_store(&owner, &purpose, &binding, work).await?;
-                self.publish_store(&owner, Ok(figures)).await?;
+                    link.runtime.work_on_store(&owner, &purpose, &binding, writer, work).await?;
+                self.publish_store(&owner, Ok(figures), None).await?;
             }
             for record in own {
                 self.catalog.mark_backup_deleted(record.id, Timestamp::now()).await?;
@@ -169,6 +173,18 @@ impl Operator {
             }
         }
         Ok(())
+    }
+
+    /// As whom a store of a cluster was written last.
+    pub(super) async fn store_writer(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<MoverSecurityContext>, OperatorError> {
+        let kind = Kind::BackupStore.as_str();
+        let found = self.catalog.resource(kind, namespace, name).await?;
+        let status = found.map(|found| serde_json::from_value::<BackupStoreStatus>(found.status));
+        Ok(status.and_then(Result::ok).and_then(|status| status.mover_security_context))
     }
 
     /// A store as the owner of movers.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use serde_json::json;
 use tracing::{info, warn};
 
@@ -301,9 +301,10 @@ impl Operator {
         now: Timestamp,
     ) -> Result<(), OperatorError> {
         let resource = &known.resource;
-        let status: Option<BackupScheduleStatus> =
-            serde_json::from_value(resource.status.clone()).ok();
-        let mut conditions = status.map(|status| status.conditions).unwrap_or_default();
+        // What retention has said meanwhile stays.
+        let kind = Kind::BackupSchedule.as_str();
+        let fresh = self.catalog.resource(kind, &resource.namespace, &resource.name).await?;
+        let mut conditions = conditions_of(fresh.as_ref().unwrap_or(resource));
         let suspended = known.spec.suspend || task.suspended;
         let (reason, message) = if suspended {
             (Reason::Suspended, "suspended".to_owned())
@@ -350,51 +351,6 @@ impl Operator {
         }
         Ok(())
     }
-
-    /// What follows a finished operation: retention of its schedule, and a look at its store.
-    pub(super) async fn after_operation(
-        &self,
-        operation: &OperationId,
-    ) -> Result<(), OperatorError> {
-        let journal = self.catalog.journal(operation).await?;
-        let Some(crate::plan::Job::Backup(job)) = crate::plan::Log::new(&journal).job() else {
-            return Ok(());
-        };
-        if let Some(name) = &job.schedule
-            && let Ok(known) = self.schedule(&operation.namespace, name).await
-        {
-            let now = Timestamp::now();
-            match self.prune(&operation.namespace, name, &known.spec, now, false).await {
-                Ok(_) => {}
-                Err(OperatorError::Refused(failure)) => {
-                    warn!(schedule = name, "retention: {}", failure.message);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if self.cluster.is_some() {
-            return self.tell_store(operation, &job.store.name).await;
-        }
-        self.refresh_store(&operation.namespace, &job.store.name).await
-    }
-
-    /// Whoever sealed or removed an archive has looked into the store: what it saw is the store's status.
-    async fn tell_store(&self, operation: &OperationId, name: &str) -> Result<(), OperatorError> {
-        let journal = self.catalog.journal(operation).await?;
-        let seen = journal.iter().rev().find(|entry| entry.detail["store"]["freeBytes"].is_u64());
-        let Some(seen) = seen else { return Ok(()) };
-        let Ok(figures) = serde_json::from_value(seen.detail["store"].clone()) else {
-            return Ok(());
-        };
-        let store = OperationId {
-            kind: Kind::BackupStore.as_str().to_owned(),
-            namespace: operation.namespace.clone(),
-            name: name.to_owned(),
-            generation: 1,
-            uid: None,
-        };
-        self.publish_store(&store, Ok(figures)).await
-    }
 }
 
 /// The state of a schedule that this catalog has not seen: new, or known to the cluster, where its
@@ -416,6 +372,12 @@ fn first_task(known: &KnownSchedule, now: Timestamp) -> ScheduledTask {
         missed_runs: status.missed_runs,
         ..ScheduledTask::default()
     }
+}
+
+/// The conditions that a schedule's status has.
+pub(super) fn conditions_of(resource: &ResourceRecord) -> Vec<Condition> {
+    let status = serde_json::from_value::<BackupScheduleStatus>(resource.status.clone());
+    status.map(|status| status.conditions).unwrap_or_default()
 }
 
 /// When the newest success was complete.

@@ -12,7 +12,7 @@ use crate::engine::{self, Cancel, LocalStore, Manifest, Progress, StoredArchive}
 use crate::plan::{Failure, StoreBinding, conditions};
 use crate::runtime::host;
 use crate::spec::{
-    BackupStoreSpec, BackupStoreStatus, ByteSize, Kind, Reason, VerifyMode, counted,
+    BackupStoreSpec, BackupStoreStatus, ByteSize, Kind, Reason, VerifyMode, counted, readable_size,
 };
 use crate::telemetry::metrics::StoreFacts;
 
@@ -384,6 +384,9 @@ fn store_status(resource: &ResourceRecord, report: &StoreReport) -> serde_json::
     conditions::ready(&mut conditions, report.ready, reason, &message, resource.generation, now);
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     json!(BackupStoreStatus {
+        mover_security_context: None,
+        size: Some(readable_size(signed(report.bytes))),
+        free: report.ready.then(|| readable_size(signed(report.free_bytes))),
         observed_generation: resource.generation,
         backups: signed(report.backups),
         bytes: signed(report.bytes),

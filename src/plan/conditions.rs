@@ -8,6 +8,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use super::machine::Failure;
 use crate::spec::Reason;
 
 /// Messages are cut here: the limit of an event's note, which carries the same text.
@@ -24,6 +25,8 @@ pub enum ConditionType {
     Ready,
     /// The last success is too old.
     Overdue,
+    /// What retention does not keep was removed the last time.
+    RetentionApplied,
     /// Work is going on.
     Reconciling,
     /// Work has come to an end that is not the wanted one.
@@ -38,6 +41,7 @@ impl ConditionType {
             Self::Verified => "Verified",
             Self::Ready => "Ready",
             Self::Overdue => "Overdue",
+            Self::RetentionApplied => "RetentionApplied",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
         }
@@ -49,6 +53,7 @@ impl ConditionType {
             Self::Verified,
             Self::Ready,
             Self::Overdue,
+            Self::RetentionApplied,
             Self::Reconciling,
             Self::Stalled,
         ]
@@ -210,6 +215,22 @@ pub fn overdue(
         None => (Truth::False, Reason::OnTime, String::new()),
     };
     set(conditions, ConditionType::Overdue, truth, reason, &message, generation, now);
+}
+
+/// Whether a schedule's retention did what it should the last time.
+pub fn retention(
+    conditions: &mut Vec<Condition>,
+    failure: Option<&Failure>,
+    generation: i64,
+    now: Timestamp,
+) {
+    let (reason, message) = match failure {
+        Some(failure) => (failure.reason, failure.message.as_str()),
+        None => (Reason::Succeeded, ""),
+    };
+    let truth = failure.is_none().into();
+    let condition = ConditionType::RetentionApplied;
+    set(conditions, condition, truth, reason, message, generation, now);
 }
 
 #[cfg(test)]

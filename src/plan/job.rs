@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::docker;
 use super::journal::OperationId;
 pub use crate::spec::ClaimFacts;
-use crate::spec::{BackupSpec, BackupStoreSpec, ConsistencyMode, RestoreSpec, Target, UpgradeSpec};
+use crate::spec::{
+    BackupSpec, BackupStoreSpec, ConsistencyMode, MoverSecurityContext, RestoreSpec, Target,
+    UpgradeSpec,
+};
 
 /// A store by name, with its specification.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -247,6 +250,9 @@ pub struct PreflightFacts {
     /// How the containers and volumes of a Docker target were made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub definitions: Option<docker::Definitions>,
+    /// As whom the mover of a cluster reads and writes, where it may not be root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mover: Option<MoverSecurityContext>,
     /// What was noticed.
     pub warnings: Vec<String>,
     /// Each check: name, outcome (`PASS`, `WARNING`), what was found.

@@ -10,12 +10,12 @@ use super::job::{
     SealFacts, UpgradeJob, VerifyFacts,
 };
 use super::journal::Mark;
-use super::machine::{Conclusion, Log};
+use super::machine::{Conclusion, Failure, Log};
 use super::{backup, restore, upgrade};
 use crate::spec::upgrade::StepStatus;
 use crate::spec::{
     ArchiveStatus, BackupPhase, BackupStatus, ProgressStatus, Reason, RestorePhase, RestoreStatus,
-    UpgradePhase, UpgradeStatus,
+    UpgradePhase, UpgradeStatus, readable_size,
 };
 
 /// The status of any job, as JSON for the object's `status`.
@@ -39,6 +39,18 @@ pub fn refused(generation: i64, conclusion: &Conclusion, at: Timestamp) -> Value
         "startedAt": Time(at),
         "completedAt": Time(at),
         "message": conclusion.message,
+        "conditions": conditions,
+    })
+}
+
+/// The status of an operation that has not begun because it waits for something.
+pub fn waiting(generation: i64, failure: &Failure, at: Timestamp) -> Value {
+    let mut conditions = Vec::new();
+    conditions::running(&mut conditions, failure.reason, &failure.message, generation, at);
+    json!({
+        "phase": "Pending",
+        "observedGeneration": generation,
+        "message": failure.message,
         "conditions": conditions,
     })
 }
@@ -189,6 +201,7 @@ fn of_backup(job: &BackupJob, log: &Log<'_>, progress: Option<ProgressStatus>) -
             location: log.facts::<SealFacts>(SEAL).unwrap_or_default().location,
             format: job.spec.archive.format,
             size_bytes: count(facts.size_bytes),
+            size: readable_size(count(facts.size_bytes)),
             source_bytes: count(facts.source_bytes),
             files: count(facts.files),
             sha256: facts.sha256,

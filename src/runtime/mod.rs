@@ -11,6 +11,7 @@ pub mod kubernetes;
 pub mod memory;
 pub mod mover;
 mod probes;
+mod turn;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,6 +21,8 @@ use serde_json::Value;
 
 use crate::engine::{Cancel, Progress};
 use crate::plan::{Action, Failure, Job, Log, Observed};
+
+pub use turn::Turn;
 
 /// A boxed future, so that runtimes can be chosen at run time.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -31,6 +34,8 @@ pub struct Handles {
     pub progress: Arc<dyn Progress>,
     /// Asked whether to stop.
     pub cancel: Cancel,
+    /// The place among those that work at the same time.
+    pub turn: Turn,
 }
 
 /// The world behind the planner.

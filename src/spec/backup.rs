@@ -30,9 +30,8 @@ use super::target::{Consistency, Target};
     printcolumn(name = "Target", type_ = "string", json_path = ".status.target"),
     printcolumn(
         name = "Size",
-        type_ = "integer",
-        format = "int64",
-        json_path = ".status.archive.sizeBytes"
+        type_ = "string",
+        json_path = ".status.archive.size"
     ),
     printcolumn(
         name = "Files",
@@ -304,6 +303,9 @@ pub struct ArchiveStatus {
     pub format: ArchiveFormat,
     /// Bytes of the archive.
     pub size_bytes: i64,
+    /// The same for people, as in `482.1 MiB`.
+    #[serde(default)]
+    pub size: String,
     /// Bytes of the files in it.
     pub source_bytes: i64,
     /// Number of regular files in it.

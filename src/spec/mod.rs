@@ -34,7 +34,7 @@ pub use document::{
 };
 pub use hooks::{ExecHook, Hook, Hooks, HttpHook, HttpMethod, OnError};
 pub use problem::Problem;
-pub use quantity::{ByteSize, DurationText, QuantityError, counted};
+pub use quantity::{ByteSize, DurationText, QuantityError, counted, readable_size};
 pub use reason::Reason;
 pub use reference::{NameReference, SecretReference};
 pub use restore::{
@@ -45,7 +45,9 @@ pub use schedule::{
     BackupSchedule, BackupScheduleSpec, BackupScheduleStatus, BackupTemplate, ConcurrencyPolicy,
     Retention,
 };
-pub use store::{BackupStore, BackupStoreSpec, BackupStoreStatus, LocalStore};
+pub use store::{
+    BackupStore, BackupStoreSpec, BackupStoreStatus, LocalStore, MoverSecurityContext,
+};
 pub use target::{Consistency, ConsistencyMode, HostTarget, Target};
 pub use upgrade::{Upgrade, UpgradePhase, UpgradeSpec, UpgradeStatus};
 pub use yaml::{Located, load, print as value_to_yaml, to_json, to_yaml, validate_update};

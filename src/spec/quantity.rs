@@ -197,6 +197,23 @@ macro_rules! text_value {
     };
 }
 
+/// Bytes with a binary unit: `482.1 MiB`.
+pub fn readable_size(bytes: i64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes.unsigned_abs() < 1024 {
+        return format!("{bytes} B");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    // 1023.95 would be shown as 1024.0.
+    while value.abs() >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
 text_value!(
     DurationText,
     r"^([0-9]{1,9}(ms|s|m|h|d|w)){1,6}$",

@@ -135,6 +135,10 @@ reasons! {
     Unschedulable,
     /// A claim is not bound to a volume.
     ClaimPending,
+    /// A volume could not be attached or mounted where it is needed.
+    VolumeUnavailable,
+    /// A quota of the namespace does not leave room for the pod that is to read or write the data.
+    QuotaExceeded,
     /// Somebody else has changed the number of replicas meanwhile.
     ReplicasChanged,
     /// The namespace is being deleted.

@@ -37,13 +37,8 @@ use super::reference::SecretReference;
         format = "int64",
         json_path = ".status.backups"
     ),
-    printcolumn(name = "Bytes", type_ = "integer", format = "int64", json_path = ".status.bytes"),
-    printcolumn(
-        name = "Free",
-        type_ = "integer",
-        format = "int64",
-        json_path = ".status.freeBytes"
-    ),
+    printcolumn(name = "Size", type_ = "string", json_path = ".status.size"),
+    printcolumn(name = "Free", type_ = "string", json_path = ".status.free"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message")
 )]
@@ -142,6 +137,20 @@ pub struct Encryption {
     pub recipients: Vec<String>,
 }
 
+/// As whom a mover reads and writes, where it may not be root; as in a pod's `securityContext`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MoverSecurityContext {
+    /// The user.
+    pub run_as_user: i64,
+    /// The group; the number of the user when unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_as_group: Option<i64>,
+    /// The group of the volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fs_group: Option<i64>,
+}
+
 /// How a BackupStore is doing.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -158,6 +167,16 @@ pub struct BackupStoreStatus {
     /// Bytes free where they lie.
     #[serde(default)]
     pub free_bytes: i64,
+    /// The bytes of the archives for people, as in `482.1 MiB`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<String>,
+    /// The free bytes for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free: Option<String>,
+    /// As whom the last backup was written, in a cluster: whoever looks into the store or prunes it
+    /// runs as the same user, or could not read what belongs to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mover_security_context: Option<MoverSecurityContext>,
     /// One sentence for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

@@ -25,6 +25,18 @@ pub struct OperatorArguments {
     /// When movers' nodes pull the image: Always, IfNotPresent or Never.
     #[arg(long, env = "EIDER_MOVER_IMAGE_PULL_POLICY", hide_env_values = true, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
     pub mover_image_pull_policy: Option<String>,
+    /// Secret that movers' images are pulled with, in the namespaces where they run; may be repeated.
+    #[arg(
+        long = "mover-image-pull-secret",
+        env = "EIDER_MOVER_IMAGE_PULL_SECRETS",
+        hide_env_values = true,
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub mover_image_pull_secrets: Vec<String>,
+    /// Service account of the movers, without its token; default that of each namespace.
+    #[arg(long, env = "EIDER_MOVER_SERVICE_ACCOUNT", hide_env_values = true, value_name = "NAME")]
+    pub mover_service_account: Option<String>,
     /// CPU that a mover asks for, such as 500m.
     #[arg(long, env = "EIDER_MOVER_CPU", hide_env_values = true, value_name = "QUANTITY")]
     pub mover_cpu: Option<String>,

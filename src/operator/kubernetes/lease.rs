@@ -115,13 +115,15 @@ impl Election {
             if renewed.elapsed() < RENEW {
                 continue;
             }
-            match self.attempt().await {
-                Ok(true) => renewed = Instant::now(),
-                Ok(false) => {
+            // A server that accepts connections and says nothing must not hide that the lease is over.
+            match tokio::time::timeout(RENEW, self.attempt()).await {
+                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(false)) => {
                     self.leadership.lost();
                     return;
                 }
-                Err(error) => warn!(lease = self.name, "the lease was not renewed: {error}"),
+                Ok(Err(error)) => warn!(lease = self.name, "the lease was not renewed: {error}"),
+                Err(_) => warn!(lease = self.name, "the lease was not renewed: no answer"),
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Objects that are being deleted: what is under way is undone, what is asked for is removed, and only
 //! then the object may go.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
 use tracing::{info, warn};
 
-use super::{ARCHIVE_FINALIZER, Context, LookError, OPERATION_FINALIZER};
+use super::{ARCHIVE_FINALIZER, Context, LookError, OPERATION_FINALIZER, WAIT};
 use crate::operator::OperatorError;
 use crate::plan::{Failure, Log, OperationId, StoreBinding, status};
 use crate::runtime::kubernetes::StoreWork;
@@ -54,27 +55,68 @@ pub(super) async fn leave(
             return Ok(Action::requeue(LOOK));
         }
     }
-    if kind == Kind::Backup {
-        remove_archive(object, operation, context).await?;
+    let to_be_removed = archive_to_remove(kind, object);
+    let Some(archive) = to_be_removed else {
+        let_go(kind, object, operation, context).await?;
+        return Ok(Action::await_change());
+    };
+    // A mover takes seconds, and may wait for its turn: the next object need not.
+    if context.enter(operation) {
+        let (context, operation, object) = (Arc::clone(context), operation.clone(), object.clone());
+        tokio::spawn(async move {
+            let removed = remove_archive(&object, &operation, &archive, &context).await;
+            let result = match removed {
+                Ok(()) => let_go(kind, &object, &operation, &context).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                warn!(%operation, "{error}; looking again");
+                let reason = error.reason();
+                let note = error.to_string();
+                context.link.event(&operation, true, reason.as_str(), "Delete", &note).await;
+                tokio::time::sleep(WAIT).await;
+            }
+            context.leave(&operation);
+        });
     }
-    for finalizer in own {
+    Ok(Action::requeue(LOOK))
+}
+
+/// Takes every finalizer of ours off and forgets the object.
+async fn let_go(
+    kind: Kind,
+    object: &DynamicObject,
+    operation: &OperationId,
+    context: &Context,
+) -> Result<(), LookError> {
+    for finalizer in [ARCHIVE_FINALIZER, OPERATION_FINALIZER] {
         take_finalizer_off(kind, object, finalizer, context).await?;
     }
     forget(kind, operation, context).await?;
     info!(%operation, "let go");
-    Ok(Action::await_change())
+    Ok(())
+}
+
+/// The archive that goes with its object.
+fn archive_to_remove(kind: Kind, object: &DynamicObject) -> Option<String> {
+    let archive = object.data["status"]["archive"]["name"].as_str()?;
+    (kind == Kind::Backup && removes_archive(object)).then(|| archive.to_owned())
+}
+
+/// Whether an object's archive is to go when the object goes.
+pub(super) fn removes_archive(object: &DynamicObject) -> bool {
+    let policy = &object.data["spec"]["deletionPolicy"];
+    let wanted = serde_json::from_value::<DeletionPolicy>(policy.clone()).unwrap_or_default();
+    wanted == DeletionPolicy::Delete
 }
 
 /// Removes the archive of a Backup whose deletion policy says so.
 async fn remove_archive(
     object: &DynamicObject,
     operation: &OperationId,
-    context: &Arc<Context>,
+    archive: &str,
+    context: &Context,
 ) -> Result<(), LookError> {
-    let policy = &object.data["spec"]["deletionPolicy"];
-    let wanted = serde_json::from_value::<DeletionPolicy>(policy.clone()).unwrap_or_default();
-    let archive = object.data["status"]["archive"]["name"].as_str();
-    let (DeletionPolicy::Delete, Some(archive)) = (wanted, archive) else { return Ok(()) };
     let store = object.data["spec"]["storeRef"]["name"].as_str().unwrap_or_default();
     let binding: StoreBinding = match context.operator.store(&operation.namespace, store).await? {
         Ok(binding) => binding,
@@ -86,7 +128,11 @@ async fn remove_archive(
         }
     };
     let work = StoreWork::Delete(vec![archive.to_owned()]);
-    let done = context.link.runtime.work_on_store(operation, "delete", &binding, work).await;
+    let writer = context.operator.store_writer(&operation.namespace, store).await?;
+    let turn = context.operator.take_turn().await;
+    let runtime = &context.link.runtime;
+    let done = runtime.work_on_store(operation, "delete", &binding, writer, work).await;
+    drop(turn);
     match done {
         Ok(_) => {}
         Err(failure) if hopeless(&failure) => {
@@ -111,8 +157,34 @@ fn hopeless(failure: &Failure) -> bool {
     matches!(failure.reason, Reason::NamespaceTerminating | Reason::StoreUnavailable)
 }
 
+/// The finalizer that an object carries while it is carried out. A Backup whose archive goes with it
+/// keeps it; every other object may go at once when its operation has ended, even when nobody is there
+/// to let it go.
+pub(super) fn finalizer(kind: Kind, object: &DynamicObject) -> &'static str {
+    if kind == Kind::Backup && removes_archive(object) {
+        ARCHIVE_FINALIZER
+    } else {
+        OPERATION_FINALIZER
+    }
+}
+
+/// Takes what is not needed any more off an object whose operation has ended.
+pub(super) async fn release(
+    kind: Kind,
+    object: &DynamicObject,
+    context: &Context,
+) -> Result<(), LookError> {
+    let kept = archive_to_remove(kind, object).map(|_| ARCHIVE_FINALIZER);
+    for finalizer in [ARCHIVE_FINALIZER, OPERATION_FINALIZER] {
+        if kept != Some(finalizer) {
+            take_finalizer_off(kind, object, finalizer, context).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes one of our finalizers off, if it is on.
-pub(super) async fn take_finalizer_off(
+async fn take_finalizer_off(
     kind: Kind,
     object: &DynamicObject,
     finalizer: &str,
@@ -148,6 +220,32 @@ async fn forget(kind: Kind, operation: &OperationId, context: &Context) -> Resul
     if same && resource.removed_at.is_none() {
         resource.removed_at = Some(Timestamp::now());
         catalog.put_resource(resource).await.map_err(OperatorError::from)?;
+    }
+    Ok(())
+}
+
+/// Marks every mirrored object as gone that the cluster does not have any more.
+pub(super) async fn forget_the_gone(
+    namespaces: &[String],
+    context: &Context,
+) -> Result<(), LookError> {
+    let catalog = context.operator.catalog();
+    for kind in Kind::ALL {
+        // Before the list: what is made meanwhile is not taken for gone.
+        let mirrored = catalog.resources(Some(kind.as_str().to_owned())).await;
+        let mirrored = mirrored.map_err(OperatorError::from)?;
+        let mut present = HashSet::new();
+        for object in context.link.list(*kind, namespaces).await? {
+            present.insert((object.namespace().unwrap_or_default(), object.name_any()));
+        }
+        for mut resource in mirrored {
+            let watched = namespaces.is_empty() || namespaces.contains(&resource.namespace);
+            let key = (resource.namespace.clone(), resource.name.clone());
+            if resource.removed_at.is_none() && watched && !present.contains(&key) {
+                resource.removed_at = Some(Timestamp::now());
+                catalog.put_resource(resource).await.map_err(OperatorError::from)?;
+            }
+        }
     }
     Ok(())
 }

@@ -5,8 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+    PostParams,
 };
+use kube::core::PartialObjectMeta;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -52,6 +54,25 @@ impl ClusterLink {
     /// The objects of a kind in a namespace.
     pub fn api(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), namespace, &resource(kind))
+    }
+
+    /// The metadata of every object of a kind in these namespaces, or in all of them.
+    pub async fn list(
+        &self,
+        kind: Kind,
+        namespaces: &[String],
+    ) -> Result<Vec<PartialObjectMeta<DynamicObject>>, kube::Error> {
+        let resource = resource(kind);
+        let apis: Vec<Api<DynamicObject>> = if namespaces.is_empty() {
+            vec![Api::all_with(self.client.clone(), &resource)]
+        } else {
+            namespaces.iter().map(|namespace| self.api(kind, namespace)).collect()
+        };
+        let mut found = Vec::new();
+        for api in apis {
+            found.extend(api.list_metadata(&ListParams::default()).await?.items);
+        }
+        Ok(found)
     }
 
     /// Applies a status. An object that is gone, or another one by now, needs none.

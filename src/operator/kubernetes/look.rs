@@ -9,7 +9,7 @@ use kube::runtime::controller::Action;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::{ARCHIVE_FINALIZER, Context, LookError, OPERATION_FINALIZER, PARENT_ANNOTATION, WAIT};
+use super::{Context, LookError, PARENT_ANNOTATION, WAIT};
 use super::{leave, schedules, stores};
 use crate::catalog::ResourceRecord;
 use crate::operator::OperatorError;
@@ -181,8 +181,9 @@ async fn look_once(
     if status::recorded(said, operation.generation).is_some() {
         if kind == Kind::Backup {
             context.operator.record_from_status(operation, said).await?;
-        } else {
-            leave::take_finalizer_off(kind, object, OPERATION_FINALIZER, context).await?;
+        }
+        if !context.is_active(operation) {
+            leave::release(kind, object, context).await?;
         }
         return Ok(Action::await_change());
     }
@@ -206,7 +207,7 @@ async fn look_once(
         // Its parent drives it; the parent may also be about to be taken up again.
         return Ok(Action::requeue(WAIT));
     }
-    let finalizer = if kind == Kind::Backup { ARCHIVE_FINALIZER } else { OPERATION_FINALIZER };
+    let finalizer = leave::finalizer(kind, object);
     if !object.finalizers().iter().any(|known| known == finalizer) {
         let mut finalizers = object.finalizers().to_vec();
         finalizers.push(finalizer.to_owned());
@@ -254,13 +255,7 @@ async fn wait(
     context: &Context,
 ) -> Result<Action, LookError> {
     if said["message"].as_str() != Some(failure.message.as_str()) {
-        let mut list = Vec::new();
-        let (generation, now) = (operation.generation, Timestamp::now());
-        conditions::running(&mut list, failure.reason, &failure.message, generation, now);
-        let value = json!({
-            "phase": "Pending", "observedGeneration": generation,
-            "message": failure.message, "conditions": list,
-        });
+        let value = status::waiting(operation.generation, &failure, Timestamp::now());
         let uid = operation.uid.as_deref();
         context.link.put_status(kind, &operation.namespace, &operation.name, uid, &value).await?;
         let reason = failure.reason.as_str();
@@ -292,15 +287,13 @@ async fn carry_out(kind: Kind, operation: &OperationId, context: &Arc<Context>) 
         }
     }
     context.leave(operation);
-    if kind != Kind::Backup {
-        let api = context.link.api(kind, &operation.namespace);
-        if let Ok(Some(object)) = api.get_opt(&operation.name).await
-            && object.metadata.uid == operation.uid
-            && let Err(error) =
-                leave::take_finalizer_off(kind, &object, OPERATION_FINALIZER, context).await
-        {
-            warn!(%operation, "its finalizer stays for now: {error}");
-        }
+    let api = context.link.api(kind, &operation.namespace);
+    if let Ok(Some(object)) = api.get_opt(&operation.name).await
+        && object.metadata.uid == operation.uid
+        && status::recorded(&object.data["status"], operation.generation).is_some()
+        && let Err(error) = leave::release(kind, &object, context).await
+    {
+        warn!(%operation, "its finalizer stays for now: {error}");
     }
 }
 

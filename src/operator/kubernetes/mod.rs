@@ -12,7 +12,7 @@ mod look;
 mod schedules;
 mod stores;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +34,10 @@ pub use link::{ARCHIVE_FINALIZER, ClusterLink, OPERATION_FINALIZER, PARENT_ANNOT
 
 /// How often an object that waits for something is looked at again.
 const WAIT: Duration = Duration::from_secs(10);
+/// After a first failed look; twice as long after each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+/// The longest pause between failed looks.
+const LONGEST_PAUSE: Duration = Duration::from_mins(2);
 /// Reconciles at the same time, for each kind.
 const CONCURRENCY: u16 = 8;
 
@@ -73,6 +77,8 @@ pub(super) struct Context {
     link: Arc<ClusterLink>,
     /// Operations that a task of this process carries out or waits to.
     active: Mutex<HashSet<OperationId>>,
+    /// How often in a row a look at an object has failed.
+    failures: Mutex<HashMap<String, u32>>,
     /// Stores that were looked into, with the generation and the request it was for.
     inspected: Mutex<BTreeMap<(String, String), String>>,
 }
@@ -84,6 +90,18 @@ impl Context {
 
     fn enter(&self, operation: &OperationId) -> bool {
         self.active.lock().unwrap_or_else(PoisonError::into_inner).insert(operation.clone())
+    }
+
+    /// How long to wait before an object is looked at again whose look has failed once more.
+    fn backoff(&self, key: String) -> Duration {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(key).or_insert(0);
+        *count = count.saturating_add(1);
+        (FIRST_PAUSE * 2_u32.saturating_pow(*count - 1)).min(LONGEST_PAUSE)
+    }
+
+    fn succeeded(&self, key: &str) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 
     fn leave(&self, operation: &OperationId) {
@@ -143,6 +161,7 @@ pub async fn run(
         operator: operator.clone(),
         link,
         active: Mutex::default(),
+        failures: Mutex::default(),
         inspected: Mutex::default(),
     });
     let mut controllers = Vec::new();
@@ -167,7 +186,7 @@ pub async fn run(
         "watching {}",
         if namespaces.is_empty() { "every namespace".to_owned() } else { namespaces.join(", ") }
     );
-    let maintenance = maintain(operator.clone());
+    let maintenance = maintain(Arc::clone(&context), namespaces);
     tokio::select! {
         () = stop => info!("stopping: operations are picked up by the next start"),
         _ = join_all(controllers) => error!("every controller has ended"),
@@ -178,8 +197,13 @@ pub async fn run(
 }
 
 /// Keeps the catalog in order.
-async fn maintain(operator: Operator) {
+async fn maintain(context: Arc<Context>, namespaces: &[String]) {
+    let operator = &context.operator;
     loop {
+        // Objects that were deleted while nobody watched, and those that nothing held back.
+        if let Err(error) = leave::forget_the_gone(namespaces, &context).await {
+            warn!("what is gone from the cluster is not known yet: {error}");
+        }
         tokio::time::sleep(Duration::from_mins(30)).await;
         if let Err(error) = operator.prune_expired(jiff::Timestamp::now()).await {
             warn!("retention: {error}");
@@ -188,6 +212,11 @@ async fn maintain(operator: Operator) {
             warn!("the catalog was not maintained: {error}");
         }
     }
+}
+
+/// An object among all of all kinds, for as long as it lives.
+fn key(kind: Kind, object: &DynamicObject) -> String {
+    format!("{kind}/{}", object.metadata.uid.as_deref().unwrap_or_default())
 }
 
 fn control(
@@ -199,6 +228,9 @@ fn control(
         let begun = std::time::Instant::now();
         let result = look::look(kind, &object, &context).await;
         let failed = result.as_ref().err().map(LookError::reason);
+        if failed.is_none() {
+            context.succeeded(&key(kind, &object));
+        }
         context.operator.metrics().reconcile(kind, begun.elapsed(), failed);
         result
     };
@@ -207,10 +239,11 @@ fn control(
         warn!(%kind, name, reason = %error.reason(), "{error}");
         let (operation, note, reason) =
             (look::identity(kind, &object), error.to_string(), error.reason());
+        let pause = context.backoff(key(kind, &object));
         tokio::spawn(async move {
             context.link.event(&operation, true, reason.as_str(), "Reconcile", &note).await;
         });
-        Action::requeue(WAIT)
+        Action::requeue(pause)
     };
     // Metadata and a JSON value: an object that no type can hold never stalls the watch.
     let controller = Controller::new_with(api, watcher::Config::default(), resource(kind))

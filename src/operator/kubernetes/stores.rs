@@ -17,7 +17,9 @@ use crate::operator::rebuild::record_of;
 use crate::operator::{Operator, OperatorError};
 use crate::plan::{Failure, OperationId, StoreBinding, conditions};
 use crate::runtime::kubernetes::{StoreFigures, StoreWork};
-use crate::spec::{BackupStoreStatus, ByteSize, Kind, Reason, counted};
+use crate::spec::{
+    BackupStoreStatus, ByteSize, Kind, MoverSecurityContext, Reason, counted, readable_size,
+};
 use crate::telemetry::metrics::StoreFacts;
 
 /// A store that nobody writes to is looked into this often.
@@ -41,7 +43,7 @@ pub(super) async fn look(
             Reason::UnsupportedTarget,
             "a store in a cluster is a claim: use `spec.volumeClaim`",
         );
-        context.operator.publish_store(operation, Err(&failure)).await?;
+        context.operator.publish_store(operation, Err(&failure), None).await?;
         return Ok(Action::await_change());
     }
     // Once for each generation, every few hours, and whenever somebody asks for it.
@@ -67,7 +69,7 @@ pub(super) async fn look(
             context.inspected.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             // A new look by whoever comes by: an annotation nobody reads would be a lie, a message is not.
             let failure = Failure::new(error.reason(), format!("{error}; looking again"));
-            let _ = context.operator.publish_store(&operation, Err(&failure)).await;
+            let _ = context.operator.publish_store(&operation, Err(&failure), None).await;
         }
     });
     Ok(Action::requeue(INSPECT))
@@ -80,16 +82,20 @@ async fn inspect(
     context: &Arc<Context>,
 ) -> Result<(), LookError> {
     let purpose = format!("inspect-{}", Timestamp::now().as_second());
+    let writer = context.operator.store_writer(&operation.namespace, &operation.name).await?;
+    let turn = context.operator.take_turn().await;
+    let runtime = &context.link.runtime;
     let done =
-        context.link.runtime.work_on_store(operation, &purpose, binding, StoreWork::Inspect).await;
+        runtime.work_on_store(operation, &purpose, binding, writer, StoreWork::Inspect).await;
+    drop(turn);
     match done {
         Ok((figures, manifests)) => {
             context.operator.record_manifests(operation, binding, manifests).await?;
-            context.operator.publish_store(operation, Ok(figures)).await?;
+            context.operator.publish_store(operation, Ok(figures), None).await?;
             Ok(())
         }
         Err(failure) => {
-            context.operator.publish_store(operation, Err(&failure)).await?;
+            context.operator.publish_store(operation, Err(&failure), None).await?;
             Err(failure.into())
         }
     }
@@ -135,11 +141,12 @@ impl Operator {
         Ok(())
     }
 
-    /// Says how a store in a cluster is.
+    /// Says how a store in a cluster is, and as whom it was written now.
     pub(in crate::operator) async fn publish_store(
         &self,
         store: &OperationId,
         found: Result<StoreFigures, &Failure>,
+        writer: Option<MoverSecurityContext>,
     ) -> Result<(), OperatorError> {
         let kind = Kind::BackupStore;
         let resource = self.catalog.resource(kind.as_str(), &store.namespace, &store.name).await?;
@@ -158,6 +165,8 @@ impl Operator {
             status.backups = signed(figures.backups);
             status.bytes = signed(figures.bytes);
             status.free_bytes = signed(figures.free_bytes);
+            status.size = Some(readable_size(status.bytes));
+            status.free = Some(readable_size(status.free_bytes));
             let minimum = resource.document["spec"]["minFree"].clone();
             let minimum =
                 serde_json::from_value::<ByteSize>(minimum).map_or(0, |size| size.bytes());
@@ -171,6 +180,7 @@ impl Operator {
                 minimum_free_bytes: minimum,
             });
         }
+        status.mover_security_context = writer.or(status.mover_security_context);
         status.observed_generation = generation;
         status.message = Some(message);
         let value = json!(status);

@@ -223,6 +223,7 @@ fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
         claims: Vec::new(),
         places: Vec::new(),
         definitions: None,
+        mover: None,
         warnings: Vec::new(),
         checks,
     }))

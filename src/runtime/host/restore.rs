@@ -210,6 +210,7 @@ fn preflight(job: &RestoreJob) -> Result<Value, Failure> {
         claims: Vec::new(),
         places: Vec::new(),
         definitions: None,
+        mover: None,
         warnings: Vec::new(),
         checks,
     }))

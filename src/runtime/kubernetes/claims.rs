@@ -187,32 +187,110 @@ pub async fn create(
     }
 }
 
-/// A running pod that mounts one of these claims, movers excepted: where an exclusive claim is in use
-/// is where the mover has to go.
+/// A running pod that mounts one of these claims, movers excepted.
 pub async fn user_of(
     cluster: &Cluster,
     namespace: &str,
     claims: &[String],
 ) -> Result<Option<Pod>, Failure> {
+    let pods = pods(cluster, namespace).await?;
+    Ok(pods.into_iter().find(|pod| !is_mover(pod) && is_placed(pod) && mounts(pod, claims)))
+}
+
+/// The pod beside which a mover has to run, if any: on the node of whoever uses an exclusive claim of
+/// the target; else, for a store that only one node can mount, where another mover writes to it.
+pub async fn neighbour(
+    cluster: &Cluster,
+    namespace: &str,
+    target: &[String],
+    store: &str,
+) -> Result<Option<Pod>, Failure> {
+    let exclusive = async |names: &[String]| -> Result<Vec<String>, Failure> {
+        let found = describe(cluster, namespace, names).await?;
+        let exclusive = found.into_iter().flatten().filter(is_exclusive);
+        Ok(exclusive.map(|claim| claim.name_any()).collect())
+    };
+    let target = exclusive(target).await?;
+    let store = exclusive(&[store.to_owned()]).await?;
+    if target.is_empty() && store.is_empty() {
+        return Ok(None);
+    }
+    Ok(choose_neighbour(pods(cluster, namespace).await?, &target, &store))
+}
+
+fn choose_neighbour(pods: Vec<Pod>, target: &[String], store: &[String]) -> Option<Pod> {
+    let mut of_store = None;
+    for pod in pods.into_iter().filter(is_placed) {
+        if !is_mover(&pod) && mounts(&pod, target) {
+            return Some(pod);
+        }
+        if of_store.is_none() && mounts(&pod, store) {
+            of_store = Some(pod);
+        }
+    }
+    of_store
+}
+
+fn is_mover(pod: &Pod) -> bool {
+    pod.labels().contains_key(OPERATION_LABEL)
+}
+
+/// Whether the pod is on a node and has not ended there.
+fn is_placed(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let on_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+    on_node && !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn mounts(pod: &Pod, claims: &[String]) -> bool {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes
+        .filter_map(|volume| volume.persistent_volume_claim.as_ref())
+        .any(|claim| claims.contains(&claim.claim_name))
+}
+
+async fn pods(cluster: &Cluster, namespace: &str) -> Result<Vec<Pod>, Failure> {
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
     let what = format!("list the pods in {namespace}");
     let list = cluster
         .patiently(&what, None, || async { pods.list(&ListParams::default()).await })
         .await
         .map_err(|error| failure(&what, &error))?;
-    let uses = |pod: &Pod| {
-        if pod.labels().contains_key(OPERATION_LABEL) {
-            return false;
-        }
-        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-        volumes
-            .filter_map(|volume| volume.persistent_volume_claim.as_ref())
-            .any(|claim| claims.contains(&claim.claim_name))
-    };
-    let placed = |pod: &Pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        let on_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-        on_node && !matches!(phase, Some("Succeeded" | "Failed"))
-    };
-    Ok(list.items.into_iter().find(|pod| uses(pod) && placed(pod)))
+    Ok(list.items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(name: &str, node: Option<&str>, claim: &str, mover: bool) -> Pod {
+        let labels = if mover { json!({OPERATION_LABEL: "x"}) } else { json!({}) };
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": labels},
+            "spec": {"nodeName": node, "containers": [], "volumes": [
+                {"name": "v", "persistentVolumeClaim": {"claimName": claim}},
+            ]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_mover_goes_to_its_data_first_and_to_its_store_next() {
+        let (data, store) = (["data-db-0".to_owned()], ["backups".to_owned()]);
+        let chosen = |pods: &[Pod], data: &[String], store: &[String]| {
+            choose_neighbour(pods.to_vec(), data, store).map(|pod| pod.name_any())
+        };
+        let pods = [
+            pod("unscheduled", None, "data-db-0", false),
+            pod("writer", Some("n1"), "backups", true),
+            pod("db-0", Some("n2"), "data-db-0", false),
+        ];
+        assert_eq!(chosen(&pods, &data, &store).as_deref(), Some("db-0"));
+        assert_eq!(chosen(&pods[..2], &data, &store).as_deref(), Some("writer"));
+        assert_eq!(chosen(&pods[..2], &data, &[]), None, "a store that many nodes mount");
+        // A mover of an operation that is over is no reason to go anywhere.
+        let mover = [pod("mover", Some("n3"), "data-db-0", true)];
+        assert_eq!(chosen(&mover, &data, &store), None);
+    }
 }

@@ -9,7 +9,7 @@ use futures_util::io::{AsyncBufReadExt, BufReader};
 use futures_util::{AsyncBufRead, StreamExt};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
+use kube::api::{ListParams, LogParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tracing::{info, warn};
@@ -17,14 +17,16 @@ use tracing::{info, warn};
 use super::asked::{asked, is_interruptible, was_asked, was_begun, with_what_it_missed};
 use super::claims;
 use super::cluster::{Cluster, FIELD_MANAGER, failure, is_missing};
+use super::ending::is_at_work;
 use super::mover_job::{self, Identity, MoverPlan};
 use super::names::{self, OPERATION_LABEL, ROOT_MOVERS_ANNOTATION};
-use super::pod_state::{PodState, has_ended, judge};
+use super::pod_state::{PodState, judge};
+use super::warnings;
+use crate::plan::backup::step::PREFLIGHT;
 use crate::plan::{Failure, OperationId};
 use crate::runtime::mover::{Mission, Request, STEPS_ANNOTATION, Saying};
 use crate::runtime::{BoxFuture, Handles};
-use crate::spec::Reason;
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use crate::spec::{MoverSecurityContext, Reason};
 
 /// Who is asked, and what is needed to make it.
 pub struct Conversation<'a> {
@@ -42,8 +44,8 @@ pub struct Conversation<'a> {
     pub writes: bool,
     /// Claim of the store.
     pub store_claim: String,
-    /// What the workload's pods are made of.
-    pub template: Option<PodTemplateSpec>,
+    /// As whom it reads and writes where it may not be root.
+    pub identity: MoverSecurityContext,
     /// Progress and cancellation.
     pub handles: &'a Handles,
 }
@@ -69,6 +71,8 @@ struct Newest {
     others: bool,
     /// Whether its Job says that it has ended, however.
     ended: bool,
+    /// The UID of its Job, as long as the Job has never had a pod.
+    unborn: Option<String>,
 }
 
 fn job_has_ended(job: &Job) -> bool {
@@ -78,20 +82,38 @@ fn job_has_ended(job: &Job) -> bool {
     })
 }
 
+/// Whether no pod of the Job was ever counted.
+fn has_had_no_pod(job: &Job) -> bool {
+    let status = job.status.clone().unwrap_or_default();
+    [status.active, status.succeeded, status.failed].iter().all(|count| count.unwrap_or(0) == 0)
+}
+
+/// The warnings about a mover that does not start, asked for now and then.
+#[derive(Default)]
+struct Warnings {
+    asked: Option<Instant>,
+    last: Option<Failure>,
+}
+
+/// A mover may take this long to start before anybody asks why.
+const QUIETLY: Duration = Duration::from_secs(4);
+/// How often it is asked why a mover does not start.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
 impl Conversation<'_> {
-    fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         names::key(self.operation)
     }
 
-    fn jobs(&self) -> Api<Job> {
+    pub(super) fn jobs(&self) -> Api<Job> {
         Api::namespaced(self.cluster.client.clone(), self.namespace)
     }
 
-    fn pods(&self) -> Api<Pod> {
+    pub(super) fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.cluster.client.clone(), self.namespace)
     }
 
-    fn selector(&self) -> ListParams {
+    pub(super) fn selector(&self) -> ListParams {
         ListParams::default().labels(&format!("{OPERATION_LABEL}={}", self.key()))
     }
 
@@ -116,8 +138,9 @@ impl Conversation<'_> {
         let mut last_loss: Option<Failure> = None;
         let mut asked_of: Option<String> = None;
         let mut first_ones = 0;
+        let mut warnings = Warnings::default();
         loop {
-            let Newest { attempt, pod, others, ended } = self.newest().await?;
+            let Newest { attempt, pod, others, ended, unborn } = self.newest().await?;
             if self.handles.cancel.is_cancelled() && is_interruptible(&request) {
                 self.dismiss().await?;
                 return Err(Failure::new(Reason::Cancelled, "cancelled"));
@@ -126,10 +149,24 @@ impl Conversation<'_> {
             match (state, pod) {
                 // Two movers must never be at work at once.
                 (Some(PodState::Running), Some(_)) if others => {
-                    waiting_since = Instant::now();
+                    let limit = self.cluster.settings.start_timeout;
+                    if waiting_since.elapsed() > limit {
+                        return Err(Failure::new(
+                            Reason::MoverLost,
+                            format!("an earlier mover has not ended for {} s", limit.as_secs()),
+                        )
+                        .hint(
+                            "its node may be lost: delete the pod by force once it is sure that it \
+                             does not run any more",
+                        ));
+                    }
+                    let cause = (Reason::MoverLost, "waits for an earlier mover to end");
+                    self.handles.progress.waits(Some(cause));
                     tokio::time::sleep(Duration::from_millis(300)).await;
                 }
                 (Some(PodState::Running), Some(pod)) => {
+                    // A mover that could not start for a while has let others work meanwhile.
+                    self.handles.turn.take_back().await;
                     waiting_since = Instant::now();
                     self.handles.progress.waits(None);
                     // The Job controller of older servers makes another pod of the same Job.
@@ -162,24 +199,25 @@ impl Conversation<'_> {
                     self.replace(attempt, &mut request, last_loss.as_ref()).await?;
                     waiting_since = Instant::now();
                 }
-                (Some(PodState::Starting(obstacle)), _) => {
-                    if waiting_since.elapsed() > self.cluster.settings.start_timeout {
-                        self.dismiss().await?;
-                        return Err(obstacle.unwrap_or_else(|| {
-                            let seconds = self.cluster.settings.start_timeout.as_secs();
-                            Failure::new(
-                                Reason::MoverLost,
-                                format!("the mover did not start within {seconds} s"),
-                            )
-                        }));
-                    }
-                    let obstacle = obstacle.as_ref();
-                    let waits = obstacle.map(|found| (found.reason, found.message.as_str()));
-                    self.handles.progress.waits(waits);
-                    tokio::time::sleep(Duration::from_millis(250)).await;
+                (Some(PodState::Starting(obstacle)), pod) => {
+                    let uid = pod.and_then(|pod| pod.metadata.uid);
+                    let obstacle = match (obstacle, uid) {
+                        (None, Some(uid)) => {
+                            self.warned(&mut warnings, &uid, &waiting_since).await?
+                        }
+                        (obstacle, _) => obstacle,
+                    };
+                    self.wait_for_start(obstacle, &waiting_since, &request).await?;
                 }
                 // A Job whose pod is not there: not yet, or no more.
                 _ if attempt > 0 => {
+                    if let (Some(job), false) = (unborn, ended)
+                        && let Some(obstacle) =
+                            self.warned(&mut warnings, &job, &waiting_since).await?
+                    {
+                        self.wait_for_start(Some(obstacle), &waiting_since, &request).await?;
+                        continue;
+                    }
                     let settled = waiting_since.elapsed() > Duration::from_secs(20);
                     if settled || ended {
                         let loss = Failure::new(Reason::MoverLost, "the mover's pod is gone");
@@ -208,6 +246,48 @@ impl Conversation<'_> {
                 }
             }
         }
+    }
+
+    /// What the cluster warns of about an object that has not come to life for a while.
+    async fn warned(
+        &self,
+        warnings: &mut Warnings,
+        uid: &str,
+        since: &Instant,
+    ) -> Result<Option<Failure>, Failure> {
+        let due = warnings.asked.is_none_or(|asked| asked.elapsed() > ASK_AGAIN);
+        if since.elapsed() > QUIETLY && due {
+            warnings.last = warnings::latest(self.cluster, self.namespace, uid).await?;
+            warnings.asked = Some(Instant::now());
+        }
+        Ok(warnings.last.clone())
+    }
+
+    /// Waits a moment for a mover to start, and says what keeps it; fails when it has taken too long.
+    async fn wait_for_start(
+        &self,
+        obstacle: Option<Failure>,
+        since: &Instant,
+        request: &Request,
+    ) -> Result<(), Failure> {
+        if since.elapsed() > self.cluster.settings.start_timeout {
+            self.dismiss().await?;
+            return Err(obstacle.unwrap_or_else(|| {
+                let seconds = self.cluster.settings.start_timeout.as_secs();
+                Failure::new(
+                    Reason::MoverLost,
+                    format!("the mover did not start within {seconds} s"),
+                )
+            }));
+        }
+        // Nothing stands still yet: whoever can work may do so in this one's place.
+        if obstacle.is_some() && request.step() == PREFLIGHT {
+            self.handles.turn.lend().await;
+        }
+        let waits = obstacle.as_ref().map(|found| (found.reason, found.message.as_str()));
+        self.handles.progress.waits(waits);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        Ok(())
     }
 
     /// The newest mover of the operation.
@@ -239,7 +319,8 @@ impl Conversation<'_> {
         own.sort_by_key(|pod| pod.metadata.creation_timestamp.clone().map(|time| time.0));
         let pod = own.pop();
         let others = own.iter().chain(&other).any(is_at_work);
-        Ok(Newest { attempt, pod, others, ended: job_has_ended(job) })
+        let unborn = job.metadata.uid.clone().filter(|_| has_had_no_pod(job));
+        Ok(Newest { attempt, pod, others, ended: job_has_ended(job), unborn })
     }
 
     /// Another mover in the place of one that is gone.
@@ -264,13 +345,9 @@ impl Conversation<'_> {
     async fn create(&self, attempt: u32, request: &Request) -> Result<(), Failure> {
         let name = names::mover(self.operation, &self.key(), attempt);
         let root = self.allows_root().await?;
-        let found = claims::describe(self.cluster, self.namespace, &self.claims).await?;
-        let exclusive = found.iter().flatten().any(claims::is_exclusive);
-        let beside = if exclusive {
-            claims::user_of(self.cluster, self.namespace, &self.claims).await?
-        } else {
-            None
-        };
+        let beside =
+            claims::neighbour(self.cluster, self.namespace, &self.claims, &self.store_claim)
+                .await?;
         let mut request = request.clone();
         request.again |= was_begun(request.step(), &self.mission.journal);
         let requests = [request];
@@ -284,7 +361,7 @@ impl Conversation<'_> {
             claims: &self.claims,
             writes: self.writes,
             store_claim: self.store_claim.clone(),
-            identity: Identity::of(root, self.template.as_ref()),
+            identity: if root { Identity::Root } else { Identity::Workload(self.identity) },
             beside: beside.as_ref(),
         };
         let job = mover_job::build(&plan, &self.cluster.settings).map_err(|error| {
@@ -390,73 +467,6 @@ impl Conversation<'_> {
             words.lines().filter_map(Saying::from_line).find_map(|said| said.answers(id))
         })
     }
-
-    /// Deletes a mover's Job and waits until its pod is gone: until then it may still write.
-    async fn end(&self, attempt: u32) -> Result<(), Failure> {
-        let name = names::mover(self.operation, &self.key(), attempt);
-        let what = format!("end mover {}/{name}", self.namespace);
-        self.delete(&name).await?;
-        let pods = self.pods();
-        let selector = ListParams::default().labels(&format!("job-name={name}"));
-        let begun = Instant::now();
-        loop {
-            let list = self
-                .cluster
-                .patiently(&what, None, || pods.list(&selector))
-                .await
-                .map_err(|error| failure(&what, &error))?;
-            let at_work = list.items.iter().any(is_at_work);
-            if !at_work || begun.elapsed() > Duration::from_mins(5) {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
-    }
-
-    async fn delete(&self, name: &str) -> Result<(), Failure> {
-        let what = format!("end mover {}/{name}", self.namespace);
-        let (jobs, parameters) = (self.jobs(), DeleteParams::background());
-        match self.cluster.patiently(&what, None, || jobs.delete(name, &parameters)).await {
-            Ok(_) => Ok(()),
-            Err(error) if is_missing(&error) => Ok(()),
-            Err(error) => Err(failure(&what, &error)),
-        }
-    }
-
-    /// Ends every mover of the operation, without waiting for it: for when nothing is left to do.
-    pub async fn let_go(&self) -> Result<(), Failure> {
-        for name in self.names().await? {
-            self.delete(&name).await?;
-        }
-        Ok(())
-    }
-
-    /// Ends every mover of the operation, and waits until none is at work.
-    pub async fn dismiss(&self) -> Result<(), Failure> {
-        for name in self.names().await? {
-            if let Some(attempt) = name.rsplit('-').next().and_then(|n| n.parse().ok()) {
-                self.end(attempt).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The names of the operation's movers.
-    async fn names(&self) -> Result<Vec<String>, Failure> {
-        let what = format!("list the movers of {}", self.operation);
-        let (jobs, parameters) = (self.jobs(), self.selector());
-        match self.cluster.patiently(&what, None, || jobs.list(&parameters)).await {
-            Ok(list) => Ok(list.items.iter().map(ResourceExt::name_any).collect()),
-            Err(error) if is_missing(&error) => Ok(Vec::new()),
-            Err(error) => Err(failure(&what, &error)),
-        }
-    }
-}
-
-/// Whether a process of the pod may still write.
-fn is_at_work(pod: &Pod) -> bool {
-    matches!(judge(pod), PodState::Running)
-        || (pod.metadata.deletion_timestamp.is_some() && !has_ended(pod))
 }
 
 fn lines(stream: impl AsyncBufRead) -> impl futures_util::Stream<Item = std::io::Result<String>> {

@@ -8,6 +8,7 @@ mod asked;
 mod claims;
 mod cluster;
 mod conversation;
+mod ending;
 mod hooks;
 mod mover_job;
 pub mod names;
@@ -19,6 +20,7 @@ mod store_work;
 mod translate;
 mod trust;
 mod upgrade;
+mod warnings;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -27,7 +29,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::mover::{Request, Work};
-use super::{BoxFuture, Handles, Runtime, hook_phase, host};
+use super::{BoxFuture, Handles, Runtime, Turn, hook_phase, host};
 use crate::plan::backup::step as backup_step;
 use crate::plan::restore::step as restore_step;
 use crate::plan::upgrade::step as upgrade_step;
@@ -42,9 +44,11 @@ use crate::spec::{BackupType, ConsistencyMode, Reason};
 pub use cluster::{Cluster, FIELD_MANAGER, is_missing, is_terminating, is_transient};
 pub use settings::Settings;
 pub use store_work::{StoreFigures, StoreWork};
+use workload::Stopped;
 pub use workload::{Held, Workload};
 
 use conversation::Conversation;
+use mover_job::identity_of;
 use upgrade::{ImagesBefore, Watch};
 
 /// Acts on workloads and claims.
@@ -64,12 +68,24 @@ impl KubernetesRuntime {
         &self.cluster
     }
 
+    /// The claims that a job is about, as far as they can be known before it begins.
+    pub async fn claims_of(&self, job: &Job) -> Vec<String> {
+        let found = async {
+            let workload = self.workload(job).await?;
+            let namespace = &job.operation().namespace;
+            claims::names(&self.cluster, namespace, job.target(), workload.as_ref()).await
+        };
+        // What is not there is for preflight to say.
+        found.await.unwrap_or_default()
+    }
+
     /// Ends the movers of an operation that has ended.
     pub async fn dismiss(&self, job: &Job) -> Result<(), Failure> {
         let (Job::Backup(_) | Job::Restore(_)) = job else { return Ok(()) };
         let handles = Handles {
             progress: Arc::new(crate::engine::Silent),
             cancel: crate::engine::Cancel::new(),
+            turn: Turn::default(),
         };
         let claims = Vec::new();
         self.conversation(job, claims, None, Log::new(&[]), &handles)?.let_go().await
@@ -102,7 +118,7 @@ impl KubernetesRuntime {
             claims,
             writes,
             store_claim: translate::store(binding)?.0,
-            template: workload.map(|workload| workload.template.clone()),
+            identity: identity_of(workload.map(|workload| &workload.template)),
             handles,
         })
     }
@@ -181,7 +197,9 @@ impl KubernetesRuntime {
     async fn check_held(&self, job: &Job, log: &Log<'_>, step: &str) -> Result<(), Failure> {
         match &job.target().workload {
             Some(target) if log.done(step) => {
-                workload::still_held(&self.cluster, &job.operation().namespace, target).await
+                let stopped = log.facts::<Stopped>(step).unwrap_or_default();
+                workload::still_held(&self.cluster, &job.operation().namespace, target, stopped)
+                    .await
             }
             _ => Ok(()),
         }
@@ -423,9 +441,12 @@ impl Runtime for KubernetesRuntime {
                     )?;
                     let timeout = timeout.to_duration();
                     let cancel = &handles.cancel;
-                    workload::hold(&self.cluster, namespace, target, &held, timeout, cancel)
-                        .await?;
-                    Ok(json!(held))
+                    let stopped =
+                        workload::hold(&self.cluster, namespace, target, &held, timeout, cancel)
+                            .await?;
+                    let mut facts = json!(held);
+                    facts["generation"] = json!(stopped.generation);
+                    Ok(facts)
                 }
                 (Action::Resume, Some(target)) => self.release(job, target, &log).await,
                 // Claims without a workload: nobody to stop, start or wait for.

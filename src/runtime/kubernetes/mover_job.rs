@@ -12,6 +12,7 @@ use crate::runtime::mover::{
     MISSION_VARIABLE, Mission, Request, STEPS_ANNOTATION, STEPS_DIRECTORY, STEPS_FILE,
     STORE_DIRECTORY, VOLUMES_DIRECTORY,
 };
+use crate::spec::MoverSecurityContext;
 
 /// The user of movers whose workload names none: the conventional nobody of small images.
 const NOBODY: i64 = 65_532;
@@ -22,51 +23,39 @@ pub enum Identity {
     /// Root, with the capabilities that any owner and mode needs.
     Root,
     /// The user, group and volume group of the workload.
-    Workload {
-        /// `runAsUser`.
-        user: i64,
-        /// `runAsGroup`.
-        group: Option<i64>,
-        /// `fsGroup`.
-        volume_group: Option<i64>,
-    },
+    Workload(MoverSecurityContext),
+}
+
+/// The identity that fits a workload's pods; without one, nobody's.
+pub fn identity_of(template: Option<&PodTemplateSpec>) -> MoverSecurityContext {
+    let spec = template.and_then(|template| template.spec.as_ref());
+    let pod = spec.and_then(|spec| spec.security_context.clone()).unwrap_or_default();
+    let container =
+        spec.and_then(|spec| spec.containers.first()?.security_context.clone()).unwrap_or_default();
+    // Root is for namespaces that allow it: a workload that runs as root is read as nobody.
+    let user = container.run_as_user.or(pod.run_as_user).filter(|user| *user != 0);
+    MoverSecurityContext {
+        run_as_user: user.unwrap_or(NOBODY),
+        run_as_group: container.run_as_group.or(pod.run_as_group),
+        fs_group: pod.fs_group,
+    }
 }
 
 impl Identity {
-    /// The identity that fits a workload's pods; without one, nobody's.
-    pub fn of(allow_root: bool, template: Option<&PodTemplateSpec>) -> Self {
-        if allow_root {
-            return Self::Root;
-        }
-        let spec = template.and_then(|template| template.spec.as_ref());
-        let pod = spec.and_then(|spec| spec.security_context.clone()).unwrap_or_default();
-        let container = spec
-            .and_then(|spec| spec.containers.first()?.security_context.clone())
-            .unwrap_or_default();
-        Self::Workload {
-            // Root is for namespaces that allow it: a workload that runs as root is read as nobody.
-            user: container
-                .run_as_user
-                .or(pod.run_as_user)
-                .filter(|user| *user != 0)
-                .unwrap_or(NOBODY),
-            group: container.run_as_group.or(pod.run_as_group),
-            volume_group: pod.fs_group,
-        }
-    }
-
     fn pod_context(&self) -> Value {
         match self {
             Self::Root => json!({
                 "runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"},
             }),
-            Self::Workload { user, group, volume_group } => {
+            Self::Workload(identity) => {
+                let MoverSecurityContext { run_as_user: user, run_as_group: group, fs_group } =
+                    identity;
                 let mut context = json!({
                     "runAsNonRoot": true, "runAsUser": user, "runAsGroup": group.unwrap_or(*user),
                     "seccompProfile": {"type": "RuntimeDefault"},
                 });
-                if let Some(volume_group) = volume_group {
-                    context["fsGroup"] = json!(volume_group);
+                if let Some(fs_group) = fs_group {
+                    context["fsGroup"] = json!(fs_group);
                     // Nothing is to be changed on a volume whose top is right already.
                     context["fsGroupChangePolicy"] = json!("OnRootMismatch");
                 }
@@ -82,7 +71,7 @@ impl Identity {
                 "add": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"],
             }),
             Self::Root => json!({"drop": ["ALL"], "add": ["DAC_OVERRIDE", "FOWNER"]}),
-            Self::Workload { .. } => json!({"drop": ["ALL"]}),
+            Self::Workload(_) => json!({"drop": ["ALL"]}),
         };
         json!({
             "allowPrivilegeEscalation": false,
@@ -162,6 +151,8 @@ pub fn build(plan: &MoverPlan<'_>, settings: &Settings) -> Result<Job, serde_jso
     if let Some(policy) = &settings.image_pull_policy {
         container["imagePullPolicy"] = json!(policy);
     }
+    let pull_secrets: Vec<Value> =
+        settings.image_pull_secrets.iter().map(|name| json!({"name": name})).collect();
     let mut pod = json!({
         "restartPolicy": "Never",
         "automountServiceAccountToken": false,
@@ -170,6 +161,12 @@ pub fn build(plan: &MoverPlan<'_>, settings: &Settings) -> Result<Job, serde_jso
         "containers": [container],
         "volumes": volumes,
     });
+    if !pull_secrets.is_empty() {
+        pod["imagePullSecrets"] = json!(pull_secrets);
+    }
+    if let Some(account) = &settings.service_account {
+        pod["serviceAccountName"] = json!(account);
+    }
     if let Some(spec) = plan.beside.and_then(|pod| pod.spec.as_ref()) {
         if let Some(node) = &spec.node_name {
             // By affinity, not by name: the scheduler still checks that the node can take the pod.
@@ -256,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_mover_is_restricted_and_has_no_credentials() {
-        let identity = Identity::of(false, None);
+        let identity = Identity::Workload(identity_of(None));
         let job = job(identity, false, None);
         let pod = &job["spec"]["template"]["spec"];
         assert_eq!(pod["automountServiceAccountToken"], false);
@@ -276,10 +273,10 @@ mod tests {
 
     #[test]
     fn root_only_with_the_capabilities_it_needs() {
-        let reading = job(Identity::of(true, None), false, None);
+        let reading = job(Identity::Root, false, None);
         let context = "/spec/template/spec/containers/0/securityContext/capabilities/add";
         assert_eq!(*reading.pointer(context).unwrap(), json!(["DAC_OVERRIDE", "FOWNER"]));
-        let writing = job(Identity::of(true, None), true, None);
+        let writing = job(Identity::Root, true, None);
         assert!(writing.pointer(context).unwrap().as_array().unwrap().contains(&json!("CHOWN")));
     }
 
@@ -295,7 +292,8 @@ mod tests {
             "tolerations": [{"key": "storage", "operator": "Exists"}],
         }}))
         .unwrap();
-        let job = job(Identity::of(false, Some(&template)), true, Some(&beside));
+        let identity = Identity::Workload(identity_of(Some(&template)));
+        let job = job(identity, true, Some(&beside));
         let pod = &job["spec"]["template"]["spec"];
         assert_eq!(pod["securityContext"]["runAsUser"], 70);
         assert_eq!(pod["securityContext"]["fsGroup"], 70);
@@ -309,9 +307,6 @@ mod tests {
             json!({"spec": {"containers": [{"name": "db", "securityContext": {"runAsUser": 0}}]}}),
         )
         .unwrap();
-        let Identity::Workload { user, .. } = Identity::of(false, Some(&template)) else {
-            panic!("root without permission");
-        };
-        assert_eq!(user, NOBODY);
+        assert_eq!(identity_of(Some(&template)).run_as_user, NOBODY);
     }
 }

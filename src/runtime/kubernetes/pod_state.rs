@@ -126,7 +126,11 @@ fn obstacle(name: &str, pod: &Pod, state: &ContainerState) -> Option<Failure> {
         .flatten()
         .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
     let message = unscheduled.message.clone().unwrap_or_default();
-    let unbound = ["unbound immediate PersistentVolumeClaims", "persistentvolumeclaim"];
+    let unbound = [
+        "unbound immediate PersistentVolumeClaims",
+        "persistentvolumeclaim",
+        "persistent volumes to bind",
+    ];
     let reason = if unbound.iter().any(|text| message.contains(text)) {
         Reason::ClaimPending
     } else {

@@ -38,9 +38,8 @@ pub async fn fetch(
     let containers: Vec<Value> = images
         .iter()
         .map(|(container, image)| {
-            let policy = pod_template
-                .containers
-                .iter()
+            let policy = workload
+                .containers()
                 .find(|known| known.name == *container)
                 .and_then(|known| known.image_pull_policy.clone());
             json!({
@@ -61,7 +60,9 @@ pub async fn fetch(
             "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": containers,
+        // What the workload pulls with: its own secrets, and those of its account.
         "imagePullSecrets": pod_template.image_pull_secrets,
+        "serviceAccountName": pod_template.service_account_name,
         "tolerations": pod_template.tolerations,
         "nodeSelector": pod_template.node_selector,
     });

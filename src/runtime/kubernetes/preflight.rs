@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::mover_job::identity_of;
 use super::names::RESTORE_FROM_ANNOTATION;
 use super::workload::Workload;
 use super::{KubernetesRuntime, claims, current_step, translate};
@@ -96,6 +97,7 @@ impl KubernetesRuntime {
         })?;
         self.accepts(namespace, answer.from_namespace.as_deref()).await?;
         answer.claims = facts;
+        answer.mover = Some(identity_of(workload.as_ref().map(|workload| &workload.template)));
         answer.warnings.extend(warnings);
         Ok(json!(answer))
     }

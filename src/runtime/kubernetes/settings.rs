@@ -9,6 +9,11 @@ pub struct Settings {
     pub image: String,
     /// `Always`, `IfNotPresent` or `Never`; the cluster's default when unset.
     pub image_pull_policy: Option<String>,
+    /// Secrets of the mover's namespace that its image is pulled with.
+    pub image_pull_secrets: Vec<String>,
+    /// Service account of the movers, for what admission ties to accounts; the namespace's default when
+    /// unset. Its token is never mounted.
+    pub service_account: Option<String>,
     /// Requested and largest CPU of a mover, as Kubernetes writes it.
     pub cpu: Option<String>,
     /// Requested and largest memory of a mover, as Kubernetes writes it.
@@ -27,6 +32,8 @@ impl Settings {
         Self {
             image: image.into(),
             image_pull_policy: None,
+            image_pull_secrets: Vec::new(),
+            service_account: None,
             cpu: None,
             memory: None,
             start_timeout: Duration::from_mins(10),

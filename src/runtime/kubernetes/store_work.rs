@@ -4,12 +4,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::conversation::Conversation;
+use super::mover_job::identity_of;
 use super::{KubernetesRuntime, claims, translate};
 use crate::engine::{Cancel, Silent};
 use crate::plan::{Failure, OperationId, StoreBinding};
-use crate::runtime::Handles;
 use crate::runtime::mover::{Mission, Request, Saying, Work};
-use crate::spec::Reason;
+use crate::runtime::{Handles, Turn};
+use crate::spec::{MoverSecurityContext, Reason};
 
 /// What a store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -34,12 +35,14 @@ pub enum StoreWork {
 
 impl KubernetesRuntime {
     /// Has a mover work on a store. `object` is what the mover belongs to and goes with: the store, a
-    /// schedule, a Backup. `purpose` tells pieces of work on the same object apart.
+    /// schedule, a Backup. `purpose` tells pieces of work on the same object apart; `writer` is as whom
+    /// the store was written last.
     pub async fn work_on_store(
         &self,
         object: &OperationId,
         purpose: &str,
         binding: &StoreBinding,
+        writer: Option<MoverSecurityContext>,
         work: StoreWork,
     ) -> Result<(StoreFigures, Vec<Value>), Failure> {
         let (store_claim, mounted) = translate::store(binding)?;
@@ -56,7 +59,11 @@ impl KubernetesRuntime {
             )
             .hint("make the claim; stores are claims of the namespace that uses them"));
         }
-        let handles = Handles { progress: std::sync::Arc::new(Silent), cancel: Cancel::new() };
+        let handles = Handles {
+            progress: std::sync::Arc::new(Silent),
+            cancel: Cancel::new(),
+            turn: Turn::default(),
+        };
         let conversation = Conversation {
             cluster: &self.cluster,
             namespace: &object.namespace,
@@ -65,7 +72,7 @@ impl KubernetesRuntime {
             claims: Vec::new(),
             writes: false,
             store_claim,
-            template: None,
+            identity: writer.unwrap_or_else(|| identity_of(None)),
             handles: &handles,
         };
         let work = match work {

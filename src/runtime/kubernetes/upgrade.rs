@@ -299,7 +299,10 @@ impl Watch<'_> {
 }
 
 fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
-    pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten())
+    pod.status.iter().flat_map(|status| {
+        let first = status.init_container_statuses.iter().flatten();
+        first.chain(status.container_statuses.iter().flatten())
+    })
 }
 
 /// Fails for a pod that waiting does not help: a crash loop, an image that is not there.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
 use kube::core::Selector;
@@ -174,10 +174,15 @@ impl Workload {
 
     /// The image of each container.
     pub fn images(&self) -> BTreeMap<String, String> {
-        let containers = self.template.spec.iter().flat_map(|spec| &spec.containers);
-        containers
+        self.containers()
             .map(|container| (container.name.clone(), container.image.clone().unwrap_or_default()))
             .collect()
+    }
+
+    /// Its containers, those that run first and end among them: names are unique over both.
+    pub fn containers(&self) -> impl Iterator<Item = &Container> {
+        let spec = self.template.spec.iter();
+        spec.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
     }
 
     /// The pods that exist of it and have not ended.
@@ -238,14 +243,26 @@ impl Workload {
         cluster: &Cluster,
         images: &BTreeMap<String, String>,
     ) -> Result<(), Failure> {
-        let containers: Vec<Value> =
-            images.iter().map(|(name, image)| json!({"name": name, "image": image})).collect();
+        let spec = self.template.spec.iter();
+        let first: Vec<&String> = spec
+            .flat_map(|spec| spec.init_containers.iter().flatten())
+            .map(|container| &container.name)
+            .collect();
+        let mut pod = json!({});
+        for (name, image) in images {
+            let list = if first.contains(&name) { "initContainers" } else { "containers" };
+            let container = json!({"name": name, "image": image});
+            match pod[list].as_array_mut() {
+                Some(containers) => containers.push(container),
+                None => pod[list] = json!([container]),
+            }
+        }
         let resource = resource(self.kind);
         let patch = Patch::Apply(json!({
             "apiVersion": resource.api_version,
             "kind": resource.kind,
             "metadata": {"name": self.name},
-            "spec": {"template": {"spec": {"containers": containers}}},
+            "spec": {"template": {"spec": pod}},
         }));
         let api = api(cluster, self.kind, &self.namespace);
         let parameters = PatchParams::apply("eider-upgrade").force();
@@ -339,7 +356,7 @@ pub async fn hold(
     held: &Held,
     timeout: Duration,
     cancel: &Cancel,
-) -> Result<(), Failure> {
+) -> Result<Stopped, Failure> {
     let workload = Workload::get(cluster, namespace, target).await?;
     if target.kind == WorkloadKind::DaemonSet {
         return Err(Failure::new(
@@ -361,10 +378,12 @@ pub async fn hold(
     let begun = Instant::now();
     loop {
         // Its controller has to have seen the new number: until then it may still make a pod.
-        let Some(now) = Workload::find(cluster, namespace, target).await? else { return Ok(()) };
+        let Some(now) = Workload::find(cluster, namespace, target).await? else {
+            return Ok(Stopped::default());
+        };
         let pods = workload.pods(cluster).await?;
         if pods.is_empty() && now.is_observed() {
-            return Ok(());
+            return Ok(Stopped { generation: now.object.metadata.generation });
         }
         if cancel.is_cancelled() {
             return Err(Failure::new(
@@ -389,15 +408,38 @@ pub async fn hold(
     }
 }
 
+/// A workload that stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Stopped {
+    /// Its generation then: every change of its specification counts it up.
+    pub generation: Option<i64>,
+}
+
 /// Fails if somebody has scaled a held workload up again: that is reported, not fought.
 pub async fn still_held(
     cluster: &Cluster,
     namespace: &str,
     target: &WorkloadTarget,
+    stopped: Stopped,
 ) -> Result<(), Failure> {
     let Some(workload) = Workload::find(cluster, namespace, target).await? else { return Ok(()) };
     if workload.replicas == 0 {
-        return Ok(());
+        // Up and down again is two changes. One is of something else, as long as nothing runs.
+        let changes = workload.object.metadata.generation.zip(stopped.generation);
+        let changes = changes.map_or(0, |(now, then)| now - then);
+        if changes < 2 {
+            return Ok(());
+        }
+        return Err(Failure::new(
+            Reason::ReplicasChanged,
+            format!(
+                "the specification of {} was changed {changes} times while it was held still: it may \
+                 have run meanwhile",
+                workload.title()
+            ),
+        )
+        .hint("see who scales it, and try again"));
     }
     let managers = workload.managers_of("replicas");
     Err(Failure::new(

@@ -12,7 +12,7 @@ use super::{Mission, Request, Saying, Work, termination_message};
 use crate::engine::{Cancel, LocalStore, Progress};
 use crate::plan::{Action, Failure, Job, JournalEntry, Log, Mark};
 use crate::runtime::host::{self, HostRuntime};
-use crate::runtime::{Handles, Runtime};
+use crate::runtime::{Handles, Runtime, Turn};
 use crate::spec::Reason;
 
 /// How often the file of requests is looked at: it is a few bytes in memory.
@@ -113,7 +113,8 @@ impl Mover {
             return Err(Failure::new(Reason::InternalError, "this mover has no operation"));
         };
         let progress = Arc::new(Spoken::new(Arc::clone(&self.surroundings.say)));
-        let handles = Handles { progress, cancel: self.surroundings.stop.clone() };
+        let cancel = self.surroundings.stop.clone();
+        let handles = Handles { progress, cancel, turn: Turn::default() };
         self.journal.extend(request.journal.iter().cloned());
         if request.again {
             self.clear_away(&job, action, &handles).await?;

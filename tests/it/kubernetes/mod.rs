@@ -4,6 +4,7 @@
 mod beside;
 mod cluster;
 mod cluster_tests;
+mod deployed;
 mod failures;
 mod faults;
 mod forward;
@@ -17,7 +18,9 @@ mod proxy;
 mod proxy_tests;
 mod refusals;
 mod restores;
+mod restricted;
 mod scale;
 mod scene;
 mod sidecar;
+mod waiting;
 mod watching;

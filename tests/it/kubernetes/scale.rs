@@ -25,7 +25,9 @@ const CLAIMS: usize = 8;
 const REFUSED: usize = 230;
 /// Backups that wait for their store.
 const WAITING: usize = 230;
-const SCHEDULES: usize = 100;
+/// Schedules that are not due, and schedules that fire every minute, for a claim that is not there.
+const SCHEDULES: usize = 80;
+const FIRING: usize = 20;
 /// Operations at the same time.
 const CONCURRENCY: usize = 4;
 /// The most resident memory, in bytes.
@@ -34,9 +36,10 @@ const MEMORY: u64 = 256 << 20;
 const PATIENCE: Duration = Duration::from_mins(25);
 
 /// The most writes for each Backup that a mover carries out, with its Job and pod.
-const WRITES_OF_A_BACKUP: usize = 14;
-/// The most writes of one that is refused: the finalizer, the step that finds it out, the end.
-const WRITES_OF_A_REFUSAL: usize = 4;
+const WRITES_OF_A_BACKUP: usize = 16;
+/// The most writes of one that is refused: the finalizer, that it waits for its turn, the step that finds
+/// it out, the end, the finalizer.
+const WRITES_OF_A_REFUSAL: usize = 6;
 /// The most writes of one that waits, however long: the finalizer, the condition, and the condition once
 /// more if the finalizer's own event brings about a look at the object as it was before the first.
 const WRITES_OF_WAITING: usize = 3;
@@ -70,6 +73,15 @@ fn documents() -> String {
             "---\napiVersion: eider.dev/v1alpha1\nkind: BackupSchedule\n\
              metadata: {{name: schedule-{number}}}\nspec:\n  schedule: \"@yearly\"\n  template:\n    \
              spec: {{target: {{volumeClaims: [claim-0]}}, storeRef: {{name: main}}}}\n"
+        )
+        .unwrap();
+    }
+    for number in 0..FIRING {
+        write!(
+            text,
+            "---\napiVersion: eider.dev/v1alpha1\nkind: BackupSchedule\n\
+             metadata: {{name: firing-{number}}}\nspec:\n  schedule: \"* * * * *\"\n  template:\n    \
+             spec: {{target: {{volumeClaims: [nothing-at-all]}}, storeRef: {{name: main}}}}\n"
         )
         .unwrap();
     }
@@ -190,9 +202,12 @@ fn five_hundred_backups_and_a_hundred_schedules_at_once() {
             (
                 "schedules",
                 SCHEDULES,
-                count(&schedules, "", |one| {
-                    one["status"]["nextRunAt"].is_string() || one["status"]["nextRun"].is_string()
-                }),
+                count(&schedules, "schedule-", |one| one["status"]["nextRunAt"].is_string()),
+            ),
+            (
+                "fired",
+                FIRING,
+                count(&schedules, "firing-", |one| one["status"]["lastRunAt"].is_string()),
             ),
         ];
         for (what, wanted, found) in &done {
@@ -207,6 +222,13 @@ fn five_hundred_backups_and_a_hundred_schedules_at_once() {
         std::thread::sleep(Duration::from_secs(5));
     }
     note(&format!("complete after so many seconds: {first:?}"));
+
+    // Each minute one run and no second one, for as long as the earlier one has ended.
+    let list = scene.cluster.json(&["-n", namespace, "get", "backups"]);
+    let runs = count(&list, "firing-", |_| true);
+    let minutes = usize::try_from(begun.elapsed().as_secs()).unwrap() / 60 + 2;
+    note(&format!("{FIRING} schedules fired {runs} times in {minutes} minutes at the most"));
+    assert!((FIRING..=FIRING * minutes).contains(&runs), "{runs} runs");
 
     let writes = proxy.writes();
     let (_, metrics) = process.get("/metrics").expect("the operator's metrics");

@@ -66,11 +66,17 @@ impl Scene {
 
     /// A namespace with a store.
     pub fn empty(cluster: Cluster) -> Self {
-        cluster.install_crds();
-        let namespace = cluster.namespace("eider");
+        let scene = Self::restricted(cluster);
         // The provisioner of host paths makes directories that only root can write to.
         let allow = "eider.dev/allow-root-movers=true";
-        cluster.kubectl(&["annotate", "namespace", &namespace, allow]);
+        scene.cluster.kubectl(&["annotate", "namespace", &scene.namespace, allow]);
+        scene
+    }
+
+    /// A namespace with a store, in which no mover may be root.
+    pub fn restricted(cluster: Cluster) -> Self {
+        cluster.install_crds();
+        let namespace = cluster.namespace("eider");
         let scene = Self { cluster, namespace };
         scene.apply(
             "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: backups}\n\

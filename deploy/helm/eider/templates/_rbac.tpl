@@ -40,6 +40,10 @@
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+# The warnings about a mover that does not start say why: a quota, a volume that cannot be mounted.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
 # It reads the workload that is held still or upgraded, marks it as held, and changes images in an Upgrade.
 - apiGroups: [apps]
   resources: [deployments, statefulsets]

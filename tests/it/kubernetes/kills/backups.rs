@@ -1,0 +1,139 @@
+//! Backups whose operator is killed.
+
+use std::time::Instant;
+
+use super::Mover::{Ends, LosesJob, LosesPod, Stays};
+use super::{Mover, Stage, note};
+use crate::kubernetes::cluster::Cluster;
+use crate::kubernetes::scene::{assert_same, copy_of};
+
+/// One Backup for each point.
+fn backups(mode: &str, points: &[(&str, Mover)]) {
+    backups_with(mode, "", points);
+}
+
+fn backups_with(mode: &str, more: &str, points: &[(&str, Mover)]) {
+    let Some(cluster) = Cluster::connect() else { return };
+    let stage = Stage::new(cluster);
+    let data = copy_of(&stage.data());
+    let process = stage.operator.start();
+    stage.back_up("reference", mode, more);
+    let reference = stage.scene.succeeded("backup", "reference");
+    stage.settled(&[], 1);
+    process.kill();
+    let listing = stage.listing(reference["archive"]["name"].as_str().unwrap());
+    for (number, (point, mover)) in points.iter().enumerate() {
+        let begun = Instant::now();
+        let name = format!("kill-{number}");
+        let before = stage.scene.archives();
+        let process = stage.kill(point, *mover, || stage.back_up(&name, mode, more));
+        let status = stage.scene.succeeded("backup", &name);
+        stage.settled(&before, 1);
+        let archive = status["archive"]["name"].as_str().unwrap();
+        assert!(!before.contains(&archive.to_owned()), "{archive} is an old one");
+        assert_eq!(stage.listing(archive), listing, "{point}");
+        for field in ["files", "sourceBytes"] {
+            assert_eq!(status["archive"][field], reference["archive"][field], "{status:#}");
+        }
+        assert_eq!(status["downtime"].is_string(), mode == "Stop", "{status:#}");
+        assert!(status["journal"].is_null(), "{status:#}");
+        assert_same(data.path(), &stage.data());
+        process.kill();
+        note("Backup", point, *mover, begun);
+    }
+}
+
+#[test]
+fn a_backup_goes_on_with_its_mover() {
+    backups(
+        "Live",
+        &[
+            ("backup.preflight.before", Stays),
+            ("backup.preflight.announced", Stays),
+            ("backup.preflight.performed", Stays),
+            ("backup.archive.intended", Stays),
+            ("backup.archive.announced", Stays),
+            ("backup.archive.performed", Stays),
+            ("backup.archive.recorded", Stays),
+            ("backup.seal.intended", Stays),
+            ("backup.seal.announced", Stays),
+            ("backup.seal.performed", Stays),
+            ("backup.seal.recorded", Stays),
+        ],
+    );
+}
+
+#[test]
+fn a_backup_goes_on_when_its_mover_has_ended() {
+    backups(
+        "Live",
+        &[
+            ("backup.verify.announced", Stays),
+            ("backup.verify.performed", Stays),
+            ("backup.conclude.before", Stays),
+            ("backup.conclude.recorded", Stays),
+            ("backup.conclude.closed", Stays),
+            ("backup.conclude.published", Stays),
+            ("backup.archive.performed", Ends),
+            ("backup.seal.performed", Ends),
+            ("backup.verify.performed", Ends),
+        ],
+    );
+}
+
+#[test]
+fn a_backup_goes_on_with_another_mover() {
+    backups(
+        "Live",
+        &[
+            ("backup.archive.announced", LosesPod),
+            ("backup.archive.performed", LosesPod),
+            ("backup.seal.announced", LosesPod),
+            ("backup.seal.performed", LosesPod),
+            ("backup.verify.performed", LosesPod),
+            ("backup.preflight.performed", LosesJob),
+            ("backup.archive.performed", LosesJob),
+            ("backup.seal.announced", LosesJob),
+            ("backup.seal.performed", LosesJob),
+            ("backup.verify.announced", LosesJob),
+        ],
+    );
+}
+
+#[test]
+fn a_stopped_service_runs_again_after_its_backup() {
+    backups(
+        "Stop",
+        &[
+            ("backup.quiesce.intended", Stays),
+            ("backup.quiesce.announced", Stays),
+            ("backup.quiesce.performed", Stays),
+            ("backup.archive.performed", LosesJob),
+            ("backup.resume.intended", Stays),
+            ("backup.resume.announced", Stays),
+            ("backup.resume.performed", LosesPod),
+            ("backup.resume.recorded", Stays),
+        ],
+    );
+}
+
+#[test]
+fn hooks_run_again_and_before_their_service_is_left_alone() {
+    let hook = |step: &str| {
+        format!(
+            "[{{exec: {{container: service, command: [/bin/sh, -c, \"echo {step} >> /tmp/hooks\"]}}}}]"
+        )
+    };
+    let hooks = format!("  hooks: {{before: {}, after: {}}}\n", hook("before"), hook("after"));
+    backups_with(
+        "Live",
+        &hooks,
+        &[
+            ("backup.hooks-before.announced", Stays),
+            ("backup.hooks-before.performed", LosesJob),
+            ("backup.hooks-before.recorded", Stays),
+            ("backup.hooks-after.announced", Stays),
+            ("backup.hooks-after.performed", LosesPod),
+        ],
+    );
+}
