@@ -9,6 +9,7 @@ mod claims;
 mod cluster;
 mod conversation;
 mod ending;
+mod holding;
 mod hooks;
 mod mover_job;
 pub mod names;
@@ -42,10 +43,11 @@ use crate::spec::target::{WorkloadKind, WorkloadTarget};
 use crate::spec::{BackupType, ConsistencyMode, Reason};
 
 pub use cluster::{Cluster, FIELD_MANAGER, is_missing, is_terminating, is_transient};
+pub use holding::Held;
+use holding::Stopped;
 pub use settings::Settings;
 pub use store_work::{StoreFigures, StoreWork};
-use workload::Stopped;
-pub use workload::{Held, Workload};
+pub use workload::Workload;
 
 use conversation::Conversation;
 use mover_job::identity_of;
@@ -198,7 +200,7 @@ impl KubernetesRuntime {
         match &job.target().workload {
             Some(target) if log.done(step) => {
                 let stopped = log.facts::<Stopped>(step).unwrap_or_default();
-                workload::still_held(&self.cluster, &job.operation().namespace, target, stopped)
+                holding::still_held(&self.cluster, &job.operation().namespace, target, stopped)
                     .await
             }
             _ => Ok(()),
@@ -234,7 +236,7 @@ impl KubernetesRuntime {
                 };
                 let timeout = job.spec.consistency.timeout.to_duration();
                 let uncut = crate::engine::Cancel::new();
-                workload::hold(cluster, namespace, target, &held, timeout, &uncut).await?;
+                holding::hold(cluster, namespace, target, &held, timeout, &uncut).await?;
                 Ok(Value::Null)
             }
             Action::RestoreOld => upgrade::restore_old(cluster, namespace, target, before).await,
@@ -269,7 +271,7 @@ impl KubernetesRuntime {
     ) -> Result<Value, Failure> {
         let operation = job.operation();
         let held = log.intent::<Held>(backup_step::QUIESCE);
-        workload::release(&self.cluster, &operation.namespace, target, held, operation).await
+        holding::release(&self.cluster, &operation.namespace, target, held, operation).await
     }
 
     /// What the workload is before it is held still: as an earlier turn has found it, or somebody who
@@ -442,7 +444,7 @@ impl Runtime for KubernetesRuntime {
                     let timeout = timeout.to_duration();
                     let cancel = &handles.cancel;
                     let stopped =
-                        workload::hold(&self.cluster, namespace, target, &held, timeout, cancel)
+                        holding::hold(&self.cluster, namespace, target, &held, timeout, cancel)
                             .await?;
                     let mut facts = json!(held);
                     facts["generation"] = json!(stopped.generation);

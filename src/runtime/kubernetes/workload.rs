@@ -2,7 +2,6 @@
 //! number of replicas, other images.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Container, Pod, PodTemplateSpec};
@@ -10,14 +9,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
 use kube::core::Selector;
 use kube::{Api, ResourceExt};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, FIELD_MANAGER, failure, is_missing};
+use super::cluster::{Cluster, FIELD_MANAGER, failure};
+use super::holding::Held;
 use super::names::HELD_ANNOTATION;
 use super::pod_state::has_ended;
-use crate::engine::Cancel;
-use crate::plan::{Failure, OperationId};
+use crate::plan::Failure;
 use crate::spec::Reason;
 use crate::spec::target::{WorkloadKind, WorkloadTarget};
 
@@ -37,17 +35,7 @@ pub struct Workload {
     /// Names of the claim templates of a StatefulSet.
     pub claim_templates: Vec<String>,
     selector: Selector,
-    object: DynamicObject,
-}
-
-/// What a workload was before it was held still; kept on it as an annotation and in the journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Held {
-    /// The operation that holds it.
-    pub operation: String,
-    /// Wanted replicas before.
-    pub replicas: i32,
+    pub(super) object: DynamicObject,
 }
 
 fn resource(kind: WorkloadKind) -> ApiResource {
@@ -94,7 +82,7 @@ impl Workload {
         })
     }
 
-    fn read(kind: WorkloadKind, object: DynamicObject) -> Result<Self, Failure> {
+    pub(super) fn read(kind: WorkloadKind, object: DynamicObject) -> Result<Self, Failure> {
         let odd = |what: &str, error: String| {
             Failure::new(
                 Reason::InternalError,
@@ -320,7 +308,7 @@ impl Workload {
     }
 
     /// Whether its controller has seen its specification as it is.
-    fn is_observed(&self) -> bool {
+    pub(super) fn is_observed(&self) -> bool {
         let observed = self.object.data["status"]["observedGeneration"].as_i64().unwrap_or(0);
         observed >= self.object.metadata.generation.unwrap_or(0)
     }
@@ -345,156 +333,6 @@ impl Workload {
             .map(ResourceExt::name_any)
             .collect())
     }
-}
-
-/// Scales to zero and waits until no pod is left. What it was before has been written to the journal;
-/// it is written on the workload first, too.
-pub async fn hold(
-    cluster: &Cluster,
-    namespace: &str,
-    target: &WorkloadTarget,
-    held: &Held,
-    timeout: Duration,
-    cancel: &Cancel,
-) -> Result<Stopped, Failure> {
-    let workload = Workload::get(cluster, namespace, target).await?;
-    if target.kind == WorkloadKind::DaemonSet {
-        return Err(Failure::new(
-            Reason::UnsupportedTarget,
-            format!("{} cannot be scaled to zero", workload.title()),
-        )
-        .hint("use `consistency.mode: Live`"));
-    }
-    workload.may_be_scaled_to_zero()?;
-    let stop = |error: &kube::Error| failure(&format!("stop {}", workload.title()), error);
-    if workload.held().as_ref() != Some(held) {
-        let value = serde_json::to_string(held).unwrap_or_default();
-        let marked = workload.annotate(cluster, HELD_ANNOTATION, Some(value)).await;
-        marked.map_err(|error| stop(&error))?;
-    }
-    if workload.replicas != 0 {
-        workload.scale(cluster, 0).await.map_err(|error| stop(&error))?;
-    }
-    let begun = Instant::now();
-    loop {
-        // Its controller has to have seen the new number: until then it may still make a pod.
-        let Some(now) = Workload::find(cluster, namespace, target).await? else {
-            return Ok(Stopped::default());
-        };
-        let pods = workload.pods(cluster).await?;
-        if pods.is_empty() && now.is_observed() {
-            return Ok(Stopped { generation: now.object.metadata.generation });
-        }
-        if cancel.is_cancelled() {
-            return Err(Failure::new(
-                Reason::Cancelled,
-                "cancelled while the service was stopping",
-            ));
-        }
-        if begun.elapsed() > timeout {
-            let names: Vec<String> = pods.iter().map(ResourceExt::name_any).collect();
-            return Err(Failure::new(
-                Reason::QuiesceFailed,
-                format!(
-                    "{} did not stop within {} s: {} still there",
-                    workload.title(),
-                    timeout.as_secs(),
-                    names.join(", ")
-                ),
-            )
-            .hint("raise `consistency.timeout`, or look why the pods do not end"));
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
-}
-
-/// A workload that stands still.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Stopped {
-    /// Its generation then: every change of its specification counts it up.
-    pub generation: Option<i64>,
-}
-
-/// Fails if somebody has scaled a held workload up again: that is reported, not fought.
-pub async fn still_held(
-    cluster: &Cluster,
-    namespace: &str,
-    target: &WorkloadTarget,
-    stopped: Stopped,
-) -> Result<(), Failure> {
-    let Some(workload) = Workload::find(cluster, namespace, target).await? else { return Ok(()) };
-    if workload.replicas == 0 {
-        // Up and down again is two changes. One is of something else, as long as nothing runs.
-        let changes = workload.object.metadata.generation.zip(stopped.generation);
-        let changes = changes.map_or(0, |(now, then)| now - then);
-        if changes < 2 {
-            return Ok(());
-        }
-        return Err(Failure::new(
-            Reason::ReplicasChanged,
-            format!(
-                "the specification of {} was changed {changes} times while it was held still: it may \
-                 have run meanwhile",
-                workload.title()
-            ),
-        )
-        .hint("see who scales it, and try again"));
-    }
-    let managers = workload.managers_of("replicas");
-    Err(Failure::new(
-        Reason::ReplicasChanged,
-        format!(
-            "{} was scaled to {} while it was held still{}",
-            workload.title(),
-            workload.replicas,
-            if managers.is_empty() {
-                String::new()
-            } else {
-                format!(" (managers of the field: {})", managers.join(", "))
-            }
-        ),
-    )
-    .hint("leave `replicas` out of what the GitOps tool or autoscaler sets, or use `consistency.mode: Live`"))
-}
-
-/// Lets a held workload run as it ran before. One that somebody else has scaled meanwhile stays as it
-/// is; one that is gone has nothing to run.
-pub async fn release(
-    cluster: &Cluster,
-    namespace: &str,
-    target: &WorkloadTarget,
-    journalled: Option<Held>,
-    operation: &OperationId,
-) -> Result<Value, Failure> {
-    let Some(workload) = Workload::find(cluster, namespace, target).await? else {
-        return Ok(json!({"gone": true}));
-    };
-    let own = |held: &Held| held.operation == operation.to_string();
-    let marked = workload.held();
-    let Some(held) = marked.clone().filter(own).or(journalled) else {
-        return Ok(Value::Null);
-    };
-    let start = |error: &kube::Error| {
-        if is_missing(error) {
-            return None;
-        }
-        let mut failure = failure(&format!("start {} again", workload.title()), error);
-        failure.reason = Reason::ResumeFailed;
-        Some(failure)
-    };
-    if workload.replicas == 0
-        && held.replicas > 0
-        && let Err(error) = workload.scale(cluster, held.replicas).await
-    {
-        return start(&error).map_or(Ok(json!({"gone": true})), Err);
-    }
-    if marked.as_ref().is_some_and(own)
-        && let Err(error) = workload.annotate(cluster, HELD_ANNOTATION, None).await
-    {
-        return start(&error).map_or(Ok(json!({"gone": true})), Err);
-    }
-    Ok(json!({"replicas": held.replicas}))
 }
 
 #[cfg(test)]

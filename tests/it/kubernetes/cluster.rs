@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::reader::Reader;
 use crate::support::{program, sha256sum};
 
 /// How long a test waits for what a cluster ought to do at once: a two-core machine that runs the
 /// cluster and the tests takes its time.
-pub const PATIENCE: Duration = Duration::from_mins(2);
+pub const PATIENCE: Duration = Duration::from_mins(5);
 
 /// A cluster that answers.
 #[derive(Clone)]
@@ -27,6 +28,7 @@ pub struct Cluster {
     /// The last commands and what they said: the state to print when a test waits in vain.
     last: Arc<Mutex<Option<String>>>,
     image: Arc<OnceLock<String>>,
+    reader: Arc<OnceLock<Option<Reader>>>,
     busybox: String,
 }
 
@@ -56,7 +58,13 @@ impl Cluster {
         };
         let busybox = std::env::var("EIDER_TEST_BUSYBOX");
         let busybox = busybox.unwrap_or_else(|_| "eider-test/busybox:1".to_owned());
-        let cluster = Self { kubeconfig, last: Arc::default(), image: Arc::default(), busybox };
+        let cluster = Self {
+            kubeconfig,
+            last: Arc::default(),
+            image: Arc::default(),
+            reader: Arc::default(),
+            busybox,
+        };
         cluster.try_kubectl(&["version", "--request-timeout=20s"])?;
         Ok(cluster)
     }
@@ -68,7 +76,7 @@ impl Cluster {
 
     /// The same cluster, reached with another kubeconfig.
     pub fn reached_by(&self, kubeconfig: &Path) -> Self {
-        Self { kubeconfig: kubeconfig.to_owned(), ..self.clone() }
+        Self { kubeconfig: kubeconfig.to_owned(), reader: Arc::default(), ..self.clone() }
     }
 
     /// Standard output of a `kubectl` command that has to succeed.
@@ -109,14 +117,33 @@ impl Cluster {
     /// What `kubectl … -o json` answers.
     #[track_caller]
     pub fn json(&self, arguments: &[&str]) -> Value {
+        if let ["-n", namespace, "get", kind] = arguments
+            && let Some(Some(list)) = self.read(namespace, kind, None)
+        {
+            return list;
+        }
         let mut arguments = arguments.to_vec();
         arguments.extend(["-o", "json"]);
         serde_json::from_str(&self.kubectl(&arguments)).unwrap()
     }
 
+    /// What the reader finds; nothing if it cannot be asked, and `kubectl` has to be.
+    fn read(&self, namespace: &str, kind: &str, name: Option<&str>) -> Option<Option<Value>> {
+        let reader = self.reader.get_or_init(|| Reader::start(&self.kubeconfig)).as_ref()?;
+        let found = reader.read(namespace, kind, name).ok()?;
+        let said =
+            found.as_ref().map_or_else(|| "not there".to_owned(), |found| format!("{found:#}"));
+        *self.last.lock().unwrap() =
+            Some(format!("{namespace}: {kind} {}: {said}", name.unwrap_or_default()));
+        Some(found)
+    }
+
     /// One object as JSON; nothing when it is not there.
     #[track_caller]
     pub fn object(&self, namespace: &str, kind: &str, name: &str) -> Option<Value> {
+        if let Some(found) = self.read(namespace, kind, Some(name)) {
+            return found;
+        }
         let text =
             self.kubectl(&["-n", namespace, "get", kind, name, "--ignore-not-found", "-o", "json"]);
         (!text.trim().is_empty()).then(|| serde_json::from_str(&text).unwrap())

@@ -75,7 +75,8 @@ fn the_kustomization_gives_an_operator_that_does_the_main_job_and_goes_with_its_
     let exec = ["-n", namespace, "exec", "deployment/eider", "--"];
     let list = ["eider", "backup", "list", "--output", "json"];
     let listed = scene.cluster.kubectl(&[&exec[..], &list].concat());
-    let listed: Vec<Value> = serde_json::from_str(&listed).unwrap();
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let listed = listed["items"].as_array().unwrap();
     assert!(listed.iter().all(|one| one["target"] == "statefulset/db"), "{listed:#?}");
     assert_eq!(listed.len(), 2, "{listed:#?}");
 

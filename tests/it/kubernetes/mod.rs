@@ -16,6 +16,7 @@ mod process;
 mod process_tests;
 mod proxy;
 mod proxy_tests;
+mod reader;
 mod refusals;
 mod restores;
 mod restricted;

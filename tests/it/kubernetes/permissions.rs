@@ -12,6 +12,7 @@ use super::cluster::{Cluster, PATIENCE};
 use super::process::Operator;
 use super::proxy::{Exchange, Proxy};
 use super::scene::{LONG, STOPS, Scene, service_image};
+use super::waiting::waits;
 
 /// An access as RBAC sees it: group, resource with its subresource, verb.
 type Access = (String, String, String);
@@ -237,6 +238,17 @@ spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}
     let delete = ["delete", "pods", "--grace-period=0", "--force", "--wait=false"];
     scene.cluster.kubectl(&[&movers[..], &delete[..]].concat());
     scene.succeeded("backup", "orphaned");
+    // Why a mover does not start is asked of its events.
+    let pods = scene.cluster.json(&["-n", &scene.namespace, "get", "pods"]);
+    let pods = pods["items"].as_array().unwrap().len();
+    scene.apply(&format!(
+        "apiVersion: v1\nkind: ResourceQuota\nmetadata: {{name: small}}\n\
+         spec: {{hard: {{pods: \"{pods}\"}}}}\n"
+    ));
+    backup("squeezed", "Deployment", "web", "Live");
+    waits(scene, "squeezed", "QuotaExceeded");
+    scene.cluster.kubectl(&["-n", &scene.namespace, "delete", "resourcequota", "small"]);
+    scene.succeeded("backup", "squeezed");
     scene.apply(
         "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {name: in-place}\n\
          spec: {from: {backupRef: {name: stopped}}, consistency: {timeout: 5m}}\n---\n\

@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use super::cluster::{Cluster, Namespace, PATIENCE};
 
-/// What a backup with its pods may take on a busy machine.
-pub const LONG: Duration = Duration::from_mins(4);
+/// What a backup with its pods may take on a machine that builds something else beside it: an end to hanging
+/// and no measure of anything.
+pub const LONG: Duration = Duration::from_mins(10);
 
 /// How long a service may take to stop: a kubelet on a busy machine says late that pods have ended, and
 /// an operation that gives up before and undoes itself is right, and not what a test is about.

@@ -5,7 +5,7 @@ use super::process::Operator;
 use super::scene::{LONG, Scene};
 
 /// Waits until a Backup gives this reason for waiting.
-fn waits(scene: &Scene, name: &str, reason: &str) -> String {
+pub fn waits(scene: &Scene, name: &str, reason: &str) -> String {
     scene.cluster.wait(&format!("backup {name} to wait for {reason}"), LONG, || {
         let status = scene.object("backup", name)?["status"].clone();
         let conditions = status["conditions"].as_array()?;
