@@ -1,13 +1,9 @@
-//! The compressed outside of an archive: independent gzip members or zstd frames, and back.
-//!
-//! Writing cuts the tar stream into members of a fixed raw length, compresses each on its own and
-//! hashes both sides. Members are independent, so that a later parallel writer or reader changes
-//! nothing in the format; an index would follow the last member. Knows nothing of tar.
+//! Reads the compressed outside of any archive as one stream, whoever wrote it. Knows nothing of tar.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -15,138 +11,6 @@ use sha2::{Digest, Sha256};
 
 use super::error::EngineError;
 use crate::spec::ArchiveFormat;
-
-/// Raw bytes in one gzip member, or in one write of a bare tar.
-pub(super) const GZIP_MEMBER: usize = 1 << 20;
-/// Raw bytes in one zstd frame: smaller frames cost ratio.
-const ZSTD_FRAME: usize = 4 << 20;
-/// What was written, once the last member is out.
-pub(super) struct Written {
-    pub archive_bytes: u64,
-    pub sha256: String,
-    pub content_digest: String,
-}
-
-enum Compressor {
-    Gzip(libdeflater::Compressor),
-    Zstd(zstd::bulk::Compressor<'static>),
-    Store,
-}
-
-/// Takes the tar stream and writes members to `output`.
-pub(super) struct MemberWriter<W> {
-    output: W,
-    compressor: Compressor,
-    raw: Vec<u8>,
-    limit: usize,
-    packed: Vec<u8>,
-    archive_bytes: u64,
-    sha256: Sha256,
-    content: blake3::Hasher,
-}
-
-impl<W: Write> MemberWriter<W> {
-    /// `level` is clipped to what the format knows; without one gzip has 6 and zstd 3.
-    pub(super) fn new(output: W, format: ArchiveFormat, level: Option<u8>) -> io::Result<Self> {
-        let (compressor, limit) = match format {
-            ArchiveFormat::TarGz => {
-                let level = i32::from(level.unwrap_or(6).clamp(1, 12));
-                let level = libdeflater::CompressionLvl::new(level).unwrap_or_default();
-                (Compressor::Gzip(libdeflater::Compressor::new(level)), GZIP_MEMBER)
-            }
-            ArchiveFormat::TarZst => {
-                let level = i32::from(level.unwrap_or(3).clamp(1, 19));
-                let mut compressor = zstd::bulk::Compressor::new(level)?;
-                compressor.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true))?;
-                (Compressor::Zstd(compressor), ZSTD_FRAME)
-            }
-            ArchiveFormat::Tar => (Compressor::Store, GZIP_MEMBER),
-        };
-        Ok(Self {
-            output,
-            compressor,
-            raw: Vec::with_capacity(limit),
-            limit,
-            packed: Vec::new(),
-            archive_bytes: 0,
-            sha256: Sha256::new(),
-            content: blake3::Hasher::new(),
-        })
-    }
-
-    /// Adds to the tar stream.
-    pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let room = self.limit - self.raw.len();
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.raw.extend_from_slice(now);
-            bytes = later;
-            if self.raw.len() == self.limit {
-                self.end_member()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the last member.
-    pub(super) fn finish(mut self) -> io::Result<Written> {
-        if !self.raw.is_empty() {
-            self.end_member()?;
-        }
-        self.output.flush()?;
-        Ok(Written {
-            archive_bytes: self.archive_bytes,
-            sha256: hex(&self.sha256.finalize()),
-            content_digest: self.content.finalize().to_hex().to_string(),
-        })
-    }
-
-    fn end_member(&mut self) -> io::Result<()> {
-        self.content.update(&self.raw);
-        let packed = match &mut self.compressor {
-            Compressor::Gzip(compressor) => {
-                gzip_member(compressor, &self.raw, &mut self.packed)?;
-                &self.packed
-            }
-            Compressor::Zstd(compressor) => {
-                self.packed.resize(zstd::zstd_safe::compress_bound(self.raw.len()), 0);
-                let length = compressor.compress_to_buffer(&self.raw, &mut self.packed[..])?;
-                self.packed.truncate(length);
-                &self.packed
-            }
-            Compressor::Store => &self.raw,
-        };
-        self.sha256.update(packed);
-        self.output.write_all(packed)?;
-        let first = self.archive_bytes == 0;
-        self.archive_bytes += packed.len() as u64;
-        self.raw.clear();
-        if first {
-            crate::failpoint::hit("archive.middle");
-        }
-        Ok(())
-    }
-}
-
-/// One member of RFC 1952: fixed header without time or name, deflate data, CRC-32, length.
-fn gzip_member(
-    compressor: &mut libdeflater::Compressor,
-    raw: &[u8],
-    packed: &mut Vec<u8>,
-) -> io::Result<()> {
-    const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
-    packed.clear();
-    packed.extend_from_slice(&HEADER);
-    packed.resize(HEADER.len() + compressor.deflate_compress_bound(raw.len()), 0);
-    let length = compressor
-        .deflate_compress(raw, &mut packed[HEADER.len()..])
-        .map_err(|error| io::Error::other(format!("libdeflate: {error:?}")))?;
-    packed.truncate(HEADER.len() + length);
-    packed.extend_from_slice(&libdeflater::crc32(raw).to_le_bytes());
-    let raw_length = u32::try_from(raw.len()).map_err(io::Error::other)?;
-    packed.extend_from_slice(&raw_length.to_le_bytes());
-    Ok(())
-}
 
 /// What passed through an archive's file handle so far.
 #[derive(Default)]

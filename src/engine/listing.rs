@@ -2,36 +2,40 @@
 
 use std::path::Path;
 
-use super::codec::{Tap, archive_label, open_archive, open_stream};
+use super::archive::Archive;
 use super::entry::EntryInfo;
 use super::error::EngineError;
-use super::tar::TarReader;
+use super::progress::Cancel;
 use crate::spec::ArchiveFormat;
 
 /// Calls `visit` for every entry, in the archive's order, without keeping any.
 ///
-/// An error of `visit` ends the listing and is returned. The whole archive is read, and what is
+/// An error of `visit` ends the listing and is returned. Of an archive with an index only the index
+/// is read; values of extended attributes are not in it. Any other is read as a whole, and what is
 /// damaged in its structure is an error even when all entries before it were fine.
 pub fn list_entries(
     path: &Path,
     format: ArchiveFormat,
     visit: &mut dyn FnMut(&EntryInfo) -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
-    let mut reader = open_reader(path, format)?;
+    let archive = Archive::open(path, format)?;
+    if let Some(index) = &archive.index {
+        return archive.visit_index(index, &mut |entry| visit(&entry.info));
+    }
+    let mut reader = archive.stream()?;
     while let Some(entry) = reader.next_entry()? {
         visit(&entry.info)?;
     }
     Ok(())
 }
 
-/// A reader over an archive file.
-pub(super) fn open_reader(
+/// Reads every byte of an archive, without anything to compare it with but itself; returns how many
+/// entries it holds.
+pub fn read_through(
     path: &Path,
     format: ArchiveFormat,
-) -> Result<TarReader<Box<dyn std::io::Read>>, EngineError> {
-    let file = open_archive(path)?;
-    let stream = open_stream(file, format, &Tap::shared()).map_err(|source| {
-        EngineError::Store { action: "opening", path: path.to_owned(), source }
-    })?;
-    Ok(TarReader::new(stream, &archive_label(path)))
+    cancel: &Cancel,
+) -> Result<u64, EngineError> {
+    super::survey::survey(path, format, &super::progress::Silent, cancel)
+        .map(|summary| summary.counts.entries)
 }

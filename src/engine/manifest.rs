@@ -11,7 +11,7 @@ use super::summary::{Counts, PackSummary, Warning};
 use crate::spec::{ArchiveFormat, BackupTrigger, BackupType, DeletionPolicy, Target};
 
 /// The version of archive and manifest that this program writes, and the newest that it reads.
-pub const FORMAT_VERSION: u64 = 1;
+pub const FORMAT_VERSION: u64 = 2;
 
 /// What is appended to an archive's name to get its manifest's.
 pub const MANIFEST_SUFFIX: &str = ".manifest.json";
@@ -125,7 +125,7 @@ pub struct Manifest {
     pub size_bytes: u64,
     /// SHA-256 of the archive file, in hex.
     pub sha256: String,
-    /// BLAKE3 of the uncompressed tar stream, in hex.
+    /// BLAKE3 of the index or, in version 1, of the uncompressed tar stream; in hex.
     pub content_digest: String,
     /// The first hundred warnings.
     pub warnings: Vec<Warning>,
@@ -190,6 +190,7 @@ impl Manifest {
 
     /// Takes over what packing found out.
     pub fn record(&mut self, summary: &PackSummary) {
+        self.format_version = summary.format_version.max(1);
         self.counts = summary.counts;
         self.source_bytes = summary.source_bytes;
         self.size_bytes = summary.archive_bytes;

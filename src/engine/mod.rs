@@ -1,21 +1,25 @@
 //! How bytes move: walk, pack, list, verify, unpack, and the store that archives lie in.
 //!
 //! The engine knows files, tar and checksums. It knows no Docker, no Kubernetes and no database,
-//! reads no clock and starts no async work; callers run it on a blocking thread. What it writes is
+//! reads no calendar and starts no async work; callers run it on a blocking thread. What it writes is
 //! specified in `docs/design/archive-format.md`.
 //!
 //! ```text
-//! roots → walk → source → tar::writer → codec → store            (pack)
-//! store → codec → tar::reader → listing | verify | extract       (read)
+//! roots → walk → source → tar::writer → pack (member, index) → store      (write)
+//! store → archive (index, member) | codec → tar::reader → listing | verify | extract
 //! ```
 
+mod archive;
 mod codec;
 mod entry;
 mod error;
 mod extract;
+mod index;
 mod listing;
 mod manifest;
+mod member;
 mod pack;
+mod pieces;
 mod progress;
 pub mod replace;
 mod roots;
@@ -35,7 +39,7 @@ pub use codec::detect_format;
 pub use entry::{EntryInfo, EntryKind, Moment};
 pub use error::EngineError;
 pub use extract::{Limits, UnpackOptions, check_names, extract_one, extract_tree, unpack};
-pub use listing::list_entries;
+pub use listing::{list_entries, read_through};
 pub use manifest::{
     FORMAT_VERSION, MANIFEST_SUFFIX, Manifest, ManifestDigest, ManifestRoot, ParentArchive,
 };

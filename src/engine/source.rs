@@ -3,10 +3,11 @@
 //! Never follows a symlink and never blocks on a FIFO. Reads only.
 
 use std::ffi::CStr;
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use super::entry::{EntryInfo, EntryKind, Moment};
 use super::tar::{SEGMENT_LIMIT, Segment};
@@ -64,6 +65,55 @@ pub(super) fn size(stat: &Stat) -> u64 {
 
 pub(super) fn modified(stat: &Stat) -> Moment {
     Moment { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }
+}
+
+/// Time of the last change of the inode.
+pub(super) fn changed(stat: &Stat) -> Moment {
+    Moment { seconds: stat.st_ctime, nanoseconds: u32::try_from(stat.st_ctime_nsec).unwrap_or(0) }
+}
+
+/// Reads files without pushing anything else out of the page cache, where the kernel can do that.
+#[derive(Default)]
+pub(super) struct Reader {
+    /// A file system that has refused it.
+    refused: Option<u64>,
+}
+
+impl Reader {
+    /// `RWF_DONTCACHE` of Linux 6.14: pages that this read brought in are dropped after it, those
+    /// that were cached before stay.
+    const UNCACHED: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+
+    /// Reads until the buffer is full or the file ends.
+    pub(super) fn read(
+        &mut self,
+        file: &OwnedFd,
+        stat: &Stat,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> rustix::io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let (rest, at) = (&mut buffer[filled..], offset + filled as u64);
+            let read = if self.refused == Some(stat.st_dev) {
+                rustix::io::pread(file, rest, at)
+            } else {
+                rustix::io::preadv2(file, &mut [IoSliceMut::new(rest)], at, Self::UNCACHED)
+            };
+            match read {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL)
+                    if self.refused != Some(stat.st_dev) =>
+                {
+                    self.refused = Some(stat.st_dev);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
 }
 
 /// Bytes that the file takes up on disk.

@@ -35,6 +35,18 @@ impl Counts {
             }
         }
     }
+
+    /// Both together.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            entries: self.entries + other.entries,
+            files: self.files + other.files,
+            directories: self.directories + other.directories,
+            symlinks: self.symlinks + other.symlinks,
+            hard_links: self.hard_links + other.hard_links,
+            special: self.special + other.special,
+        }
+    }
 }
 
 /// What a warning is about.
@@ -102,6 +114,9 @@ impl Estimate {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PackSummary {
+    /// The archive's format version: 2 has an index, 1 has none.
+    #[serde(default = "first_version")]
+    pub format_version: u64,
     /// Entries by kind.
     pub counts: Counts,
     /// Sizes of all files, holes included, hard links once.
@@ -110,12 +125,17 @@ pub struct PackSummary {
     pub archive_bytes: u64,
     /// SHA-256 of the archive file, in hex.
     pub sha256: String,
-    /// BLAKE3 of the uncompressed tar stream, in hex.
+    /// BLAKE3 of the index or, in version 1, of the uncompressed tar stream; in hex.
     pub content_digest: String,
     /// The first [`PackSummary::WARNINGS_KEPT`] warnings.
     pub warnings: Vec<Warning>,
     /// How many warnings there were.
     pub warning_count: u64,
+}
+
+/// Summaries in journals of earlier programs do not say.
+fn first_version() -> u64 {
+    1
 }
 
 impl PackSummary {
@@ -147,6 +167,16 @@ pub struct UnpackSummary {
 }
 
 impl UnpackSummary {
+    /// Adds what another thread has unpacked.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.files += other.files;
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.warning_count += other.warning_count;
+        self.warnings.extend(other.warnings);
+        self.warnings.truncate(PackSummary::WARNINGS_KEPT);
+    }
+
     pub(crate) fn warn(&mut self, path: String, kind: WarningKind, message: impl Into<String>) {
         self.warning_count += 1;
         if self.warnings.len() < PackSummary::WARNINGS_KEPT {

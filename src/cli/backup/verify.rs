@@ -167,12 +167,7 @@ async fn verify_file(session: &Session, file: &Path, mode: VerifyMode) -> Result
             return Ok((true, manifest.counts.entries));
         }
         let format = engine::detect_format(&file)?;
-        let mut entries = 0;
-        engine::list_entries(&file, format, &mut |_| {
-            entries += 1;
-            Ok(())
-        })?;
-        Ok((false, entries))
+        Ok((false, engine::read_through(&file, format, &cancel)?))
     });
     let result = work.await.map_err(|error| CliError::internal(error.to_string()))?;
     session.finish_progress();

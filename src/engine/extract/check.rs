@@ -1,16 +1,13 @@
 //! The first reading of an archive: everything that can be refused is refused here.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
 use super::UnpackOptions;
 use super::names::{Key, Position, Selector, ancestors, clean, key};
-use crate::engine::codec::archive_label;
+use crate::engine::archive::Archive;
 use crate::engine::entry::{EntryInfo, EntryKind};
 use crate::engine::error::EngineError;
-use crate::engine::listing::open_reader;
 use crate::engine::progress::Cancel;
-use crate::spec::ArchiveFormat;
 
 /// What the second reading has to know.
 pub(super) struct Plan {
@@ -41,15 +38,39 @@ enum Seen {
     Implied,
 }
 
-/// Reads the whole archive and refuses it if anything in it is not safe to write.
+impl Plan {
+    /// Where an entry goes, if it is to be unpacked at all.
+    pub(super) fn place(
+        &self,
+        archive: &str,
+        info: &EntryInfo,
+    ) -> Result<Option<(Key, Position)>, EngineError> {
+        let name = clean(archive, &info.name)?;
+        let name_key = key(&name);
+        let directory = info.kind == EntryKind::Directory;
+        let position = self.selector.position(&name);
+        let selected = position
+            .as_ref()
+            .is_some_and(|position| self.selector.selects(&name, position, directory));
+        let position = match (position, self.stand_ins.get(&name_key)) {
+            (Some(position), _) if selected => position,
+            (Some(position), _) if directory && self.above_selected.contains(&name_key) => position,
+            (_, Some(stand_in)) if info.kind != EntryKind::HardLink => stand_in.clone(),
+            _ => return Ok(None),
+        };
+        Ok(Some((name_key, position)))
+    }
+}
+
+/// Looks at every entry and refuses the archive if anything in it is not safe to write. Of an archive
+/// with an index that is what the index says; what is written is compared with it.
 pub(super) fn check(
-    path: &Path,
-    format: ArchiveFormat,
+    archive: &Archive,
     options: &UnpackOptions,
     cancel: &Cancel,
 ) -> Result<Plan, EngineError> {
     let mut checker = Checker {
-        archive: archive_label(path),
+        archive: archive.label.clone(),
         options,
         seen: HashMap::new(),
         total_bytes: 0,
@@ -67,7 +88,14 @@ pub(super) fn check(
         total_entries: 0,
         selected: HashSet::new(),
     };
-    let mut reader = open_reader(path, format)?;
+    if let Some(index) = &archive.index {
+        archive.visit_index(index, &mut |entry| {
+            cancel.check()?;
+            checker.entry(&entry.info)
+        })?;
+        return Ok(checker.plan);
+    }
+    let mut reader = archive.stream()?;
     while let Some(entry) = reader.next_entry()? {
         cancel.check()?;
         checker.entry(&entry.info)?;

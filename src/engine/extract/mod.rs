@@ -8,17 +8,19 @@ mod attributes;
 mod beneath;
 mod check;
 mod names;
+mod one;
 mod place;
 
-use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use super::archive::Archive;
 use super::error::EngineError;
-use super::listing::open_reader;
 use super::progress::{Cancel, Progress};
 use super::summary::UnpackSummary;
 use crate::failpoint;
 use crate::spec::ArchiveFormat;
+pub use one::extract_one;
 
 /// What an archive may hold at most; none means that only its own size limits it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,6 +48,8 @@ pub struct UnpackOptions {
     pub allow_devices: bool,
     /// Bounds on what is written.
     pub limits: Limits,
+    /// Threads that decompress and write; as many as there are cores if none is given.
+    pub threads: Option<NonZeroUsize>,
 }
 
 impl Default for UnpackOptions {
@@ -59,6 +63,7 @@ impl Default for UnpackOptions {
             restore_owner: root,
             allow_devices: root,
             limits: Limits::default(),
+            threads: None,
         }
     }
 }
@@ -76,10 +81,11 @@ pub fn unpack(
 ) -> Result<UnpackSummary, EngineError> {
     failpoint::hit("extract.started");
     progress.phase("check");
-    let plan = check::check(path, format, options, cancel)?;
+    let archive = Archive::open(path, format)?;
+    let plan = check::check(&archive, options, cancel)?;
     progress.phase("extract");
     progress.total(plan.entries, plan.bytes);
-    let summary = place::extract(path, format, options, &plan, progress, cancel)?;
+    let summary = place::extract(&archive, options, &plan, progress, cancel)?;
     failpoint::hit("extract.finished");
     Ok(summary)
 }
@@ -116,42 +122,6 @@ pub fn check_names(path: &Path, format: ArchiveFormat, cancel: &Cancel) -> Resul
         allow_devices: true,
         ..UnpackOptions::default()
     };
-    check::check(path, format, &options, cancel).map(|_| ())
-}
-
-/// Writes the contents of one file of the archive to `output`, holes as zeros; returns its length.
-///
-/// A hard link gives the contents of the file that it names. The name is as in listings.
-pub fn extract_one(
-    path: &Path,
-    format: ArchiveFormat,
-    entry_name: &str,
-    output: &mut dyn Write,
-) -> Result<u64, EngineError> {
-    let mut wanted = entry_name.as_bytes().to_vec();
-    // A link names an earlier entry: at most one more reading finds it.
-    for _ in 0..2 {
-        let mut reader = open_reader(path, format)?;
-        let mut link = None;
-        while let Some(entry) = reader.next_entry()? {
-            if entry.info.name != wanted && entry.info.display_name() != entry_name {
-                continue;
-            }
-            match (entry.info.kind, &entry.info.link_target) {
-                (super::EntryKind::File, _) => {
-                    return place::copy_to(&mut reader, &entry, output);
-                }
-                (super::EntryKind::HardLink, Some(target)) => link = Some(target.clone()),
-                _ => {}
-            }
-        }
-        match link {
-            Some(target) => wanted = target,
-            None => break,
-        }
-    }
-    Err(EngineError::EntryMissing {
-        name: super::codec::archive_label(path),
-        entry: entry_name.to_owned(),
-    })
+    let archive = Archive::open(path, format)?;
+    check::check(&archive, &options, cancel).map(|_| ())
 }

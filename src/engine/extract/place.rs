@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -16,106 +17,147 @@ use super::attributes::{apply, apply_to_special, apply_to_symlink};
 use super::beneath::{Beneath, failed};
 use super::check::Plan;
 use super::names::{Key, Position, clean, key};
-use crate::engine::codec::archive_label;
+use crate::engine::archive::{Archive, EntrySink, read_units};
 use crate::engine::entry::{EntryInfo, EntryKind};
 use crate::engine::error::EngineError;
-use crate::engine::listing::open_reader;
+use crate::engine::index::IndexEntry;
+use crate::engine::pack::thread_count;
 use crate::engine::progress::{Cancel, Progress};
 use crate::engine::summary::{UnpackSummary, WarningKind};
 use crate::engine::tar::{TarEntry, TarReader};
-use crate::spec::ArchiveFormat;
 
 const BUFFER: usize = 256 << 10;
 
+/// What all threads of one extraction share.
+struct Shared<'a> {
+    archive: &'a str,
+    options: &'a UnpackOptions,
+    plan: &'a Plan,
+    /// The directory of each destination, and for a root that is a file its name there.
+    places: Vec<(PathBuf, Vec<u8>)>,
+    first_file: AtomicBool,
+    progress: &'a dyn Progress,
+    cancel: &'a Cancel,
+}
+
 /// Unpacks what the plan selects.
 pub(super) fn extract(
-    path: &Path,
-    format: ArchiveFormat,
+    archive: &Archive,
     options: &UnpackOptions,
     plan: &Plan,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<UnpackSummary, EngineError> {
-    let mut destinations = Vec::new();
-    let mut prefixes = Vec::new();
-    for (index, (_, place)) in options.destinations.iter().enumerate() {
-        let (directory, prefix) = match (place.parent(), place.file_name()) {
+    let places = options.destinations.iter().enumerate().map(|(index, (_, place))| {
+        match (place.parent(), place.file_name()) {
             (Some(parent), Some(name)) if plan.single_files.contains(&index) => {
-                (parent, name.as_bytes().to_vec())
+                (parent.to_owned(), name.as_bytes().to_vec())
             }
-            _ => (place.as_path(), Vec::new()),
-        };
-        destinations.push(Beneath::open(directory)?);
-        prefixes.push(prefix);
-    }
-    let mut extractor = Extractor {
-        archive: archive_label(path),
+            _ => (place.clone(), Vec::new()),
+        }
+    });
+    let shared = Shared {
+        archive: &archive.label,
         options,
         plan,
-        destinations,
-        prefixes,
-        placed: HashMap::new(),
-        late: Vec::new(),
-        written_repeats: HashSet::new(),
-        directories: Vec::new(),
-        summary: UnpackSummary::default(),
-        buffer: vec![0; BUFFER],
-        first_file: true,
+        places: places.collect(),
+        first_file: AtomicBool::new(true),
         progress,
         cancel,
     };
-    let mut reader = open_reader(path, format)?;
+    // The later of two entries of one name counts, so these have to come in their order. Archives of
+    // this program have none.
+    if let Some(index) = archive.index.as_ref().filter(|_| plan.repeated.is_empty()) {
+        let threads = thread_count(options.threads);
+        let wanted =
+            |entry: &IndexEntry| plan.place(&archive.label, &entry.info).map(|p| p.is_some());
+        let make = || Extractor::new(&shared, true);
+        let mut sinks = read_units(archive, index, threads, cancel, &wanted, &make)?.into_iter();
+        let mut all = match sinks.next() {
+            Some(first) => first,
+            None => make()?,
+        };
+        sinks.for_each(|other| all.join(other));
+        return all.finish();
+    }
+    let mut extractor = Extractor::new(&shared, false)?;
+    let mut reader = archive.stream()?;
     while let Some(entry) = reader.next_entry()? {
         cancel.check()?;
-        extractor.entry(&mut reader, entry)?;
+        extractor.take(&mut reader, entry)?;
     }
     extractor.finish()
 }
 
 struct Extractor<'a> {
-    archive: String,
-    options: &'a UnpackOptions,
-    plan: &'a Plan,
+    shared: &'a Shared<'a>,
+    /// Hard links wait for the end: what they name may be another thread's.
+    defer_links: bool,
     destinations: Vec<Beneath>,
-    /// For a root that is a file: its name at the destination.
-    prefixes: Vec<Vec<u8>>,
     /// Where the files are that hard links name; nothing while they are among the late ones.
     placed: HashMap<Key, Option<Position>>,
-    /// Symlinks, and hard links to symlinks, in the archive's order.
-    late: Vec<(EntryInfo, Position, Key)>,
+    /// Symlinks, and hard links that have to wait, with their place in the archive's order.
+    late: Vec<(u64, EntryInfo, Position, Key)>,
     written_repeats: HashSet<Key>,
     directories: Vec<(EntryInfo, Position)>,
     summary: UnpackSummary,
     buffer: Vec<u8>,
-    first_file: bool,
-    progress: &'a dyn Progress,
-    cancel: &'a Cancel,
+}
+
+impl EntrySink for Extractor<'_> {
+    fn entry(
+        &mut self,
+        reader: &mut TarReader<&mut dyn Read>,
+        entry: TarEntry,
+        _: &IndexEntry,
+    ) -> Result<(), EngineError> {
+        self.take(reader, entry)
+    }
+}
+
+impl<'a> Extractor<'a> {
+    fn new(shared: &'a Shared<'a>, defer_links: bool) -> Result<Self, EngineError> {
+        Ok(Self {
+            shared,
+            defer_links,
+            destinations: shared
+                .places
+                .iter()
+                .map(|(directory, _)| Beneath::open(directory))
+                .collect::<Result<_, _>>()?,
+            placed: HashMap::new(),
+            late: Vec::new(),
+            written_repeats: HashSet::new(),
+            directories: Vec::new(),
+            summary: UnpackSummary::default(),
+            buffer: vec![0; BUFFER],
+        })
+    }
+
+    /// Takes over what another thread has unpacked and what it has left for the end.
+    fn join(&mut self, other: Self) {
+        self.placed.extend(other.placed);
+        self.late.extend(other.late);
+        self.directories.extend(other.directories);
+        self.summary.join(other.summary);
+    }
 }
 
 impl Extractor<'_> {
-    fn entry<R: Read>(
+    fn take<R: Read>(
         &mut self,
         reader: &mut TarReader<R>,
         entry: TarEntry,
     ) -> Result<(), EngineError> {
-        let name = clean(&self.archive, &entry.info.name)?;
-        let name_key = key(&name);
-        let directory = entry.info.kind == EntryKind::Directory;
-        let position = self.plan.selector.position(&name);
-        let selected = position
-            .as_ref()
-            .is_some_and(|position| self.plan.selector.selects(&name, position, directory));
-        let position = match (position, self.plan.stand_ins.get(&name_key)) {
-            (Some(position), _) if selected => position,
-            (Some(position), _) if directory && self.plan.above_selected.contains(&name_key) => {
-                position
-            }
-            (_, Some(stand_in)) if entry.info.kind != EntryKind::HardLink => stand_in.clone(),
-            _ => return Ok(()),
+        let Some((name_key, position)) =
+            self.shared.plan.place(self.shared.archive, &entry.info)?
+        else {
+            return Ok(());
         };
+        let order = reader.position();
         let (index, relative) = position;
-        let relative =
-            if self.prefixes[index].is_empty() { relative } else { self.prefixes[index].clone() };
+        let prefix = &self.shared.places[index].1;
+        let relative = if prefix.is_empty() { relative } else { prefix.clone() };
         let position = (index, relative);
         match entry.info.kind {
             EntryKind::Directory => {
@@ -125,20 +167,20 @@ impl Extractor<'_> {
             }
             EntryKind::File => {
                 // A file may come twice; only what this run wrote is ever replaced.
-                let again = self.plan.repeated.contains(&name_key)
+                let again = self.shared.plan.repeated.contains(&name_key)
                     && !self.written_repeats.insert(name_key);
                 self.file(reader, &entry, &position, again)?;
                 self.remember(name_key, Some(position));
                 self.done(true, entry.info.size);
-                if entry.info.size > 0 && std::mem::take(&mut self.first_file) {
+                if entry.info.size > 0 && self.shared.first_file.swap(false, Ordering::Relaxed) {
                     crate::failpoint::hit("extract.middle");
                 }
             }
             EntryKind::Symlink => {
                 self.remember(name_key, None);
-                self.late.push((entry.info, position, name_key));
+                self.late.push((order, entry.info, position, name_key));
             }
-            EntryKind::HardLink => self.hard_link(entry.info, position, name_key)?,
+            EntryKind::HardLink => self.hard_link(order, entry.info, position, name_key)?,
             EntryKind::Fifo | EntryKind::CharacterDevice | EntryKind::BlockDevice => {
                 self.special(&entry.info, &position)?;
                 self.remember(name_key, Some(position));
@@ -149,7 +191,7 @@ impl Extractor<'_> {
     }
 
     fn remember(&mut self, name: Key, position: Option<Position>) {
-        if self.plan.link_targets.contains(&name) {
+        if self.shared.plan.link_targets.contains(&name) {
             self.placed.insert(name, position);
         }
     }
@@ -158,7 +200,7 @@ impl Extractor<'_> {
         self.summary.entries += 1;
         self.summary.files += u64::from(file);
         self.summary.bytes = self.summary.bytes.saturating_add(bytes);
-        self.progress.advance(1, 0);
+        self.shared.progress.advance(1, 0);
     }
 
     fn file<R: Read>(
@@ -186,12 +228,12 @@ impl Extractor<'_> {
         for segment in &entry.segments {
             let mut done = 0;
             while done < segment.length {
-                self.cancel.check()?;
+                self.shared.cancel.check()?;
                 let wanted = usize::try_from(segment.length - done).unwrap_or(BUFFER).min(BUFFER);
                 let count = reader.read_data(&mut self.buffer[..wanted])?;
                 file.write_all_at(&self.buffer[..count], segment.offset + done).map_err(report)?;
                 done += count as u64;
-                self.progress.advance(0, count as u64);
+                self.shared.progress.advance(0, count as u64);
             }
             end = segment.offset + segment.length;
         }
@@ -199,36 +241,43 @@ impl Extractor<'_> {
             file.set_len(entry.info.size).map_err(report)?;
         }
         let stored: u64 = entry.segments.iter().map(|segment| segment.length).sum();
-        self.progress.advance(0, entry.info.size.saturating_sub(stored));
-        apply(&file, &entry.info, self.options.restore_owner, &mut self.summary)
+        self.shared.progress.advance(0, entry.info.size.saturating_sub(stored));
+        apply(&file, &entry.info, self.shared.options.restore_owner, &mut self.summary)
             .map_err(|error| failed("setting the attributes of", &path, error))
     }
 
     fn hard_link(
         &mut self,
+        order: u64,
         info: EntryInfo,
         position: Position,
         name: Key,
     ) -> Result<(), EngineError> {
+        if self.defer_links {
+            self.late.push((order, info, position, name));
+            return Ok(());
+        }
         let target = self.target_of(&info)?;
         match self.placed.get(&target).cloned() {
             Some(Some(source)) => self.link(&info, &source, &position),
             // Links to symlinks wait for the symlinks.
             Some(None) => {
-                self.late.push((info, position, name));
+                self.late.push((order, info, position, name));
                 Ok(())
             }
-            None => {
-                let detail = "the file that it is a hard link to was not unpacked";
-                Err(EngineError::unsafe_entry(&self.archive, &info.name, detail))
-            }
+            None => Err(self.link_to_nothing(&info)),
         }
+    }
+
+    fn link_to_nothing(&self, info: &EntryInfo) -> EngineError {
+        let detail = "the file that it is a hard link to was not unpacked";
+        EngineError::unsafe_entry(self.shared.archive, &info.name, detail)
     }
 
     fn target_of(&self, info: &EntryInfo) -> Result<Key, EngineError> {
         let target = info.link_target.as_deref().unwrap_or_default();
-        let target = key(&clean(&self.archive, target)?);
-        Ok(self.plan.links.get(&target).copied().unwrap_or(target))
+        let target = key(&clean(self.shared.archive, target)?);
+        Ok(self.shared.plan.links.get(&target).copied().unwrap_or(target))
     }
 
     /// Gives a file that is in place a further name.
@@ -250,7 +299,7 @@ impl Extractor<'_> {
                 Err(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::NOTSUP) => {
                     copy_file(source_parent.as_fd(), source_name, parent, name)
                         .and_then(|copy| {
-                            let owner = self.options.restore_owner;
+                            let owner = self.shared.options.restore_owner;
                             apply(&copy, info, owner, &mut self.summary)
                         })
                         .map_err(|error| failed("copying to", &path, error))?;
@@ -281,19 +330,22 @@ impl Extractor<'_> {
         let device = rustix::fs::makedev(device.0, device.1);
         rustix::fs::mknodat(parent, name, file_type, Mode::RUSR | Mode::WUSR, device)
             .map_err(|error| failed("creating", &path, error))?;
-        let owner = self.options.restore_owner;
+        let owner = self.shared.options.restore_owner;
         apply_to_special(parent, name, info, owner, &mut self.summary)
             .map_err(|error| failed("setting the attributes of", &path, error))
     }
 
     /// Symlinks, then what is linked to them, then directories from the deepest up, then the disk.
     fn finish(mut self) -> Result<UnpackSummary, EngineError> {
-        for (info, position, name) in std::mem::take(&mut self.late) {
-            self.cancel.check()?;
+        let mut late = std::mem::take(&mut self.late);
+        late.sort_by_key(|(order, ..)| *order);
+        for (_, info, position, name) in late {
+            self.shared.cancel.check()?;
             if info.kind == EntryKind::HardLink {
                 let target = self.target_of(&info)?;
-                if let Some(Some(source)) = self.placed.get(&target).cloned() {
-                    self.link(&info, &source, &position)?;
+                match self.placed.get(&target).cloned() {
+                    Some(Some(source)) => self.link(&info, &source, &position)?,
+                    _ => return Err(self.link_to_nothing(&info)),
                 }
                 continue;
             }
@@ -308,7 +360,7 @@ impl Extractor<'_> {
             let beneath = &mut self.destinations[index];
             let path = beneath.path(&relative);
             let directory = beneath.directory(&relative)?;
-            apply(directory, &info, self.options.restore_owner, &mut self.summary)
+            apply(directory, &info, self.shared.options.restore_owner, &mut self.summary)
                 .map_err(|error| failed("setting the attributes of", &path, error))?;
         }
         for beneath in &self.destinations {
@@ -329,7 +381,7 @@ impl Extractor<'_> {
         let target = info.link_target.as_deref().unwrap_or_default();
         rustix::fs::symlinkat(target, parent, name)
             .map_err(|error| failed("creating", &path, error))?;
-        let owner = self.options.restore_owner;
+        let owner = self.shared.options.restore_owner;
         apply_to_symlink(parent, name, info, owner, &mut self.summary)
             .map_err(|error| failed("setting the attributes of", &path, error))
     }
@@ -350,36 +402,4 @@ fn copy_file(
     std::io::copy(&mut source, &mut copy)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     Ok(copy)
-}
-
-/// Writes a file of the archive to a stream, holes as zeros.
-pub(super) fn copy_to<R: Read>(
-    reader: &mut TarReader<R>,
-    entry: &TarEntry,
-    output: &mut dyn Write,
-) -> Result<u64, EngineError> {
-    let report = |source| EngineError::Extract {
-        action: "writing",
-        path: entry.info.display_name().into(),
-        source,
-    };
-    let mut buffer = vec![0; BUFFER];
-    let mut position = 0;
-    for segment in &entry.segments {
-        write_zeros(output, segment.offset - position).map_err(report)?;
-        let mut done = 0;
-        while done < segment.length {
-            let wanted = usize::try_from(segment.length - done).unwrap_or(BUFFER).min(BUFFER);
-            let count = reader.read_data(&mut buffer[..wanted])?;
-            output.write_all(&buffer[..count]).map_err(report)?;
-            done += count as u64;
-        }
-        position = segment.offset + segment.length;
-    }
-    write_zeros(output, entry.info.size - position).map_err(report)?;
-    Ok(entry.info.size)
-}
-
-fn write_zeros(output: &mut dyn Write, length: u64) -> std::io::Result<()> {
-    std::io::copy(&mut std::io::repeat(0).take(length), output).map(|_| ())
 }

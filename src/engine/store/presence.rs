@@ -3,6 +3,7 @@
 use super::files::store_failed;
 use super::{LocalStore, PendingArchive};
 use crate::engine::error::EngineError;
+use crate::engine::progress::Cancel;
 use crate::engine::survey::file_digest;
 
 impl LocalStore {
@@ -36,7 +37,7 @@ impl LocalStore {
     ) -> Result<(), EngineError> {
         let published = self.archive_path(name);
         let path = if published.is_file() { published } else { self.partial_path(name) };
-        let (found, bytes) = file_digest(&path)?;
+        let (found, bytes) = file_digest(&path, &Cancel::new())?;
         if found != sha256 || bytes != size {
             let detail = "what was left of it is not what had been written";
             return Err(EngineError::damaged(name, detail));

@@ -11,8 +11,10 @@ mod sparse;
 mod writer;
 
 pub(crate) use reader::{TarEntry, TarReader};
-pub(crate) use sparse::Segment;
-pub(crate) use writer::{END_OF_ARCHIVE, entry_blocks, padding};
+pub(crate) use sparse::{Segment, encode_map};
+#[cfg(test)]
+pub(crate) use writer::entry_blocks;
+pub(crate) use writer::{END_OF_ARCHIVE, entry_header, padding};
 
 /// Length of a tar block in bytes.
 pub(crate) const BLOCK: usize = 512;

@@ -18,6 +18,8 @@ pub(crate) struct TarEntry {
     pub info: EntryInfo,
     /// Where its data belongs; a file without holes has one segment, an empty one none.
     pub segments: Vec<Segment>,
+    /// The map that a sparse file's data begins with in the archive, as it stands there.
+    pub map: Vec<u8>,
 }
 
 /// Reads entries one after the other; data that is not read is skipped.
@@ -28,6 +30,7 @@ pub(crate) struct TarReader<R> {
     data: u64,
     fill: u64,
     entry: String,
+    map: Vec<u8>,
     global: Vec<Record>,
     finished: bool,
 }
@@ -43,16 +46,27 @@ struct Extensions {
 impl<R: Read> TarReader<R> {
     /// A reader over an uncompressed tar stream; `archive` is its name for messages.
     pub(crate) fn new(input: R, archive: &str) -> Self {
+        Self::at(input, archive, 0)
+    }
+
+    /// A reader over a part of a tar stream that begins with an entry, `position` bytes into it.
+    pub(crate) fn at(input: R, archive: &str, position: u64) -> Self {
         Self {
             input,
             archive: archive.to_owned(),
-            position: 0,
+            position,
             data: 0,
             fill: 0,
             entry: String::new(),
+            map: Vec::new(),
             global: Vec::new(),
             finished: false,
         }
+    }
+
+    /// How much of the stream was read.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
     }
 
     /// The next entry, or nothing after the end blocks and all that follows them.
@@ -128,6 +142,7 @@ impl<R: Read> TarReader<R> {
         header_size: u64,
         extensions: &Extensions,
     ) -> Result<TarEntry, EngineError> {
+        self.map.clear();
         let header = Header(block);
         let records: Vec<Record> = self.global.iter().chain(&extensions.records).cloned().collect();
         let name = value(&records, "GNU.sparse.name")
@@ -177,7 +192,8 @@ impl<R: Read> TarReader<R> {
             (0, Vec::new(), false)
         };
         let info = self.describe(at, &header, kind, &records, extensions)?;
-        Ok(TarEntry { info: EntryInfo { name, size, sparse, ..info }, segments })
+        let map = std::mem::take(&mut self.map);
+        Ok(TarEntry { info: EntryInfo { name, size, sparse, ..info }, segments, map })
     }
 
     /// The metadata of an entry apart from its name and size.
@@ -308,6 +324,7 @@ impl<R: Read> TarReader<R> {
             let mut block = [0_u8; BLOCK];
             self.fill_block(&mut block)?;
             self.data -= BLOCK as u64;
+            self.map.extend_from_slice(&block);
             text.extend_from_slice(&block);
             while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
                 let number = parse_decimal(&text[..end]);
@@ -366,7 +383,8 @@ impl<R: Read> TarReader<R> {
         Ok(())
     }
 
-    fn skip_data(&mut self) -> Result<(), EngineError> {
+    /// Reads what is left of the current entry.
+    pub(crate) fn skip_data(&mut self) -> Result<(), EngineError> {
         if self.data == 0 && self.fill == 0 {
             return Ok(());
         }

@@ -12,7 +12,7 @@ pub(crate) struct Segment {
 }
 
 /// The map as GNU sparse format 1.0 puts it before the data: decimal lines, padded to a block.
-pub(super) fn encode_map(segments: &[Segment]) -> Vec<u8> {
+pub(crate) fn encode_map(segments: &[Segment]) -> Vec<u8> {
     let mut map = format!("{}\n", segments.len()).into_bytes();
     for segment in segments {
         map.extend_from_slice(format!("{}\n{}\n", segment.offset, segment.length).as_bytes());

@@ -2,6 +2,7 @@
 
 use super::header::{HeaderFields, fits_octal};
 use super::pax::{escape_attribute, format_time, push_record};
+#[cfg(test)]
 use super::sparse::{Segment, encode_map};
 use super::{BLOCK, EXTENDED_LIMIT};
 use crate::engine::entry::{EntryInfo, EntryKind};
@@ -18,28 +19,39 @@ pub(crate) fn padding(length: u64) -> &'static [u8] {
 
 /// Extended header (where needed), header and sparse map of an entry; its data follows.
 ///
-/// With `segments` the file is written as GNU sparse 1.0 and only the segments' bytes follow. The
-/// second value is false if the extended attributes had to be left out because they are too long.
+/// With `segments` the file is written as GNU sparse 1.0 and only the segments' bytes follow.
+#[cfg(test)]
 pub(crate) fn entry_blocks(entry: &EntryInfo, segments: Option<&[Segment]>) -> (Vec<u8>, bool) {
-    let map = segments.map(encode_map);
-    let stored = match (segments, &map) {
-        (Some(segments), Some(map)) => {
+    let map = segments.map(encode_map).unwrap_or_default();
+    let stored = match segments {
+        Some(segments) => {
             segments.iter().map(|segment| segment.length).sum::<u64>() + map.len() as u64
         }
-        _ if entry.kind == EntryKind::File => entry.size,
-        _ => 0,
+        None if entry.kind == EntryKind::File => entry.size,
+        None => 0,
     };
+    let entry = EntryInfo { sparse: segments.is_some(), ..entry.clone() };
+    let (mut blocks, complete) = entry_header(&entry, stored);
+    blocks.extend(map);
+    (blocks, complete)
+}
+
+/// Extended header (where needed) and header of an entry; `stored` bytes of data follow.
+///
+/// A sparse entry is written as GNU sparse 1.0: its data begins with the map. The second value is
+/// false if the extended attributes had to be left out because they are too long.
+pub(crate) fn entry_header(entry: &EntryInfo, stored: u64) -> (Vec<u8>, bool) {
     let mut records = Vec::new();
-    if map.is_some() {
+    if entry.sparse {
         push_record(&mut records, b"GNU.sparse.major", b"1");
         push_record(&mut records, b"GNU.sparse.minor", b"0");
         push_record(&mut records, b"GNU.sparse.name", &entry.name);
         push_record(&mut records, b"GNU.sparse.realsize", entry.size.to_string().as_bytes());
     }
     let header_name =
-        if map.is_some() { sparse_placeholder(&entry.name) } else { entry.name.clone() };
+        if entry.sparse { sparse_placeholder(&entry.name) } else { entry.name.clone() };
     let (prefix, name) = split_name(&header_name).unwrap_or_else(|| {
-        if map.is_none() {
+        if !entry.sparse {
             push_record(&mut records, b"path", &entry.name);
         }
         (&[][..], &header_name[..header_name.len().min(100)])
@@ -108,7 +120,6 @@ pub(crate) fn entry_blocks(entry: &EntryInfo, segments: Option<&[Segment]>) -> (
         device: entry.device,
     };
     blocks.extend_from_slice(&fields.encode());
-    blocks.extend_from_slice(map.as_deref().unwrap_or_default());
     (blocks, attributes_fit)
 }
 

@@ -3,6 +3,7 @@
 mod changing;
 mod foreign;
 mod hostile;
+mod layout;
 mod roundtrip;
 mod selecting;
 mod storing;

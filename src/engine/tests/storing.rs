@@ -96,9 +96,9 @@ fn manifests_read_back_and_refuse_newer_versions() {
     let again = Manifest::from_text(NAME, back.to_text().as_bytes()).unwrap();
     assert_eq!(again.verified_at, Some(Timestamp::UNIX_EPOCH));
     assert_eq!(again.other, one.other);
-    let newer = text.replace("\"formatVersion\": 1", "\"formatVersion\": 2");
+    let newer = text.replace("\"formatVersion\": 1", "\"formatVersion\": 3");
     let error = Manifest::from_text(NAME, newer.as_bytes()).unwrap_err();
-    assert!(matches!(error, EngineError::NewerFormat { found: 2, supported: 1, .. }));
+    assert!(matches!(error, EngineError::NewerFormat { found: 3, supported: 2, .. }));
     assert!(Manifest::from_text("other.tar.gz", text.as_bytes()).is_err());
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["type"], "Full");

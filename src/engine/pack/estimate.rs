@@ -1,0 +1,84 @@
+//! Counts what a backup would archive, without reading any file.
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Stat};
+use rustix::io::Errno;
+
+use super::{PackOptions, display_path};
+use crate::engine::entry::EntryKind;
+use crate::engine::error::EngineError;
+use crate::engine::progress::Cancel;
+use crate::engine::source;
+use crate::engine::summary::{Estimate, Warning, WarningKind};
+use crate::engine::walk::{Found, Visitor, walk};
+
+/// Counts what [`super::pack`] would archive, without reading any file.
+pub fn estimate(options: &PackOptions, cancel: &Cancel) -> Result<Estimate, EngineError> {
+    let boundaries = options.boundaries()?;
+    let mut estimator = Estimator::default();
+    for root in &options.roots {
+        walk(root, &boundaries, cancel, &mut estimator)?;
+    }
+    Ok(estimator.estimate)
+}
+
+#[derive(Default)]
+struct Estimator {
+    estimate: Estimate,
+    links: HashSet<(u64, u64)>,
+}
+
+impl Visitor for Estimator {
+    fn directory(&mut self, _: &Found<'_>, _: &OwnedFd, _: &Stat) -> Result<(), EngineError> {
+        self.estimate.entries += 1;
+        Ok(())
+    }
+
+    fn leaf(&mut self, found: &Found<'_>) -> Result<(), EngineError> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let Ok(stat) = rustix::fs::statat(found.parent, found.file_name, flags) else {
+            return Ok(());
+        };
+        let Some(kind) = source::kind_of(FileType::from_raw_mode(stat.st_mode)) else {
+            return Ok(());
+        };
+        self.estimate.entries += 1;
+        if kind != EntryKind::File
+            || (stat.st_nlink > 1 && !self.links.insert((stat.st_dev, stat.st_ino)))
+        {
+            return Ok(());
+        }
+        let size = source::size(&stat);
+        self.estimate.files += 1;
+        self.estimate.bytes = self.estimate.bytes.saturating_add(size);
+        self.estimate.allocated_bytes =
+            self.estimate.allocated_bytes.saturating_add(source::allocated(&stat).min(size));
+        let readable = rustix::fs::accessat(
+            found.parent,
+            found.file_name,
+            rustix::fs::Access::READ_OK,
+            AtFlags::EACCESS,
+        );
+        match readable {
+            Err(error @ (Errno::ACCESS | Errno::PERM)) => self.unreadable(found.path, error),
+            _ => Ok(()),
+        }
+    }
+
+    fn unreadable(&mut self, path: &Path, error: Errno) -> Result<(), EngineError> {
+        self.estimate.unreadable_count += 1;
+        if self.estimate.unreadable.len() < Estimate::LISTED {
+            self.estimate.unreadable.push(Warning {
+                path: display_path(path),
+                kind: WarningKind::Unreadable,
+                message: std::io::Error::from(error).to_string(),
+            });
+        }
+        Ok(())
+    }
+
+    fn left_out(&mut self, _: &Path, _: WarningKind, _: &str) {}
+}
