@@ -27,6 +27,7 @@ mod record;
 mod recover;
 mod resolve;
 mod schedules;
+mod services;
 pub mod stores;
 
 use std::collections::{HashMap, HashSet};
