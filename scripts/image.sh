@@ -3,12 +3,21 @@
 # binary (default: the debug binary of the build directory), the shared libraries that it is linked
 # with, a user and /tmp. Needs Docker, and Linux like the image's.
 #
-# Does nothing if TAG was made of the same binary already: tests call it often. For an image to publish
-# there is the Dockerfile, whose base images have to be fetched.
+# scripts/image.sh --tree DIRECTORY [BINARY]: only lays out what is in the image, in DIRECTORY/image,
+# for the Dockerfile: `docker build --build-arg BUILDER=IMAGE --build-arg BASE=scratch -f Dockerfile
+# DIRECTORY` compiles nothing and fetches nothing then.
+#
+# Does nothing if TAG was made of the same binary already: tests call it often.
 set -euo pipefail
 
 die() { printf 'image.sh: %s\n' "$*" >&2; exit 1; }
 
+tree=
+if [[ ${1:-} == --tree ]]; then
+    [[ $# == 2 || $# == 3 ]] || die 'usage: scripts/image.sh --tree DIRECTORY [BINARY]'
+    tree=$(realpath -- "$2")
+    shift
+fi
 [[ $# == 1 || $# == 2 ]] || die 'usage: scripts/image.sh TAG [BINARY]'
 tag=$1
 if [[ $# == 2 ]]; then
@@ -20,18 +29,22 @@ else
     binary=$CARGO_TARGET_DIR/debug/eider
 fi
 [[ -x $binary ]] || die "$binary: no such program: run \`make build\` first"
-command -v docker >/dev/null || die 'docker is not installed'
+[[ -n $tree ]] || command -v docker >/dev/null || die 'docker is not installed'
 
 # The recipe's own checksum is in it too, or an image of an older recipe would stay.
 digest=$(cat -- "$binary" "${BASH_SOURCE[0]}" | sha256sum | cut -d' ' -f1)
 label=dev.eider.image
-present=$(docker image inspect --format "{{index .Config.Labels \"$label\"}}" "$tag" 2>/dev/null || true)
-if [[ $present == "$digest" ]]; then
-    exit 0
+if [[ -n $tree ]]; then
+    root=$tree/image
+    mkdir -p "$root"
+else
+    present=$(docker image inspect --format "{{index .Config.Labels \"$label\"}}" "$tag" 2>/dev/null || true)
+    if [[ $present == "$digest" ]]; then
+        exit 0
+    fi
+    root=$(mktemp -d "${TMPDIR:-/tmp}/eider-image.XXXXXX")
+    trap 'rm -rf "$root"' EXIT
 fi
-
-root=$(mktemp -d "${TMPDIR:-/tmp}/eider-image.XXXXXX")
-trap 'rm -rf "$root"' EXIT
 chmod 755 "$root"
 mkdir -p "$root"/{etc,tmp,usr/local/bin,usr/local/lib,home/eider}
 chmod 1777 "$root/tmp"
@@ -59,6 +72,10 @@ printf '%s\n' 'root:x:0:0:root:/:/sbin/nologin' \
     'eider:x:65532:65532:eider:/home/eider:/sbin/nologin' >"$root/etc/passwd"
 printf '%s\n' 'root:x:0:' 'eider:x:65532:' >"$root/etc/group"
 
+if [[ -n $tree ]]; then
+    printf 'image.sh: laid out %s in %s\n' "$binary" "$root" >&2
+    exit 0
+fi
 tar -C "$root" --numeric-owner --owner=0 --group=0 -c . | docker import \
     --change 'ENTRYPOINT ["/usr/local/bin/eider"]' \
     --change 'ENV PATH=/usr/local/bin' \

@@ -124,19 +124,14 @@ fn answer(store: &mut Store, request: Request) -> Result<Reply, CatalogError> {
         Request::Metrics(filter) => {
             Reply::Metrics(history(store, &filter, "metric_name", "recorded_at")?)
         }
-        Request::AppendServiceStatus(status) => {
-            let id = store.append(&*status)?;
-            let current = CurrentService {
-                service_name: status.service_name.clone(),
-                container_id: status.container_id,
-                status: status.status,
-                health_status: status.health_status,
-                last_updated: status.recorded_at,
-                uptime_seconds: status.uptime_seconds.unwrap_or_default(),
-                restart_count: status.restart_count.unwrap_or_default(),
-            };
-            store.rewrite("WHERE service_name = ?", &[text(status.service_name)], &current)?;
-            Reply::Id(id)
+        Request::AppendServiceStatuses(statuses) => {
+            let reply = store.append_all(&statuses)?;
+            for status in statuses {
+                let key = [text(status.service_name.clone())];
+                let current = CurrentService::from(status);
+                store.rewrite("WHERE service_name = ?", &key, &current)?;
+            }
+            reply
         }
         Request::ServiceHistory(filter) => {
             Reply::ServiceHistory(history(store, &filter, "service_name", "recorded_at")?)

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::activity::ServiceStatus;
 use super::row::{Column, Kind, Record, column};
 use crate::plan::JournalEntry;
 
@@ -175,6 +176,20 @@ pub struct CurrentService {
     pub uptime_seconds: i64,
     /// How often it was started again.
     pub restart_count: i64,
+}
+
+impl From<ServiceStatus> for CurrentService {
+    fn from(status: ServiceStatus) -> Self {
+        Self {
+            service_name: status.service_name,
+            container_id: status.container_id,
+            status: status.status,
+            health_status: status.health_status,
+            last_updated: status.recorded_at,
+            uptime_seconds: status.uptime_seconds.unwrap_or_default(),
+            restart_count: status.restart_count.unwrap_or_default(),
+        }
+    }
 }
 
 impl Record for CurrentService {

@@ -210,8 +210,16 @@ impl Catalog {
     }
 
     /// Records a service's state, and makes it the current one.
-    pub async fn append_service_status(&self, status: ServiceStatus) -> Result<i64, CatalogError> {
-        expect!(self.call(Request::AppendServiceStatus(Box::new(status))).await?, Id)
+    pub async fn append_service_status(&self, status: ServiceStatus) -> Result<u64, CatalogError> {
+        self.append_service_statuses(vec![status]).await
+    }
+
+    /// Records the states of several services, all or none, and makes them the current ones.
+    pub async fn append_service_statuses(
+        &self,
+        statuses: Vec<ServiceStatus>,
+    ) -> Result<u64, CatalogError> {
+        expect!(self.call(Request::AppendServiceStatuses(statuses)).await?, Count)
     }
 
     /// States of services, newest first.

@@ -43,7 +43,7 @@ pub enum Request {
     Checks(HistoryFilter),
     AppendMetrics(Vec<PerformanceMetric>),
     Metrics(HistoryFilter),
-    AppendServiceStatus(Box<ServiceStatus>),
+    AppendServiceStatuses(Vec<ServiceStatus>),
     ServiceHistory(HistoryFilter),
     CurrentServices,
     AppendNotification(Box<Notification>),

@@ -81,6 +81,14 @@ pub struct GlobalArguments {
     pub log_level: Option<String>,
 }
 
+/// Arguments of `eider mover`.
+#[derive(Debug, Args)]
+pub struct MoverArguments {
+    /// Be asked by lines of standard input.
+    #[arg(long)]
+    pub pipe: bool,
+}
+
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -90,9 +98,11 @@ pub enum Command {
     Daemon(DaemonArguments),
     /// Carry out the objects of a Kubernetes cluster.
     Operator(Box<OperatorArguments>),
-    /// What a mover's pod runs.
+    /// What a mover's pod or container runs.
     #[command(hide = true)]
-    Mover,
+    Mover(MoverArguments),
+    /// Ask the daemon whether it is ready: for the health check of a container.
+    Health,
     /// Check documents against schema and rules, offline.
     Validate(FileArguments),
     /// Take, list, inspect, verify and delete backups.

@@ -10,6 +10,7 @@ mod daemon;
 mod database;
 mod generate;
 mod get;
+mod health;
 mod in_cluster;
 mod mover;
 mod operator;
@@ -92,7 +93,7 @@ fn start_logging(arguments: &Arguments) -> Result<(), CliError> {
     let global = &arguments.global;
     // A verb that ends by itself says its errors itself; its log would say them twice.
     let lasting =
-        matches!(arguments.command, Command::Daemon(_) | Command::Operator(_) | Command::Mover);
+        matches!(arguments.command, Command::Daemon(_) | Command::Operator(_) | Command::Mover(_));
     let quiet = !lasting;
     let unset = std::env::var_os("RUST_LOG").is_none_or(|value| value.is_empty());
     let level = match &global.log_level {
@@ -136,7 +137,8 @@ async fn dispatch_async(
         Command::Run(arguments) => run::run(global, arguments, output).await,
         Command::Daemon(arguments) => Box::pin(daemon::daemon(global, arguments, output)).await,
         Command::Operator(arguments) => operator::operator(global, arguments, output).await,
-        Command::Mover => mover::mover().await,
+        Command::Mover(arguments) => mover::mover(arguments).await,
+        Command::Health => health::health(global, output).await,
         Command::Backup(command) => backup::backup(global, command, output).await,
         Command::Restore(command) => restore::restore(global, command, output).await,
         Command::Rollback(arguments) => restore::rollback(global, arguments, output).await,

@@ -1,8 +1,9 @@
-//! `eider mover`: what a mover's pod runs. Not for people.
+//! `eider mover`: what a mover's pod or container runs. Not for people.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::arguments::MoverArguments;
 use super::output::{CliError, ExitCode};
 use crate::engine::Cancel;
 use crate::runtime::mover::{self, MISSION_VARIABLE, STEPS_DIRECTORY, STEPS_FILE, Surroundings};
@@ -12,7 +13,11 @@ use crate::spec::Reason;
 const TERMINATION: &str = "/dev/termination-log";
 
 /// Carries out what the operator asks for, until it asks no more.
-pub async fn mover() -> Result<(), CliError> {
+pub async fn mover(arguments: &MoverArguments) -> Result<(), CliError> {
+    if arguments.pipe {
+        mover::run_piped(Arc::new(super::output::speak)).await;
+        return Ok(());
+    }
     let refuse = |message: String| CliError::new(ExitCode::Usage, Reason::InvalidSpec, message);
     let mission = std::env::var(MISSION_VARIABLE).map_err(|_| {
         refuse(format!("{MISSION_VARIABLE} is not set")).hint("movers are started by the operator")

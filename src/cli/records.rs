@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::arguments::{
     ConfigCommand, GlobalArguments, HistoryArguments, ServiceCommand, UpgradeCommand,
 };
-use super::output::format::{age, duration, local_time};
+use super::output::format::{age, duration, local_time, size};
 use super::output::{CliError, ExitCode, Output};
 use super::session::Session;
 use crate::catalog::{ConfigEntry, HistoryFilter, UpgradeRecord, UserAction};
@@ -14,6 +14,26 @@ use crate::spec::Reason;
 
 fn optional_time(at: Option<Timestamp>) -> String {
     at.map_or_else(|| "-".to_owned(), local_time)
+}
+
+fn none() -> String {
+    "-".to_owned()
+}
+
+/// How long a service has been up; nothing for one that is not.
+fn up(seconds: i64) -> String {
+    match u64::try_from(seconds) {
+        Ok(seconds) if seconds > 0 => duration(std::time::Duration::from_secs(seconds)),
+        _ => none(),
+    }
+}
+
+/// Bytes received and sent.
+fn network(found: &Value) -> String {
+    match (found["receivedBytes"].as_i64(), found["sentBytes"].as_i64()) {
+        (Some(received), Some(sent)) => format!("{}/{}", size(received), size(sent)),
+        _ => none(),
+    }
 }
 
 /// `eider service …`.
@@ -34,12 +54,14 @@ pub async fn service(
                             service.service_name.clone(),
                             service.status.clone(),
                             service.health_status.clone(),
+                            service.restart_count.to_string(),
+                            up(service.uptime_seconds),
                             format!("{} ago", age(service.last_updated)),
                         ]
                     })
                     .collect();
                 session.output.table(
-                    &["SERVICE", "STATUS", "HEALTH", "SINCE"],
+                    &["SERVICE", "STATUS", "HEALTH", "RESTARTS", "UP", "SEEN"],
                     &rows,
                     &services,
                 )?;
@@ -59,10 +81,22 @@ pub async fn service(
                             status.service_name.clone(),
                             status.status.clone(),
                             status.health_status.clone(),
+                            status.restart_count.map_or_else(none, |count| count.to_string()),
+                            status.cpu_usage.map_or_else(none, |percent| format!("{percent:.1} %")),
+                            status.memory_usage.map_or_else(none, size),
+                            network(&status.network_io),
+                            status.error_message.clone().unwrap_or_default(),
                         ]
                     })
                     .collect();
-                session.output.table(&["TIME", "SERVICE", "STATUS", "HEALTH"], &rows, &history)?;
+                session.output.table(
+                    &[
+                        "TIME", "SERVICE", "STATUS", "HEALTH", "RESTARTS", "CPU", "MEMORY",
+                        "IN/OUT", "MESSAGE",
+                    ],
+                    &rows,
+                    &history,
+                )?;
             }
         }
         Ok(())

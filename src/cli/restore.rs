@@ -58,6 +58,9 @@ async fn create(
     }
     options.insert("mode".to_owned(), json!(if arguments.merge { "Merge" } else { "Replace" }));
     options.insert("safetyBackup".to_owned(), json!(!arguments.no_safety_backup));
+    if arguments.recreate_containers {
+        options.insert("recreateContainers".to_owned(), json!(true));
+    }
     let name = arguments.name.clone().unwrap_or_else(|| stamped("restore"));
     carry_out(session, &arguments.namespace, &name, options, &what, arguments.dry_run, yes).await
 }

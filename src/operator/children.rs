@@ -307,6 +307,7 @@ fn restore(
             consistency: Consistency { mode: ConsistencyMode::Live, ..Consistency::default() },
             hooks: Hooks::default(),
             start: false,
+            recreate_containers: false,
         },
         store: store.clone(),
         archive: archive.to_owned(),

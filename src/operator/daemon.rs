@@ -70,6 +70,7 @@ impl Daemon {
         operator.refresh_stores().await?;
         let (sender, mut changed) = mpsc::channel(1);
         let _watcher = watch(&self.directory, sender)?;
+        let watching = operator.watch_services();
         tokio::pin!(stop);
         let mut last_sync: Option<Instant> = None;
         let mut last_refresh = Instant::now();
@@ -98,6 +99,7 @@ impl Daemon {
                 }
             }
         }
+        watching.abort();
         self.shut_down().await
     }
 

@@ -28,6 +28,7 @@ mod record;
 mod recover;
 mod resolve;
 mod schedules;
+mod services;
 pub mod stores;
 mod waiting;
 

@@ -142,7 +142,8 @@ impl Job {
 }
 
 /// What a runtime saw; the only way the world comes into a decision.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Observed {
     /// What the store holds of this backup.
     pub archive: ArchivePresence,
@@ -155,7 +156,7 @@ pub struct Observed {
 }
 
 /// What a store holds of a backup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum ArchivePresence {
     /// Nothing.
     #[default]
@@ -167,7 +168,7 @@ pub enum ArchivePresence {
 }
 
 /// What the live roots of a restore are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum ReplacementState {
     /// All old.
     #[default]

@@ -40,7 +40,11 @@ use super::target::{Consistency, Target};
     validation = Rule::new("!has(self.preserve) || self.mode == 'Replace'")
         .message("preserve is for mode Replace; Merge leaves everything else as it is").field_path(".preserve"),
     validation = Rule::new("!has(self.target) || !has(self.target.workload) || self.target.workload.kind != 'DaemonSet' || self.consistency.mode == 'Live'")
-        .message("a DaemonSet cannot be stopped; set consistency.mode to Live").field_path(".consistency.mode")
+        .message("a DaemonSet cannot be stopped; set consistency.mode to Live").field_path(".consistency.mode"),
+    validation = Rule::new("!has(self.recreateContainers) || !self.recreateContainers || (self.start && self.consistency.mode == 'Stop')")
+        .message("recreateContainers needs start and consistency.mode Stop").field_path(".recreateContainers"),
+    validation = Rule::new("!has(self.recreateContainers) || !self.recreateContainers || !has(self.target) || has(self.target.docker)")
+        .message("only containers of a Docker host can be made again").field_path(".recreateContainers")
 )]
 pub struct RestoreSpec {
     /// The archive.
@@ -71,6 +75,10 @@ pub struct RestoreSpec {
     /// Whether services are started afterwards.
     #[serde(default = "default_true")]
     pub start: bool,
+    /// Whether containers that are gone are made again from what the archive keeps of them, with their
+    /// networks; for Docker hosts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recreate_containers: bool,
 }
 
 /// Where the archive comes from: exactly one of `backupRef`, `archive` and `latest`.

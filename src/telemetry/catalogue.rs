@@ -164,7 +164,7 @@ catalogue! {
     UPGRADE_LAST_ROLLED_BACK = gauge("eider_upgrade_last_rolled_back", TARGET, Unit::Boolean,
         "Whether the newest upgrade of the target was rolled back.");
     SERVICE_UP = gauge("eider_service_up", TARGET, Unit::Boolean,
-        "Whether the service of the target ran when the newest operation on it ended.");
+        "Whether the service of the target runs: on a Docker host as it was last seen, elsewhere as the newest operation left it.");
     SERVICE_DOWNTIME = histogram("eider_service_downtime_seconds", &["operation"], DOWNTIME_BUCKETS,
         "How long operations kept services stopped or paused.");
     SCHEDULE_NEXT_RUN = gauge("eider_schedule_next_run_timestamp_seconds", OBJECT, Unit::UnixTime,

@@ -187,42 +187,53 @@ impl ControlClient {
         self.post("/control/about", &json!({})).await
     }
 
+    /// Whether it is ready, and what it says of its parts.
+    pub async fn readiness(&self) -> Result<(bool, String), Failure> {
+        let request = hyper::Request::get("/readyz").header("host", "eider");
+        let request = request.body(Full::default()).map_err(|error| self.silent(&error))?;
+        let (status, bytes) = self.send(request).await?;
+        Ok((status.is_success(), String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    fn silent(&self, error: &dyn std::fmt::Display) -> Failure {
+        Failure::new(
+            Reason::CatalogFailed,
+            format!("the daemon at {} did not answer: {error}", self.socket.display()),
+        )
+        .hint("check that `eider daemon` runs and that you may use its socket")
+    }
+
+    async fn send(
+        &self,
+        request: hyper::Request<Full<Bytes>>,
+    ) -> Result<(hyper::StatusCode, Bytes), Failure> {
+        let stream = tokio::net::UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| self.silent(&error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.silent(&error))?;
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await.map_err(|error| self.silent(&error))?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| self.silent(&error))?;
+        Ok((status, body.to_bytes()))
+    }
+
     async fn post<Q: Serialize, A: DeserializeOwned>(
         &self,
         path: &str,
         question: &Q,
     ) -> Result<A, Failure> {
-        let failed = |what: String| {
-            Failure::new(
-                Reason::CatalogFailed,
-                format!("the daemon at {} did not answer: {what}", self.socket.display()),
-            )
-            .hint("check that `eider daemon` runs and that you may use its socket")
-        };
-        let stream = tokio::net::UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        tokio::spawn(connection);
-        let body = serde_json::to_vec(question).map_err(|error| failed(error.to_string()))?;
+        let body = serde_json::to_vec(question).map_err(|error| self.silent(&error))?;
         let request = hyper::Request::post(path)
             .header("host", "eider")
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
-            .map_err(|error| failed(error.to_string()))?;
-        let response =
-            sender.send_request(request).await.map_err(|error| failed(error.to_string()))?;
-        let status = response.status();
-        let bytes = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|error| failed(error.to_string()))?
-            .to_bytes();
+            .map_err(|error| self.silent(&error))?;
+        let (status, bytes) = self.send(request).await?;
         if status.is_success() {
-            return serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()));
+            return serde_json::from_slice(&bytes).map_err(|error| self.silent(&error));
         }
         let answer: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         let reason = answer["reason"]

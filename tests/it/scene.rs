@@ -234,12 +234,18 @@ pub struct Daemon {
 impl Daemon {
     /// Starts the daemon on a directory of documents and waits until it is ready.
     pub fn start(scene: &Scene, specs: &str) -> Self {
+        Self::start_with(scene, specs, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn start_with(scene: &Scene, specs: &str, environment: &[(&str, &str)]) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let log = std::fs::File::create(scene.path("daemon.log")).unwrap();
         let child = scene
             .command(&["daemon", "--specs", specs, "--listen", &format!("127.0.0.1:{port}")])
+            .envs(environment.iter().copied())
             .stderr(log)
             .spawn()
             .unwrap();

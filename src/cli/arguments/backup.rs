@@ -260,6 +260,9 @@ pub struct RestoreCreateArguments {
     /// Do not back up what is there first.
     #[arg(long)]
     pub no_safety_backup: bool,
+    /// Make containers again that are gone (Docker hosts).
+    #[arg(long)]
+    pub recreate_containers: bool,
     /// Name of the Restore; default one made from the time.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,

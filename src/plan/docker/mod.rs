@@ -7,14 +7,18 @@ mod placement;
 mod placement_tests;
 mod recreation;
 mod replacing;
+mod revival;
 mod selection;
 mod stopping;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 pub use facts::{ContainerFacts, HostFacts, MountFacts, MountKind, RunState, VolumeFacts};
 pub use placement::{Definitions, Placement, Placements, VolumeDefinition, place};
 pub use recreation::{Recreation, chosen_address, recreate};
 pub use replacing::{Replaced, replaced};
-pub use selection::{Place, Root, RootSource, Selection, Uncovered, select};
-pub use stopping::{StopEntry, Stopping, Touch, stop_set};
+pub use revival::{Missing, missing, networks, revive};
+pub use selection::{Place, Root, RootSource, Selection, Uncovered, is_beneath, select};
+pub use stopping::{StopEntry, Stopping, Touch, entries, stop_set};
+pub use watching::{Health, Sighting, Usage, is_up};

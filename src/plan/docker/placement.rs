@@ -23,6 +23,10 @@ pub struct Definitions {
     /// The selected containers, as the engine described them: name, image with digest,
     /// configuration, host configuration and networks.
     pub containers: Vec<serde_json::Value>,
+    /// The networks that somebody made and they are connected to, as bodies of
+    /// `POST /networks/create`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<serde_json::Value>,
 }
 
 /// A volume, as far as it takes to make one like it.

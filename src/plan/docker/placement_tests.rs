@@ -21,7 +21,7 @@ fn definition(name: &str, compose: &str) -> VolumeDefinition {
 
 fn definitions() -> Definitions {
     let volumes = vec![definition("shop_data", "data"), definition("shop_uploads", "uploads")];
-    Definitions { volumes, containers: Vec::new() }
+    Definitions { volumes, ..Definitions::default() }
 }
 
 fn project(name: &str) -> DockerTarget {

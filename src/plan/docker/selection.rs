@@ -256,7 +256,7 @@ fn is_system(path: &str) -> bool {
 }
 
 /// Whether `path` is `above` or lies in it.
-pub(super) fn is_beneath(path: &str, above: &str) -> bool {
+pub fn is_beneath(path: &str, above: &str) -> bool {
     path.strip_prefix(above.trim_end_matches('/'))
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

@@ -93,22 +93,28 @@ pub fn stop_set(
         }
         chosen.push(container);
     }
-    stopping.order = in_order(&chosen)
-        .into_iter()
-        .map(|container| StopEntry {
-            id: container.id.clone(),
-            name: container.name.clone(),
-            timeout: container.stop_timeout,
-            paused: container.state == RunState::Paused,
-            selected: selection.containers.contains(&container.id),
-            after_healthy: chosen
-                .iter()
-                .filter(|other| waits_for_health_of(container, other))
-                .map(|other| other.id.clone())
-                .collect(),
-        })
-        .collect();
+    stopping.order = entries(&chosen);
+    for entry in &mut stopping.order {
+        entry.selected = selection.containers.contains(&entry.id);
+    }
     Ok(stopping)
+}
+
+/// These containers in the order of stopping; they start in reverse order.
+pub fn entries(containers: &[&ContainerFacts]) -> Vec<StopEntry> {
+    let entry = |container: &ContainerFacts| StopEntry {
+        id: container.id.clone(),
+        name: container.name.clone(),
+        timeout: container.stop_timeout,
+        paused: container.state == RunState::Paused,
+        selected: true,
+        after_healthy: containers
+            .iter()
+            .filter(|other| waits_for_health_of(container, other))
+            .map(|other| other.id.clone())
+            .collect(),
+    };
+    in_order(containers).into_iter().map(entry).collect()
 }
 
 /// Whether a container that is not selected works on selected data.

@@ -1,13 +1,16 @@
 //! How containers and volumes were made, to be kept with an archive.
 
+use std::collections::BTreeSet;
+
+use bollard::Docker;
 use bollard::models::ContainerInspectResponse;
-use bollard::query_parameters::ListVolumesOptions;
+use bollard::query_parameters::{InspectNetworkOptions, ListVolumesOptions};
 use serde_json::{Value, json};
 
-use super::connection::{ANSWER, Connection, limited};
-use super::listing::inspect;
+use super::connection::{ANSWER, Connection, failure, is_missing, limited};
+use super::listing::{inspect, run_state};
 use crate::plan::Failure;
-use crate::plan::docker::{Definitions, RootSource, Selection, VolumeDefinition};
+use crate::plan::docker::{Definitions, RootSource, RunState, Selection, VolumeDefinition};
 
 /// The definitions of everything that is selected.
 pub async fn of(connection: &Connection, selection: &Selection) -> Result<Definitions, Failure> {
@@ -40,12 +43,51 @@ pub async fn of(connection: &Connection, selection: &Selection) -> Result<Defini
         let digests = image.and_then(|image| image.repo_digests).unwrap_or_default();
         containers.push(definition(found, &digests));
     }
-    Ok(Definitions { volumes, containers })
+    let networks = networks(&docker, &containers).await?;
+    Ok(Definitions { volumes, containers, networks })
+}
+
+/// The networks of these containers that somebody made, as they would be made again.
+async fn networks(docker: &Docker, containers: &[Value]) -> Result<Vec<Value>, Failure> {
+    let names: BTreeSet<&String> = containers
+        .iter()
+        .filter_map(|container| container["networks"].as_object())
+        .flat_map(|networks| networks.keys())
+        .filter(|name| !matches!(name.as_str(), "bridge" | "host" | "none"))
+        .collect();
+    let mut networks = Vec::new();
+    for name in names {
+        let call = docker.inspect_network(name, None::<InspectNetworkOptions>);
+        match call.await {
+            Ok(found) => {
+                let found = json!(found);
+                let fields = [
+                    "Name",
+                    "Driver",
+                    "Options",
+                    "Labels",
+                    "Internal",
+                    "Attachable",
+                    "EnableIPv6",
+                    "IPAM",
+                ];
+                let kept = fields.iter().filter(|field| !found[**field].is_null());
+                let kept = kept.map(|field| ((*field).to_owned(), found[*field].clone()));
+                networks.push(Value::Object(kept.collect()));
+            }
+            // It goes while we look: whoever is connected to it goes too.
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(failure(&format!("look at network {name}"), &error)),
+        }
+    }
+    Ok(networks)
 }
 
 fn definition(found: ContainerInspectResponse, digests: &[String]) -> Value {
     let networks = found.network_settings.and_then(|settings| settings.networks);
     json!({
+        "id": found.id,
+        "ran": run_state(found.state.as_ref()) != RunState::Stopped,
         "name": found.name.as_deref().unwrap_or_default().trim_start_matches('/'),
         "imageId": found.image,
         "imageDigests": digests,

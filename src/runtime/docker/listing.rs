@@ -1,6 +1,6 @@
 //! What there is on the host, as facts for the planner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bollard::Docker;
 use bollard::models::{ContainerInspectResponse, ContainerState, HostConfig, MountPoint, Volume};
@@ -10,6 +10,7 @@ use bollard::query_parameters::{
 use futures_util::StreamExt;
 
 use super::connection::{ANSWER, Connection, is_missing, limited};
+use super::worker::WORKER_LABEL;
 use crate::plan::Failure;
 use crate::plan::docker::{
     ContainerFacts, HostFacts, MountFacts, MountKind, RunState, VolumeFacts,
@@ -21,23 +22,39 @@ const AT_ONCE: usize = 8;
 /// Everything that a decision may need. A container that goes meanwhile is left out.
 pub async fn host_facts(connection: &Connection) -> Result<HostFacts, Failure> {
     let docker = connection.docker().await?;
+    let containers: Vec<ContainerFacts> =
+        inspected(&docker).await?.iter().map(container_facts).collect();
+    let volumes = volumes(&docker).await?;
+    let own_container = own_container(&containers);
+    Ok(HostFacts { containers, volumes, own_container })
+}
+
+/// Every container but workers: they touch data on behalf of an operation and belong to nobody's target.
+pub async fn inspected(docker: &Docker) -> Result<Vec<ContainerInspectResponse>, Failure> {
     let everything = ListContainersOptionsBuilder::new().all(true).build();
     let listed =
         limited("list the containers", ANSWER, docker.list_containers(Some(everything))).await?;
-    let ids: Vec<String> = listed.into_iter().filter_map(|summary| summary.id).collect();
-    let mut looking =
-        futures_util::stream::iter(ids.into_iter().map(|id| inspect(docker.clone(), id)))
-            .buffer_unordered(AT_ONCE);
+    let is_worker = |labels: &Option<HashMap<String, String>>| {
+        labels.as_ref().is_some_and(|labels| labels.contains_key(WORKER_LABEL))
+    };
+    let ids = listed
+        .into_iter()
+        .filter(|summary| !is_worker(&summary.labels))
+        .filter_map(|summary| summary.id);
+    let mut looking = futures_util::stream::iter(ids.map(|id| inspect(docker.clone(), id)))
+        .buffer_unordered(AT_ONCE);
     let mut containers = Vec::new();
     while let Some(found) = looking.next().await {
-        containers.extend(found?.map(|found| container_facts(&found)));
+        containers.extend(found?);
     }
-    let volumes =
-        limited("list the volumes", ANSWER, docker.list_volumes(None::<ListVolumesOptions>))
-            .await?;
-    let volumes = volumes.volumes.unwrap_or_default().into_iter().map(volume_facts).collect();
-    let own_container = own_container(&containers);
-    Ok(HostFacts { containers, volumes, own_container })
+    Ok(containers)
+}
+
+/// Every volume.
+pub async fn volumes(docker: &Docker) -> Result<Vec<VolumeFacts>, Failure> {
+    let listing = docker.list_volumes(None::<ListVolumesOptions>);
+    let found = limited("list the volumes", ANSWER, listing).await?;
+    Ok(found.volumes.unwrap_or_default().into_iter().map(volume_facts).collect())
 }
 
 /// One container, unless it is gone.
@@ -144,7 +161,7 @@ fn volume_facts(volume: Volume) -> VolumeFacts {
 }
 
 /// The container that this process runs in, if the engine knows it.
-fn own_container(containers: &[ContainerFacts]) -> Option<String> {
+pub fn own_container(containers: &[ContainerFacts]) -> Option<String> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     let own = containers.iter().find(|container| lives_in(&mounts, &container.id));
     own.map(|container| container.id.clone())
@@ -153,7 +170,7 @@ fn own_container(containers: &[ContainerFacts]) -> Option<String> {
 /// Whether these mounts (`proc(5)`, mountinfo) are those of a process in this container: the engine
 /// mounts files into it that lie in a directory of its id. The host sees mounts of such directories
 /// too, but at other places.
-fn lives_in(mounts: &str, id: &str) -> bool {
+pub fn lives_in(mounts: &str, id: &str) -> bool {
     let directory = format!("/containers/{id}/");
     mounts.lines().any(|line| {
         let mut fields = line.split(' ').skip(3);

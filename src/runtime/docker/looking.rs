@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::connection::{ANSWER, limited};
 use super::listing::host_facts;
-use super::{DockerRuntime, definitions, docker_target, translate};
+use super::{DockerRuntime, definitions, docker_target, translate, worker};
 use crate::engine::{LocalStore, Manifest};
 use crate::plan::docker::{
     Definitions, HostFacts, Place, Placements, Root, RootSource, RunState, Selection, Stopping,
@@ -16,8 +16,8 @@ use crate::plan::docker::{
 };
 use crate::plan::version::of_image;
 use crate::plan::{Action, Failure, Job, Log, PreflightFacts, RestoreJob};
+use crate::runtime::Handles;
 use crate::runtime::host::local_path;
-use crate::runtime::{Handles, Runtime};
 use crate::spec::target::DockerTarget;
 use crate::spec::{ConsistencyMode, Reason};
 
@@ -132,20 +132,16 @@ impl DockerRuntime {
         handles: &Handles,
     ) -> Result<Value, Failure> {
         let look = self.look(job).await?;
-        if let Some(own) = &look.facts.own_container {
-            return Err(Failure::new(
-                Reason::UnsupportedTarget,
-                format!("Eider runs in container {}, where it cannot see volumes", &own[..12]),
-            )
-            .hint("run Eider on the host"));
-        }
+        let (_, own) = self.connected().await?;
         // Said before anything stops: what would be gone once stopped, for instance.
         let stopping = stop_set(&look.selection, &look.facts, touch(job), mode(job))?;
         let mut warnings = stopping.warnings;
         let (places, definitions) = match job {
-            Job::Restore(_) => {
+            Job::Restore(restore) => {
                 warnings.extend(look.placements.warnings.iter().cloned());
-                (self.make_places(&look).await?, None)
+                let cancel = &handles.cancel;
+                warnings.extend(self.prepare_revival(restore, &look.facts, cancel).await?);
+                (self.make_places(&look, own.is_some()).await?, None)
             }
             _ => {
                 let selection = &look.selection;
@@ -157,7 +153,7 @@ impl DockerRuntime {
                 let definitions = definitions::of(&self.connection, selection).await?;
                 let places = match job {
                     Job::Backup(backup) if !backup.places.is_empty() => backup.places.clone(),
-                    _ => places(&selection.roots, &look.facts)?,
+                    _ => places(&selection.roots, &look.facts, own.is_some())?,
                 };
                 (places, Some(definitions))
             }
@@ -170,7 +166,7 @@ impl DockerRuntime {
             .hint("`eider run --dry-run` lists what is not covered, and why"));
         }
         let translated = translate::onto(&places, definitions.as_ref(), job);
-        let answer = self.host.perform(&translated, &Action::Preflight, log, handles).await?;
+        let answer = self.on_data(&translated, &places, &Action::Preflight, log, handles).await?;
         let mut answer: PreflightFacts = serde_json::from_value(answer).map_err(|error| {
             Failure::new(Reason::InternalError, format!("preflight does not decode: {error}"))
         })?;
@@ -182,7 +178,7 @@ impl DockerRuntime {
     }
 
     /// The places that an archive goes to; volumes that are missing are made.
-    async fn make_places(&self, look: &Look) -> Result<Vec<Place>, Failure> {
+    async fn make_places(&self, look: &Look, in_worker: bool) -> Result<Vec<Place>, Failure> {
         let docker = self.connection.docker().await?;
         let mut made = HashMap::new();
         for definition in look.placements.roots.iter().filter_map(|root| root.create.as_ref()) {
@@ -197,6 +193,7 @@ impl DockerRuntime {
             .map(|placement| {
                 let root = Root { source: placement.source.clone(), containers: [].into() };
                 let path = match &placement.source {
+                    _ if in_worker => worker::path_of(&placement.root),
                     RootSource::Volume(name) if made.contains_key(name) => made[name].clone(),
                     _ => root.path(&look.facts)?,
                 };
@@ -216,9 +213,11 @@ fn containers_if_any(target: &DockerTarget, facts: &HostFacts) -> Result<Vec<Str
     }
 }
 
-fn places(roots: &[Root], facts: &HostFacts) -> Result<Vec<Place>, Failure> {
+fn places(roots: &[Root], facts: &HostFacts, in_worker: bool) -> Result<Vec<Place>, Failure> {
     let place = |root: &Root| {
-        Ok(Place { root: root.name(), source: root.source.clone(), path: root.path(facts)? })
+        // The engine mounts whatever there is for a worker, wherever its data may be.
+        let path = if in_worker { worker::path_of(&root.name()) } else { root.path(facts)? };
+        Ok(Place { root: root.name(), source: root.source.clone(), path })
     };
     roots.iter().map(place).collect()
 }
@@ -233,13 +232,13 @@ fn request(definition: &VolumeDefinition) -> VolumeCreateRequest {
     }
 }
 
-fn read_manifest(job: &RestoreJob) -> Result<Manifest, Failure> {
+pub(super) fn read_manifest(job: &RestoreJob) -> Result<Manifest, Failure> {
     let store = LocalStore::open(&local_path(&job.store)?, &job.store.name, false)?;
     Ok(store.read_manifest(&job.archive)?)
 }
 
 /// What an archive says of containers and volumes; nothing for archives of other targets.
-fn kept(manifest: &Manifest) -> Definitions {
+pub(super) fn kept(manifest: &Manifest) -> Definitions {
     let definitions = manifest.definitions.clone();
     definitions.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default()
 }

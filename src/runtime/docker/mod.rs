@@ -1,29 +1,35 @@
 //! Containers and volumes of a Docker host.
 //!
 //! What a target means is decided by `plan/docker` from what the engine lists; who is held still is
-//! in the journal before the first stop; the data itself is read and replaced by the host runtime
-//! where the engine keeps it (ADR 15).
+//! in the journal before the first stop; the data itself is read and replaced by the host runtime:
+//! where the engine keeps it, or in a worker if Eider runs in a container itself (ADR 15).
 
 mod connection;
 mod definitions;
 mod health;
 mod holds;
 mod hooks;
+mod images;
 mod listing;
 mod looking;
+mod making;
+mod reviving;
 mod stillness;
+mod survey;
 mod translate;
 mod upgrade;
+mod worker;
 
 use std::time::Duration;
 
+use bollard::Docker;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::host::{self, HostRuntime, local_path};
 use super::{BoxFuture, Handles, Runtime, hook_phase};
 use crate::plan::backup::step as backup_step;
-use crate::plan::docker::{RootSource, StopEntry, Stopping, stop_set};
+use crate::plan::docker::{Place, RootSource, StopEntry, Stopping, stop_set};
 use crate::plan::restore::step as restore_step;
 use crate::plan::{Action, BackupJob, Failure, Job, Log, Observed, PreflightFacts};
 use crate::spec::hooks::ExecHook;
@@ -33,6 +39,7 @@ use crate::spec::{ConsistencyMode, Reason};
 
 use connection::Connection;
 use holds::Holds;
+use worker::{Own, Workers};
 
 /// Acts on the containers and volumes of one engine.
 #[derive(Clone, Default)]
@@ -40,6 +47,7 @@ pub struct DockerRuntime {
     connection: Connection,
     host: HostRuntime,
     holds: Holds,
+    workers: Workers,
 }
 
 fn docker_target(job: &Job) -> Result<&DockerTarget, Failure> {
@@ -61,6 +69,16 @@ fn on_host(job: &Job, log: &Log<'_>) -> Job {
         spec.service_version = facts.from_version;
     }
     job
+}
+
+/// Where the job's data is, by what preflight has found.
+fn places(log: &Log<'_>) -> Vec<Place> {
+    log.facts::<PreflightFacts>(backup_step::PREFLIGHT).unwrap_or_default().places
+}
+
+/// Whether a Restore is being undone, or has not got to its new data.
+fn goes_back(log: &Log<'_>) -> bool {
+    !log.done(restore_step::SWAP) || log.touched(restore_step::SWAP_BACK)
 }
 
 /// Who the job holds still, by the latest intent that says so.
@@ -109,6 +127,13 @@ impl DockerRuntime {
 
     async fn release(&self, job: &Job, log: &Log<'_>) -> Result<Value, Failure> {
         let Some((mut stopping, unsettled)) = held(log) else { return Ok(Value::Null) };
+        if let Job::Restore(restore) = job {
+            stopping = if goes_back(log) {
+                self.remove_revived(restore, stopping).await?
+            } else {
+                self.revive(restore, stopping).await?
+            };
+        }
         let others = self.holds.of_others(job.operation());
         stopping.order.retain(|entry| !others.contains(&entry.id));
         if !stopping.order.is_empty() {
@@ -119,8 +144,11 @@ impl DockerRuntime {
         Ok(json!({ "at": Timestamp::now() }))
     }
 
-    async fn healthy(&self, log: &Log<'_>, handles: &Handles) -> Result<Value, Failure> {
-        let Some((stopping, _)) = held(log) else { return Ok(Value::Null) };
+    async fn healthy(&self, job: &Job, log: &Log<'_>, handles: &Handles) -> Result<Value, Failure> {
+        let Some((mut stopping, _)) = held(log) else { return Ok(Value::Null) };
+        if let Job::Restore(restore) = job {
+            stopping = self.revive(restore, stopping).await?;
+        }
         let entries: Vec<&StopEntry> =
             stopping.order.iter().filter(|entry| !entry.paused).collect();
         let docker = self.connection.docker().await?;
@@ -178,7 +206,14 @@ impl Runtime for DockerRuntime {
             if known.is_none_or(|facts| facts.places.is_empty()) && matches!(job, Job::Restore(_)) {
                 return Ok(Observed::default());
             }
-            self.host.observe(&translated, log).await
+            match (self.connected().await?, &translated) {
+                // What a store holds is seen from here.
+                ((_, None), _) | (_, Job::Backup(_)) => self.host.observe(&translated, log).await,
+                ((docker, Some(own)), _) => {
+                    let places = places(&log);
+                    self.workers.observe(&docker, own, &places, (&translated, log)).await
+                }
+            }
         })
     }
 
@@ -225,10 +260,17 @@ impl Runtime for DockerRuntime {
                 (Action::Quiesce { .. }, _) => self.intended(job, &log).await,
                 (Action::KeepOld, Job::Upgrade(upgrade)) => self.to_keep(job, upgrade, &log).await,
                 (_, Job::Upgrade(_)) => Ok(Value::Null),
-                _ => {
+                (Action::Archive, _) => {
                     let translated = on_host(job, &log);
-                    self.host.intend(&translated, action, log).await
+                    match self.connected().await? {
+                        (_, None) => self.host.intend(&translated, action, log).await,
+                        (docker, Some(own)) => {
+                            let (places, what) = (places(&log), (&translated, log));
+                            self.workers.intend(&docker, own, &places, what, action).await
+                        }
+                    }
                 }
+                _ => Ok(Value::Null),
             }
         })
     }
@@ -275,18 +317,43 @@ impl DockerRuntime {
         }
         match action {
             Action::Preflight => self.preflight(job, log, handles).await,
-            Action::AwaitHealthy => self.healthy(&log, handles).await,
+            Action::AwaitHealthy => self.healthy(job, &log, handles).await,
             Action::Swap => {
                 self.check_still(job).await?;
-                self.host.perform(&on_host(job, &log), action, log, handles).await
+                self.on_data(&on_host(job, &log), &places(&log), action, log, handles).await
             }
             Action::Archive => {
                 let translated = on_host(job, &log);
-                let facts = self.host.perform(&translated, action, log, handles).await?;
+                let facts = self.on_data(&translated, &places(&log), action, log, handles).await?;
                 self.check_still(job).await?;
                 Ok(facts)
             }
-            _ => self.host.perform(&on_host(job, &log), action, log, handles).await,
+            _ => self.on_data(&on_host(job, &log), &places(&log), action, log, handles).await,
+        }
+    }
+
+    /// The engine, and the container that Eider itself runs in.
+    async fn connected(&self) -> Result<(Docker, Option<&Own>), Failure> {
+        let docker = self.connection.docker().await?;
+        let own = self.workers.own(&docker).await?;
+        Ok((docker, own))
+    }
+
+    /// Has a job on directories done where they are: here, or in a worker.
+    async fn on_data(
+        &self,
+        translated: &Job,
+        places: &[Place],
+        action: &Action,
+        log: Log<'_>,
+        handles: &Handles,
+    ) -> Result<Value, Failure> {
+        match self.connected().await? {
+            (_, None) => self.host.perform(translated, action, log, handles).await,
+            (docker, Some(own)) => {
+                let what = (translated, log);
+                self.workers.perform(&docker, own, places, what, action, handles).await
+            }
         }
     }
 }

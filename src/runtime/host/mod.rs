@@ -19,7 +19,7 @@ use super::{BoxFuture, Handles, Runtime};
 use crate::engine::PendingArchive;
 use crate::plan::{
     Action, ArchivePresence, BackupJob, Failure, HookFacts, HookPhase, Job, Log, Observed,
-    OperationId,
+    OperationId, RestoreJob,
 };
 use crate::spec::{BackupType, OnError, Reason};
 
@@ -66,6 +66,7 @@ impl Runtime for HostRuntime {
                 accepts_backup(job)?;
             }
             Job::Restore(job) => {
+                refuse_containers(job)?;
                 local_path(&job.store)?;
             }
             Job::Upgrade(_) => {
@@ -171,6 +172,18 @@ async fn blocking<T: Send + 'static>(
             format!("a worker thread ended unexpectedly: {error}"),
         )),
     }
+}
+
+/// A Restore that is to make containers again has its place on a Docker host only.
+pub fn refuse_containers(job: &RestoreJob) -> Result<(), Failure> {
+    if !job.spec.recreate_containers {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Reason::UnsupportedTarget,
+        "only containers of a Docker host can be made again",
+    )
+    .hint("leave out `spec.recreateContainers`"))
 }
 
 fn unsupported(action: &Action) -> Failure {

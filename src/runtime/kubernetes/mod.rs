@@ -356,6 +356,7 @@ impl Runtime for KubernetesRuntime {
                 }
             }
             Job::Restore(job) => {
+                host::refuse_containers(job)?;
                 translate::store(&job.store)?;
             }
             Job::Upgrade(job) => {

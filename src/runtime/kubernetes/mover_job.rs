@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::settings::Settings;
 use crate::plan::OperationId;
 use crate::runtime::mover::{
-    MISSION_VARIABLE, Mission, Request, STEPS_ANNOTATION, STEPS_DIRECTORY, STEPS_FILE,
-    STORE_DIRECTORY, VOLUMES_DIRECTORY,
+    MISSION_VARIABLE, Mission, READING_CAPABILITIES, Request, STEPS_ANNOTATION, STEPS_DIRECTORY,
+    STEPS_FILE, STORE_DIRECTORY, VOLUMES_DIRECTORY, WRITING_CAPABILITIES,
 };
 use crate::spec::MoverSecurityContext;
 
@@ -68,9 +68,9 @@ impl Identity {
         let capabilities = match self {
             Self::Root if writes => json!({
                 "drop": ["ALL"],
-                "add": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"],
+                "add": WRITING_CAPABILITIES,
             }),
-            Self::Root => json!({"drop": ["ALL"], "add": ["DAC_OVERRIDE", "FOWNER"]}),
+            Self::Root => json!({"drop": ["ALL"], "add": READING_CAPABILITIES}),
             Self::Workload(_) => json!({"drop": ["ALL"]}),
         };
         json!({

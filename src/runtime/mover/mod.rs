@@ -1,9 +1,12 @@
 //! The words between the operator and a mover (ADR 11), and the mover itself.
 //!
-//! A mover is the host runtime in a pod. It is given a [`Mission`] when it is created, is asked for
-//! steps by an annotation of its pod, and answers with lines of JSON and a termination message. It
-//! knows no Kubernetes API: everything it has is mounted.
+//! A mover is the host runtime in a pod, or in a one-shot container beside Eider's own (ADR 15). In a
+//! pod it is given a [`Mission`] when it is created, is asked for steps by an annotation of its pod,
+//! and answers with lines of JSON and a termination message. In a container it is asked by lines of its
+//! standard input, each with its mission, and answers on its standard output. It knows no API of
+//! Kubernetes or Docker: everything it has is mounted.
 
+mod piped;
 mod process;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +14,7 @@ use serde_json::Value;
 
 use crate::plan::{Action, Failure, Job, JournalEntry, StoreBinding};
 
+pub use piped::run_piped;
 pub use process::{Surroundings, run};
 
 /// The environment variable that holds the mission.
@@ -25,6 +29,13 @@ pub const STEPS_FILE: &str = "requests";
 pub const VOLUMES_DIRECTORY: &str = "/eider/volumes";
 /// Where the store's claim is mounted.
 pub const STORE_DIRECTORY: &str = "/eider/store";
+/// What a mover that runs as root may do to read files of any owner and mode.
+pub const READING_CAPABILITIES: &[&str] = &["DAC_OVERRIDE", "FOWNER"];
+/// What it may do to write them as they were.
+pub const WRITING_CAPABILITIES: &[&str] =
+    &["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"];
+/// How often either end of a pipe says that it is there: proxies cut connections that are silent.
+pub const SIGN_OF_LIFE: std::time::Duration = std::time::Duration::from_secs(10);
 /// The longest termination message that Kubernetes keeps, in bytes.
 pub const TERMINATION_LIMIT: usize = 4096;
 
@@ -74,14 +85,37 @@ impl Request {
 /// What a mover can be asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Work {
-    /// One action of the mission's job.
+    /// One action of the mission's job, with the intent that goes before it.
     Perform(Action),
+    /// Look at the data and the store; changes nothing.
+    Look,
+    /// What has to be in the journal before an action; nothing is done yet but what holds its place.
+    Intend(Action),
+    /// One action whose intent this mover was asked for before, or that needs none.
+    Carry(Action),
     /// Look into the store: free space and every manifest.
     Inspect,
     /// Remove these archives from the store.
     Delete(Vec<String>),
     /// End.
     Finish,
+}
+
+/// One line that a mover is told on its standard input.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Told {
+    /// To carry out a request. The mission comes with it, with the journal as it is now.
+    Ask {
+        /// What for.
+        mission: Box<Mission>,
+        /// What.
+        request: Request,
+    },
+    /// To end the current request early, if it can be.
+    Cancel,
+    /// That somebody is there.
+    Alive,
 }
 
 /// One line that a mover says.
@@ -116,6 +150,8 @@ pub enum Saying {
         /// Its manifest.
         manifest: Value,
     },
+    /// That it is there.
+    Alive,
 }
 
 /// How lines of the mover are told from a log that shares the stream.

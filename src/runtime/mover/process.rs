@@ -47,12 +47,12 @@ pub async fn run(mission: Mission, surroundings: Surroundings) -> bool {
     mover.serve().await
 }
 
-struct Mover {
-    mission: Mission,
-    runtime: HostRuntime,
-    journal: Vec<JournalEntry>,
-    outcomes: Vec<Saying>,
-    surroundings: Surroundings,
+pub(super) struct Mover {
+    pub(super) mission: Mission,
+    pub(super) runtime: HostRuntime,
+    pub(super) journal: Vec<JournalEntry>,
+    pub(super) outcomes: Vec<Saying>,
+    pub(super) surroundings: Surroundings,
 }
 
 impl Mover {
@@ -99,22 +99,39 @@ impl Mover {
         (self.surroundings.say)(&said.to_line());
     }
 
-    async fn carry_out(&mut self, request: &Request) -> Result<Value, Failure> {
+    pub(super) async fn carry_out(&mut self, request: &Request) -> Result<Value, Failure> {
         match &request.work {
             Work::Perform(action) => self.perform(request, action).await,
+            Work::Look => {
+                let observed = self.runtime.observe(self.job()?, Log::new(&self.journal)).await?;
+                Ok(json!(observed))
+            }
+            Work::Intend(action) => {
+                self.runtime.intend(self.job()?, action, Log::new(&self.journal)).await
+            }
+            Work::Carry(action) => {
+                let (job, log) = (self.job()?, Log::new(&self.journal));
+                self.runtime.perform(job, action, log, &self.handles()).await
+            }
             Work::Inspect => self.inspect(),
             Work::Delete(names) => self.delete(names),
             Work::Finish => Ok(Value::Null),
         }
     }
 
-    async fn perform(&mut self, request: &Request, action: &Action) -> Result<Value, Failure> {
-        let Some(job) = self.mission.job.clone() else {
-            return Err(Failure::new(Reason::InternalError, "this mover has no operation"));
-        };
+    fn job(&self) -> Result<&Job, Failure> {
+        let job = self.mission.job.as_ref();
+        job.ok_or_else(|| Failure::new(Reason::InternalError, "this mover has no operation"))
+    }
+
+    fn handles(&self) -> Handles {
         let progress = Arc::new(Spoken::new(Arc::clone(&self.surroundings.say)));
         let cancel = self.surroundings.stop.clone();
-        let handles = Handles { progress, cancel, turn: Turn::default() };
+        Handles { progress, cancel, turn: Turn::default() }
+    }
+
+    async fn perform(&mut self, request: &Request, action: &Action) -> Result<Value, Failure> {
+        let (job, handles) = (self.job()?.clone(), self.handles());
         self.journal.extend(request.journal.iter().cloned());
         if request.again {
             self.clear_away(&job, action, &handles).await?;

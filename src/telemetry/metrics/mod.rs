@@ -174,7 +174,7 @@ impl Metrics {
         observe(&self.service_downtime, &[operation.as_str()], downtime);
     }
 
-    /// Whether the service of a target ran when an operation on it ended.
+    /// Whether the service of a target runs, as an operation left it or as it was seen.
     pub fn service_up(&self, namespace: &str, target: &str, up: bool) {
         set(&self.service_up, &[namespace, target], i64::from(up));
     }

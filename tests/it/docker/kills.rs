@@ -5,43 +5,64 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use super::contained;
 use super::engine::{Project, docker, lines, text};
 use super::upgrades::{self, Version};
 use crate::scene::{STORE, head, shell, tool, wait_longer};
 
+/// Where Eider runs.
+#[derive(Clone, Copy, PartialEq)]
+enum Eider {
+    OnTheHost,
+    InAContainer,
+}
+use Eider::{InAContainer, OnTheHost};
+
 /// A project of two services that share a volume, with a good backup.
 struct Stage {
     project: Project,
+    eider: Eider,
 }
 
 impl Stage {
-    fn set() -> Option<Self> {
+    fn set(eider: Eider) -> Option<Self> {
         let project = Project::new()?;
         project.shop();
         shell(&project.at("data"), "mkdir deep; echo one > deep/one; seq 200000 > numbers");
         project.back_up("base", "").ok();
-        Some(Self { project })
+        Some(Self { project, eider })
     }
 
     /// Runs the document with a death at `point`; whether it came to that.
     fn killed(&self, point: &str, document: &str) -> bool {
-        let text = self.project.scene.fill(&format!("{STORE}---\n{document}"));
-        self.project.scene.write("tested.yaml", text);
-        let ended = self
-            .project
-            .scene
-            .command(&["run", "-f", "tested.yaml"])
-            .env("EIDER_FAILPOINT", point)
-            .output()
-            .unwrap();
+        let scene = &self.project.scene;
+        let text = scene.fill(&format!("{STORE}---\n{document}"));
+        scene.write("specs/tested.yaml", text);
+        let point = format!("EIDER_FAILPOINT={point}");
+        if self.eider == InAContainer {
+            // As the first process of a container it cannot kill itself; it aborts.
+            return matches!(self.contained(&[&point]).code, 137 | 139);
+        }
+        let (name, value) = point.split_once('=').unwrap();
+        let ended =
+            scene.command(&["run", "-f", "specs/tested.yaml"]).env(name, value).output().unwrap();
         ended.status.signal() == Some(9)
+    }
+
+    fn contained(&self, environment: &[&str]) -> crate::scene::Ended {
+        let file = self.project.scene.path("specs/tested.yaml");
+        contained::run(&self.project, environment, &["run", "-f", file.to_str().unwrap()])
     }
 
     /// Starts the program again; whatever was begun is put right.
     fn start_again(&self, point: &str) {
         let begun = Instant::now();
-        let ended: crate::scene::Ended =
-            self.project.scene.command(&["run", "-f", "tested.yaml"]).output().unwrap().into();
+        let ended: crate::scene::Ended = if self.eider == InAContainer {
+            self.contained(&[])
+        } else {
+            let scene = &self.project.scene;
+            scene.command(&["run", "-f", "specs/tested.yaml"]).output().unwrap().into()
+        };
         assert!(matches!(ended.code, 0 | 1), "{point}: {ended:#?}");
         assert!(!ended.stderr.contains("panicked"), "{point}: {ended:#?}");
         note(&format!("{point}: {:?}", begun.elapsed()));
@@ -61,6 +82,11 @@ impl Stage {
             assert_eq!(last, "started", "{point}: {log:?}");
             assert!(last_but_one.is_none_or(|line| line == "stopped"), "{point}: {log:?}");
             let beside = crate::support::names(self.project.at(volume).parent().unwrap());
+            if self.eider == InAContainer {
+                // There is no beside: what is put aside lies in the volume itself.
+                let left = shell(&self.project.at(volume), "ls -A | grep ^.eider || true");
+                assert_eq!(left, "", "{point}");
+            }
             let beside: Vec<_> =
                 beside.iter().filter(|name| *name != "_data" && *name != "opts.json").collect();
             assert!(beside.is_empty(), "{point}: {beside:?}");
@@ -92,8 +118,8 @@ fn around(kind: &str, steps: &[&str]) -> Vec<String> {
     steps.iter().flat_map(|step| moments.map(|moment| point(step, moment))).collect()
 }
 
-fn backups(points: &[String]) {
-    let Some(stage) = Stage::set() else { return };
+fn backups(eider: Eider, points: &[String]) {
+    let Some(stage) = Stage::set(eider) else { return };
     for (number, point) in points.iter().enumerate() {
         let target = format!("project: {}", stage.project.name);
         let document = super::engine::backup(&format!("b{number}"), &target, "");
@@ -113,7 +139,7 @@ fn a_backup_killed_before_its_data_is_read() {
     );
     points.extend(around("backup", &["archive"]));
     points.extend(["archive.started", "archive.middle", "archive.written"].map(str::to_owned));
-    backups(&points);
+    backups(OnTheHost, &points);
 }
 
 #[test]
@@ -128,11 +154,11 @@ fn a_backup_killed_after_its_data_is_read() {
     points.extend(more.map(str::to_owned));
     points
         .extend(["before", "recorded", "closed"].map(|moment| format!("backup.conclude.{moment}")));
-    backups(&points);
+    backups(OnTheHost, &points);
 }
 
-fn restores(points: &[String]) {
-    let Some(stage) = Stage::set() else { return };
+fn restores(eider: Eider, points: &[String]) {
+    let Some(stage) = Stage::set(eider) else { return };
     let data = stage.project.at("data");
     for (number, point) in points.iter().enumerate() {
         shell(&data, "rm -rf deep; echo damage > numbers; echo junk > junk");
@@ -159,7 +185,7 @@ fn a_restore_killed_before_its_swap() {
     let mut points = around("restore", &["preflight", "verify-source", "extract", "quiesce"]);
     points.extend(["extract.middle", "docker.next-stop:2"].map(str::to_owned));
     points.extend(around("restore", &["safety-backup"]));
-    restores(&points);
+    restores(OnTheHost, &points);
 }
 
 #[test]
@@ -172,13 +198,13 @@ fn a_restore_killed_around_and_after_its_swap() {
     points.extend(
         ["before", "recorded", "closed"].map(|moment| format!("restore.conclude.{moment}")),
     );
-    restores(&points);
+    restores(OnTheHost, &points);
 }
 
 /// Upgrades to `to`, or to its like if that is what runs, each killed at one point.
-fn upgraded(points: &[String], to: Version) {
+fn upgraded(eider: Eider, points: &[String], to: Version) {
     let Some(project) = upgrades::stage() else { return };
-    let stage = Stage { project };
+    let stage = Stage { project, eider };
     let data = stage.project.at("data");
     let image = |stage: &Stage| text(&stage.project.inspected()["db"]["Config"]["Image"]);
     for (number, point) in points.iter().enumerate() {
@@ -213,7 +239,7 @@ fn an_upgrade_killed_before_its_change() {
     let mut points = around("upgrade", &["preflight", "fetch", "quiesce", "backup"]);
     points.extend(around("upgrade", &["keep-old"]));
     points.extend(["docker.next-aside", "docker.next-aside:2"].map(str::to_owned));
-    upgraded(&points, Version::Good);
+    upgraded(OnTheHost, &points, Version::Good);
 }
 
 #[test]
@@ -224,7 +250,7 @@ fn an_upgrade_killed_after_its_change() {
     points.extend(
         ["before", "recorded", "closed"].map(|moment| format!("upgrade.conclude.{moment}")),
     );
-    upgraded(&points, Version::Good);
+    upgraded(OnTheHost, &points, Version::Good);
 }
 
 #[test]
@@ -232,5 +258,39 @@ fn a_rollback_that_is_killed() {
     let steps = ["rollback-remove-new", "rollback-data", "rollback-restore-old", "rollback-resume"];
     let mut points = around("upgrade", &steps);
     points.extend(["docker.next-back", "docker.next-back:2"].map(str::to_owned));
-    upgraded(&points, Version::FailsToStart);
+    upgraded(OnTheHost, &points, Version::FailsToStart);
+}
+
+fn these(points: &[&str]) -> Vec<String> {
+    points.iter().map(|point| (*point).to_owned()).collect()
+}
+
+#[test]
+fn a_backup_whose_container_is_killed() {
+    let mut points = around("backup", &["preflight", "quiesce", "archive"]);
+    points.extend(these(&["docker.worker-made", "docker.worker-attached"]));
+    points.extend(these(&["docker.worker-started", "docker.next-stop:2", "docker.next-start:2"]));
+    points.extend(around("backup", &["resume", "seal", "verify"]));
+    backups(InAContainer, &points);
+}
+
+#[test]
+fn a_restore_whose_container_is_killed() {
+    let mut points = these(&["restore.preflight.performed", "restore.extract.intended"]);
+    points.extend(these(&["restore.extract.performed", "restore.quiesce.performed"]));
+    points.extend(around("restore", &["safety-backup", "swap", "resume"]));
+    points.extend(these(&["docker.worker-made:2", "restore.health.before"]));
+    points.extend(around("restore", &["drop-old"]));
+    restores(InAContainer, &points);
+}
+
+#[test]
+fn an_upgrade_whose_container_is_killed() {
+    let mut points = these(&["upgrade.quiesce.performed"]);
+    points.extend(around("upgrade", &["backup", "apply"]));
+    points.extend(these(&["upgrade.start.performed", "upgrade.commit.before"]));
+    upgraded(InAContainer, &points, Version::Good);
+    let mut points = around("upgrade", &["rollback-data"]);
+    points.extend(these(&["upgrade.rollback-restore-old.performed"]));
+    upgraded(InAContainer, &points, Version::FailsToStart);
 }

@@ -2,7 +2,11 @@
 //! process changes neither. Judged by the `docker` client, GNU tar and rsync.
 
 mod backups;
+mod calls;
+mod contained;
 mod engine;
 mod kills;
 mod restores;
+mod revivals;
+mod services;
 mod upgrades;

@@ -178,7 +178,7 @@ fn upgrade(project: &Project, name: &str, version: Version, more: &str) -> Ended
 }
 
 /// What is the same before and after; ids, times and what the image brings are not.
-fn settings(found: &Value) -> Value {
+pub fn settings(found: &Value) -> Value {
     let mut found = found.clone();
     let config = &mut found["Config"];
     for field in ["Image", "Hostname"] {

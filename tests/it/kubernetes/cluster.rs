@@ -118,7 +118,7 @@ impl Cluster {
     #[track_caller]
     pub fn json(&self, arguments: &[&str]) -> Value {
         if let ["-n", namespace, "get", kind] = arguments
-            && let Some(Some(list)) = self.read(namespace, kind, None)
+            && let Ok(Some(list)) = self.read(namespace, kind, None)
         {
             return list;
         }
@@ -127,21 +127,26 @@ impl Cluster {
         serde_json::from_str(&self.kubectl(&arguments)).unwrap()
     }
 
-    /// What the reader finds; nothing if it cannot be asked, and `kubectl` has to be.
-    fn read(&self, namespace: &str, kind: &str, name: Option<&str>) -> Option<Option<Value>> {
-        let reader = self.reader.get_or_init(|| Reader::start(&self.kubeconfig)).as_ref()?;
-        let found = reader.read(namespace, kind, name).ok()?;
-        let said =
-            found.as_ref().map_or_else(|| "not there".to_owned(), |found| format!("{found:#}"));
-        *self.last.lock().unwrap() =
-            Some(format!("{namespace}: {kind} {}: {said}", name.unwrap_or_default()));
-        Some(found)
+    /// What the reader finds; an error if it cannot be asked, and `kubectl` has to be.
+    fn read(
+        &self,
+        namespace: &str,
+        kind: &str,
+        name: Option<&str>,
+    ) -> Result<Option<Value>, String> {
+        let reader = self.reader.get_or_init(|| Reader::start(&self.kubeconfig));
+        let reader = reader.as_ref().ok_or("there is no reader")?;
+        let found = reader.read(namespace, kind, name)?;
+        let said = found.as_ref().map_or_else(|| "none".to_owned(), |found| format!("{found:#}"));
+        let asked = format!("{namespace}: {kind} {}", name.unwrap_or_default());
+        *self.last.lock().unwrap() = Some(format!("{asked}: {said}"));
+        Ok(found)
     }
 
     /// One object as JSON; nothing when it is not there.
     #[track_caller]
     pub fn object(&self, namespace: &str, kind: &str, name: &str) -> Option<Value> {
-        if let Some(found) = self.read(namespace, kind, Some(name)) {
+        if let Ok(found) = self.read(namespace, kind, Some(name)) {
             return found;
         }
         let text =

@@ -1,0 +1,189 @@
+//! Containers and networks made again from what an archive keeps of them, where they are gone. Pure:
+//! from the engine's JSON to the engine's JSON.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::facts::HostFacts;
+use super::placement::Definitions;
+use super::recreation::{Recreation, recreate};
+
+/// A container of the archive that is not on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Missing {
+    /// Its name.
+    pub name: String,
+    /// The image as it was named when the container was made.
+    pub image: String,
+    /// The id of that image then.
+    pub image_id: String,
+    /// Its names in registries, with digests.
+    pub image_digests: Vec<String>,
+    /// Whether it ran when the archive was made; it is started only then.
+    pub ran: bool,
+    /// How it was made.
+    pub definition: Value,
+}
+
+/// The containers of an archive whose names nobody has on this host, and those that have this label
+/// with this value: made by an earlier turn.
+pub fn missing(definitions: &Definitions, host: &HostFacts, made: (&str, &str)) -> Vec<Missing> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let is_there = |name: &str| {
+        host.containers.iter().any(|container| {
+            container.name == name && container.labels.get(made.0).is_none_or(|mark| mark != made.1)
+        })
+    };
+    definitions
+        .containers
+        .iter()
+        .filter(|definition| !is_there(definition["name"].as_str().unwrap_or_default()))
+        .map(|definition| Missing {
+            name: text(&definition["name"]),
+            image: text(&definition["config"]["Image"]),
+            image_id: text(&definition["imageId"]),
+            image_digests: definition["imageDigests"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(text)
+                .collect(),
+            // Archives of versions that did not keep it were mostly of what ran.
+            ran: definition["ran"].as_bool().unwrap_or(true),
+            definition: definition.clone(),
+        })
+        .collect()
+}
+
+/// The container to make; `image` is what the host calls the image.
+pub fn revive(
+    missing: &Missing,
+    definitions: &Definitions,
+    image: &str,
+    image_id: &str,
+    own_labels: &BTreeMap<String, String>,
+) -> Recreation {
+    let definition = &missing.definition;
+    let old = json!({
+        "Id": definition["id"],
+        "Config": definition["config"],
+        "HostConfig": definition["hostConfig"],
+        "NetworkSettings": {"Networks": definition["networks"]},
+    });
+    let names: BTreeMap<String, String> = definitions
+        .containers
+        .iter()
+        .filter_map(|one| Some((one["id"].as_str()?.to_owned(), one["name"].as_str()?.to_owned())))
+        .collect();
+    // It is the same image: everything that it said is kept with what somebody chose.
+    recreate(&old, &Value::Null, image, image_id, own_labels, &names)
+}
+
+/// The networks to make first: those that missing containers need and that are not there. Addresses
+/// are asked for only where a container has one of its own: otherwise the engine finds free ones.
+pub fn networks(definitions: &Definitions, missing: &[Missing], there: &[String]) -> Vec<Value> {
+    let uses = |name: &str, check: &dyn Fn(&Value) -> bool| {
+        missing.iter().any(|one| one.definition["networks"].get(name).is_some_and(check))
+    };
+    definitions
+        .networks
+        .iter()
+        .filter(|network| {
+            let name = network["Name"].as_str().unwrap_or_default();
+            !there.iter().any(|known| known == name) && uses(name, &|_| true)
+        })
+        .map(|network| {
+            let name = network["Name"].as_str().unwrap_or_default();
+            let has_address = |endpoint: &Value| {
+                let addresses = endpoint["IPAMConfig"].as_object();
+                addresses.is_some_and(|addresses| addresses.values().any(|one| !one.is_null()))
+            };
+            let mut network = network.clone();
+            if !uses(name, &has_address)
+                && let Some(fields) = network.as_object_mut()
+            {
+                fields.remove("IPAM");
+            }
+            network
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::facts::ContainerFacts;
+    use super::*;
+
+    fn definitions() -> Definitions {
+        let network =
+            |name: &str| json!({"Name": name, "IPAM": {"Config": [{"Subnet": "10.9.0.0/24"}]}});
+        Definitions {
+            containers: vec![
+                json!({
+                    "id": "beef0000", "name": "shop-db-1", "imageId": "sha256:db", "ran": true,
+                    "imageDigests": ["shop/db@sha256:1"],
+                    "config": {"Image": "shop/db:1", "Cmd": ["serve"], "Hostname": "beef0000"},
+                    "hostConfig": {"NetworkMode": "shop_back"},
+                    "networks": {"shop_back": {"IPAMConfig": {"IPv4Address": "10.9.0.7"}}},
+                }),
+                json!({
+                    "id": "cafe0000", "name": "shop-proxy-1", "imageId": "sha256:proxy", "ran": false,
+                    "config": {"Image": "shop/proxy:1"},
+                    "hostConfig": {"NetworkMode": "container:beef0000"},
+                    "networks": {"shop_front": {"IPAMConfig": null}},
+                }),
+            ],
+            networks: vec![network("shop_back"), network("shop_front"), network("other")],
+            ..Definitions::default()
+        }
+    }
+
+    #[test]
+    fn those_are_missing_whose_names_are_free_or_whose_owner_this_restore_made() {
+        let host = |label: Option<&str>| HostFacts {
+            containers: vec![ContainerFacts {
+                name: "shop-db-1".to_owned(),
+                labels: label
+                    .map(|mark| ("eider.restore".to_owned(), mark.to_owned()))
+                    .into_iter()
+                    .collect(),
+                ..ContainerFacts::default()
+            }],
+            ..HostFacts::default()
+        };
+        let names = |host: &HostFacts| -> Vec<String> {
+            let found = missing(&definitions(), host, ("eider.restore", "m1"));
+            found.into_iter().map(|one| one.name).collect()
+        };
+        assert_eq!(names(&host(None)), ["shop-proxy-1"]);
+        assert_eq!(names(&host(Some("other"))), ["shop-proxy-1"]);
+        assert_eq!(names(&host(Some("m1"))), ["shop-db-1", "shop-proxy-1"]);
+    }
+
+    #[test]
+    fn a_container_is_made_as_it_was_and_finds_the_others_by_name() {
+        let definitions = definitions();
+        let found = missing(&definitions, &HostFacts::default(), ("l", "m"));
+        assert!(found[0].ran && !found[1].ran);
+        let labels = BTreeMap::from([("eider.restore".to_owned(), "m1".to_owned())]);
+        let db = revive(&found[0], &definitions, "shop/db:1", "sha256:db", &labels).body;
+        assert_eq!(db["Cmd"], json!(["serve"]), "nothing is left to the image");
+        assert!(db.get("Hostname").is_none(), "the engine made it up");
+        assert_eq!(db["Labels"]["eider.restore"], "m1");
+        let proxy = revive(&found[1], &definitions, "shop/proxy:1", "x", &labels).body;
+        assert_eq!(proxy["HostConfig"]["NetworkMode"], "container:shop-db-1");
+    }
+
+    #[test]
+    fn networks_that_are_needed_and_gone_are_made_and_keep_addresses_somebody_chose() {
+        let definitions = definitions();
+        let found = missing(&definitions, &HostFacts::default(), ("l", "m"));
+        let made = networks(&definitions, &found, &[]);
+        let names: Vec<&str> = made.iter().filter_map(|one| one["Name"].as_str()).collect();
+        assert_eq!(names, ["shop_back", "shop_front"]);
+        assert!(made[0].get("IPAM").is_some() && made[1].get("IPAM").is_none());
+        let there = ["shop_back".to_owned(), "shop_front".to_owned()];
+        assert!(networks(&definitions, &found, &there).is_empty());
+    }
+}

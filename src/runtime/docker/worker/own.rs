@@ -1,0 +1,155 @@
+//! What Eider's own container is, if it runs in one: its image and what it mounts.
+
+use std::path::Path;
+
+use bollard::Docker;
+use bollard::models::MountPoint;
+use bollard::query_parameters::ListContainersOptions;
+
+use crate::plan::Failure;
+use crate::plan::docker::{Place, RootSource, is_beneath};
+use crate::runtime::docker::connection::{ANSWER, limited};
+use crate::runtime::docker::listing::{inspect, lives_in};
+use crate::spec::Reason;
+
+/// Eider's own container.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Own {
+    /// Its id.
+    pub id: String,
+    /// The id of its image: a tag may mean another one by now.
+    pub image: String,
+    /// Its user namespace mode, which decides whose files the worker may read.
+    pub user_namespace: Option<String>,
+    /// What it mounts.
+    pub mounts: Vec<OwnMount>,
+}
+
+/// One thing that Eider's own container mounts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OwnMount {
+    /// What.
+    pub source: RootSource,
+    /// Where.
+    pub destination: String,
+}
+
+impl Own {
+    /// Looks for the container that this process runs in; none if the engine knows no such container.
+    pub async fn find(docker: &Docker) -> Result<Option<Self>, Failure> {
+        let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return Ok(None) };
+        let listing = docker.list_containers(None::<ListContainersOptions>);
+        let listed = limited("list the containers", ANSWER, listing).await?;
+        let mut ids = listed.into_iter().filter_map(|summary| summary.id);
+        let Some(id) = ids.find(|id| lives_in(&mounts, id)) else { return Ok(None) };
+        let Some(found) = inspect(docker.clone(), id.clone()).await? else { return Ok(None) };
+        Ok(Some(Self {
+            id,
+            image: found.image.unwrap_or_default(),
+            user_namespace: found.host_config.and_then(|host| host.userns_mode),
+            mounts: found.mounts.unwrap_or_default().iter().filter_map(own_mount).collect(),
+        }))
+    }
+
+    /// What is mounted where the store is.
+    ///
+    /// # Errors
+    /// [`Reason::StoreUnavailable`] if nothing is: the archives would go with the container.
+    pub fn store_mount(&self, store: &Path) -> Result<&OwnMount, Failure> {
+        let covers = |mount: &&OwnMount| store.starts_with(&mount.destination);
+        let nearest = self.mounts.iter().filter(covers).max_by_key(|mount| mount.destination.len());
+        nearest.ok_or_else(|| {
+            Failure::new(
+                Reason::StoreUnavailable,
+                format!(
+                    "the store {} lies in Eider's own container and would go with it",
+                    store.display()
+                ),
+            )
+            .hint("mount a volume or a path of the host there")
+        })
+    }
+
+    /// Fails if the store is on what is to be read or replaced: paths in here do not tell.
+    pub fn check_apart(&self, store: &Path, places: &[Place]) -> Result<(), Failure> {
+        let mount = self.store_mount(store)?;
+        let Some(place) = places.iter().find(|place| overlap(&place.source, &mount.source)) else {
+            return Ok(());
+        };
+        Err(Failure::new(
+            Reason::InvalidSpec,
+            format!(
+                "the store {} is on {}, which is to be backed up or replaced",
+                store.display(),
+                place.root
+            ),
+        )
+        .hint("keep the store apart from the data, or leave it out by the label eider.exclude"))
+    }
+}
+
+fn overlap(one: &RootSource, other: &RootSource) -> bool {
+    match (one, other) {
+        (RootSource::Volume(one), RootSource::Volume(other)) => one == other,
+        (RootSource::Bind(one), RootSource::Bind(other)) => {
+            is_beneath(one, other) || is_beneath(other, one)
+        }
+        _ => false,
+    }
+}
+
+fn own_mount(point: &MountPoint) -> Option<OwnMount> {
+    let kind = point.typ.as_ref().map(ToString::to_string);
+    let source = match (kind.as_deref(), &point.name, &point.source) {
+        (Some("volume"), Some(name), _) => RootSource::Volume(name.clone()),
+        (Some("bind"), _, Some(path)) => RootSource::Bind(path.clone()),
+        _ => return None,
+    };
+    Some(OwnMount { source, destination: point.destination.clone()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own() -> Own {
+        let mount =
+            |source, destination: &str| OwnMount { source, destination: destination.to_owned() };
+        Own {
+            mounts: vec![
+                mount(RootSource::Volume("state".to_owned()), "/var/lib/eider"),
+                mount(RootSource::Bind("/srv/backups".to_owned()), "/var/lib/eider/backups"),
+            ],
+            ..Own::default()
+        }
+    }
+
+    fn place(source: RootSource) -> Place {
+        Place { root: "binds/x".to_owned(), source, path: "/eider/volumes/binds/x".to_owned() }
+    }
+
+    #[test]
+    fn the_nearest_mount_holds_the_store_and_none_is_refused() {
+        let own = own();
+        let found = own.store_mount(Path::new("/var/lib/eider/backups/main")).unwrap();
+        assert_eq!(found.source, RootSource::Bind("/srv/backups".to_owned()));
+        let found = own.store_mount(Path::new("/var/lib/eider/other")).unwrap();
+        assert_eq!(found.source, RootSource::Volume("state".to_owned()));
+        let refused = own.store_mount(Path::new("/backups")).unwrap_err();
+        assert_eq!(refused.reason, Reason::StoreUnavailable);
+    }
+
+    #[test]
+    fn a_store_on_the_data_is_refused_whatever_its_path_is_here() {
+        let own = own();
+        let store = Path::new("/var/lib/eider/backups");
+        for path in ["/srv", "/srv/backups", "/srv/backups/deeper"] {
+            let places = [place(RootSource::Bind(path.to_owned()))];
+            assert!(own.check_apart(store, &places).is_err(), "{path}");
+        }
+        let apart = [place(RootSource::Bind("/srv/shop".to_owned()))];
+        own.check_apart(store, &apart).unwrap();
+        let state = [place(RootSource::Volume("state".to_owned()))];
+        assert!(own.check_apart(Path::new("/var/lib/eider"), &state).is_err());
+    }
+}

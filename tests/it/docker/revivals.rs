@@ -1,0 +1,110 @@
+//! Containers that are gone are made again by a Restore, as they were.
+
+use serde_json::{Value, json};
+
+use super::engine::{Project, SERVICE, docker, lines, text};
+use super::upgrades;
+use crate::scene::{shell, tool};
+
+const SPEC: &str = "{from: {backupRef: {name: night}}, recreateContainers: true}";
+
+/// Removes everything of a project that the engine knows.
+fn lose(project: &Project) {
+    for name in project.inspected().keys() {
+        docker(&["rm", "--force", "--volumes", &project.of(name)]);
+    }
+    let filter = format!("name={}_", project.name);
+    for kind in ["volume", "network"] {
+        for name in docker(&[kind, "ls", "--quiet", "--filter", &filter]).split_whitespace() {
+            docker(&[kind, "rm", name]);
+        }
+    }
+}
+
+/// Settings without what belongs to one life of a container.
+fn lasting(found: &Value) -> Value {
+    let mut settings = upgrades::settings(found);
+    // The new one's anonymous volume is another one, and its neighbour has another id.
+    settings["mounts"].as_array_mut().unwrap().retain(|mount| mount[2] != "/cache");
+    if text(&settings["host"]["NetworkMode"]).starts_with("container:") {
+        settings["host"]["NetworkMode"] = json!("container");
+    }
+    settings["config"]["Labels"].as_object_mut().unwrap().remove("eider.restore");
+    settings
+}
+
+#[test]
+fn a_project_comes_back_on_an_empty_host_as_it_was() {
+    let Some(project) = upgrades::stage() else { return };
+    let data = project.volume("data");
+    project.start("off", &["-v", &format!("{data}:/data")], "exit 0");
+    project.back_up("night", "").ok();
+    let before = project.inspected();
+    lose(&project);
+    project.scene.restore("back", SPEC).ok();
+    let after = project.inspected();
+    assert_eq!(after.keys().collect::<Vec<_>>(), ["db", "off", "proxy"]);
+    for (name, found) in &before {
+        assert_ne!(found["Id"], after[name]["Id"]);
+        assert_eq!(lasting(found), lasting(&after[name]), "{name}");
+        assert_eq!(found["Config"]["Image"], after[name]["Config"]["Image"]);
+    }
+    let states = project.states();
+    assert_eq!(
+        [&*states["db"], &*states["off"], &*states["proxy"]],
+        ["running", "created", "running"]
+    );
+    let mode = text(&after["proxy"]["HostConfig"]["NetworkMode"]);
+    let known = [
+        format!("container:{}", text(&after["db"]["Id"])),
+        format!("container:{}", project.of("db")),
+    ];
+    assert!(known.contains(&mode), "{mode}");
+    assert_eq!(lines(&project.at("data").join("rows")).len(), 1000);
+    // A second Restore finds them there and makes none.
+    project.scene.restore("again", SPEC).ok();
+    for (name, found) in project.inspected() {
+        assert_eq!(found["Id"], after[&name]["Id"], "{name}");
+    }
+}
+
+#[test]
+fn one_that_cannot_start_is_removed_again_with_the_restored_data() {
+    let Some(project) = Project::new() else { return };
+    let data = project.volume("data");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let publish = format!("{}:80", port.local_addr().unwrap());
+    drop(port);
+    project.start("db", &["-v", &format!("{data}:/data"), "-p", &publish], SERVICE);
+    project.back_up("night", "").ok();
+    lose(&project);
+    let _taken = std::net::TcpListener::bind(publish.trim_end_matches(":80")).unwrap();
+    project.scene.restore("back", SPEC).code(1).says("db");
+    assert!(project.inspected().is_empty(), "{:?}", project.states());
+    assert_eq!(shell(&project.at("data"), "ls -A"), "", "the restored data was taken back");
+}
+
+#[test]
+fn an_image_that_is_gone_is_found_out_before_anything_is_made() {
+    let Some(project) = Project::new() else { return };
+    let data = project.volume("data");
+    let image = format!("localhost:1/{}:1", project.name);
+    docker(&["tag", super::engine::IMAGE, &image]);
+    // An image of its own, or the id would be found under the other name.
+    let recipe = format!("FROM {image}\nLABEL of={}\nCMD [\"sleep\", \"1000\"]\n", project.name);
+    project.scene.write("image/Dockerfile", recipe);
+    let place = project.scene.path("image");
+    shell(&place, &format!("DOCKER_BUILDKIT=0 docker build --quiet --tag {image} ."));
+    let label = format!("com.docker.compose.project={}", project.name);
+    let mount = format!("{data}:/data");
+    let name = project.of("db");
+    tool("docker", &["run", "-d", "--name", &name, "--label", &label, "-v", &mount, &image]);
+    shell(&project.at("data"), "echo kept > file");
+    project.back_up("night", "").ok();
+    lose(&project);
+    docker(&["rmi", &image]);
+    project.scene.restore("back", SPEC).code(1).says(&image);
+    assert!(project.inspected().is_empty());
+    let volumes = docker(&["volume", "ls", "--quiet", "--filter", &format!("name={data}")]);
+    assert_eq!(volumes, "", "nothing was made");
+}
