@@ -39,6 +39,10 @@ test: ## Run every test; says which suites had to be skipped
 e2e: ## Run the tests on a real cluster, the one that KUBECONFIG names
 	@$(SETUP); EIDER_REQUIRE=kubernetes scripts/test.sh --ignore-default-filter -E 'test(/^kubernetes::/)'
 
+.PHONY: e2e-kills
+e2e-kills: ## Of those, what kills the operator, breaks its world and takes its permissions: a quarter of an hour
+	@$(SETUP); EIDER_REQUIRE=kubernetes scripts/test.sh --ignore-default-filter -E 'test(/^kubernetes::(kills|failures|permissions)::/)'
+
 .PHONY: ci
 ci: ## Everything a change must pass, cheapest first
 	@$(MAKE) fmt-check
@@ -47,6 +51,7 @@ ci: ## Everything a change must pass, cheapest first
 	@$(MAKE) lint
 	@$(MAKE) generate-check
 	@$(MAKE) test
+	@case ",$$EIDER_REQUIRE," in *,kubernetes,*) $(MAKE) e2e-kills;; esac
 
 .PHONY: fmt
 fmt: ## Format the sources

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use tracing::warn;
 
+use super::kubernetes::StoreNews;
 use super::schedules::{KnownSchedule, conditions_of};
 use super::{Operator, OperatorError};
 use crate::plan::{Failure, Log, OperationId, PreflightFacts, backup, conditions};
@@ -100,6 +101,7 @@ impl Operator {
         };
         let written: PreflightFacts =
             Log::new(&journal).facts(backup::step::PREFLIGHT).unwrap_or_default();
-        self.publish_store(&store, Ok(figures), written.mover).await
+        let news = StoreNews { writer: written.mover, ..StoreNews::default() };
+        self.publish_store(&store, Ok(figures), news).await
     }
 }

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tracing::info;
 
+use super::kubernetes::StoreNews;
 use super::stores::blocking;
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
@@ -163,7 +164,7 @@ impl Operator {
                 let _turn = self.take_turn().await;
                 let (figures, _) =
                     link.runtime.work_on_store(&owner, &purpose, &binding, writer, work).await?;
-                self.publish_store(&owner, Ok(figures), None).await?;
+                self.publish_store(&owner, Ok(figures), StoreNews::default()).await?;
             }
             for record in own {
                 self.catalog.mark_backup_deleted(record.id, Timestamp::now()).await?;

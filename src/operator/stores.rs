@@ -385,6 +385,8 @@ fn store_status(resource: &ResourceRecord, report: &StoreReport) -> serde_json::
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     json!(BackupStoreStatus {
         mover_security_context: None,
+        last_inspected_at: None,
+        last_handled_reconcile_at: None,
         size: Some(readable_size(signed(report.bytes))),
         free: report.ready.then(|| readable_size(signed(report.free_bytes))),
         observed_generation: resource.generation,

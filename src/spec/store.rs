@@ -5,7 +5,7 @@
     reason = "printcolumns share arguments; the lint misfires"
 )]
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -173,6 +173,12 @@ pub struct BackupStoreStatus {
     /// The free bytes for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free: Option<String>,
+    /// When it was last looked into, by reading every manifest; in a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_inspected_at: Option<Time>,
+    /// The value of the annotation `eider.dev/reconcile-at` that the last look answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile_at: Option<String>,
     /// As whom the last backup was written, in a cluster: whoever looks into the store or prunes it
     /// runs as the same user, or could not read what belongs to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -30,6 +30,8 @@ use crate::spec::{Kind, Reason};
 use crate::telemetry::Health;
 
 pub use lease::{Election, GateLayer, Leadership};
+pub(super) use stores::StoreNews;
+
 pub use link::{ARCHIVE_FINALIZER, ClusterLink, OPERATION_FINALIZER, PARENT_ANNOTATION, resource};
 
 /// How often an object that waits for something is looked at again.
@@ -79,6 +81,8 @@ pub(super) struct Context {
     active: Mutex<HashSet<OperationId>>,
     /// How often in a row a look at an object has failed.
     failures: Mutex<HashMap<String, u32>>,
+    /// Stores that the catalog knew before this process began.
+    known_stores: HashSet<(String, String)>,
     /// Stores that were looked into, with the generation and the request it was for.
     inspected: Mutex<BTreeMap<(String, String), String>>,
 }
@@ -157,7 +161,10 @@ pub async fn run(
     let now = jiff::Timestamp::now();
     operator.catalog().start_session(operator.session().to_owned(), now).await?;
     operator.refill_metrics().await?;
+    let stores = operator.stores().await?;
+    let known_stores = stores.into_iter().map(|(namespace, store)| (namespace, store.name));
     let context = Arc::new(Context {
+        known_stores: known_stores.collect(),
         operator: operator.clone(),
         link,
         active: Mutex::default(),

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
@@ -43,23 +44,26 @@ pub(super) async fn look(
             Reason::UnsupportedTarget,
             "a store in a cluster is a claim: use `spec.volumeClaim`",
         );
-        context.operator.publish_store(operation, Err(&failure), None).await?;
+        context.operator.publish_store(operation, Err(&failure), StoreNews::default()).await?;
         return Ok(Action::await_change());
     }
     // Once for each generation, every few hours, and whenever somebody asks for it.
     let asked = object.annotations().get(crate::spec::RECONCILE_AT).cloned().unwrap_or_default();
     let hours = Timestamp::now().as_second() / INSPECT.as_secs().cast_signed();
     let look = format!("{}/{hours}/{asked}", operation.generation);
+    let recent = context.known_stores.contains(&key) && is_recent(object, operation, &asked);
     {
         let mut inspected = context.inspected.lock().unwrap_or_else(PoisonError::into_inner);
-        if inspected.insert(key.clone(), look.clone()) == Some(look) {
+        let earlier = inspected.insert(key.clone(), look.clone());
+        // A restart is no reason to look again: the catalog knows what was found then.
+        if earlier.as_ref() == Some(&look) || (earlier.is_none() && recent) {
             return Ok(Action::requeue(INSPECT));
         }
     }
     // A mover takes seconds: the next object need not wait for it.
     let (context, operation) = (Arc::clone(context), operation.clone());
     tokio::spawn(async move {
-        if let Err(error) = inspect(&operation, &binding, &context).await {
+        if let Err(error) = inspect(&operation, &binding, asked, &context).await {
             warn!(%operation, "{error}");
             context
                 .link
@@ -69,16 +73,43 @@ pub(super) async fn look(
             context.inspected.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             // A new look by whoever comes by: an annotation nobody reads would be a lie, a message is not.
             let failure = Failure::new(error.reason(), format!("{error}; looking again"));
-            let _ = context.operator.publish_store(&operation, Err(&failure), None).await;
+            let _ = context
+                .operator
+                .publish_store(&operation, Err(&failure), StoreNews::default())
+                .await;
         }
     });
     Ok(Action::requeue(INSPECT))
+}
+
+/// What is known of a store besides its figures.
+#[derive(Default)]
+pub(in crate::operator) struct StoreNews {
+    /// As whom it has just been written.
+    pub(in crate::operator) writer: Option<MoverSecurityContext>,
+    /// The request that a look into it has just answered; empty if nobody asked.
+    pub(in crate::operator) answers: Option<String>,
+}
+
+/// Whether the status is that of a look into the store which need not be repeated yet.
+fn is_recent(object: &DynamicObject, operation: &OperationId, asked: &str) -> bool {
+    let status = serde_json::from_value::<BackupStoreStatus>(object.data["status"].clone());
+    status.is_ok_and(|status| {
+        let ready =
+            status.conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True");
+        let age = status.last_inspected_at.map(|at| Timestamp::now().duration_since(at.0));
+        let fresh =
+            age.and_then(|age| Duration::try_from(age).ok()).is_some_and(|age| age < INSPECT);
+        let handled = status.last_handled_reconcile_at.unwrap_or_default() == asked;
+        ready && fresh && handled && status.observed_generation == operation.generation
+    })
 }
 
 /// Has a mover look into the store, records what no record is of, and says what is there.
 async fn inspect(
     operation: &OperationId,
     binding: &StoreBinding,
+    asked: String,
     context: &Arc<Context>,
 ) -> Result<(), LookError> {
     let purpose = format!("inspect-{}", Timestamp::now().as_second());
@@ -91,11 +122,12 @@ async fn inspect(
     match done {
         Ok((figures, manifests)) => {
             context.operator.record_manifests(operation, binding, manifests).await?;
-            context.operator.publish_store(operation, Ok(figures), None).await?;
+            let news = StoreNews { answers: Some(asked), ..StoreNews::default() };
+            context.operator.publish_store(operation, Ok(figures), news).await?;
             Ok(())
         }
         Err(failure) => {
-            context.operator.publish_store(operation, Err(&failure), None).await?;
+            context.operator.publish_store(operation, Err(&failure), StoreNews::default()).await?;
             Err(failure.into())
         }
     }
@@ -141,12 +173,12 @@ impl Operator {
         Ok(())
     }
 
-    /// Says how a store in a cluster is, and as whom it was written now.
+    /// Says how a store in a cluster is.
     pub(in crate::operator) async fn publish_store(
         &self,
         store: &OperationId,
         found: Result<StoreFigures, &Failure>,
-        writer: Option<MoverSecurityContext>,
+        news: StoreNews,
     ) -> Result<(), OperatorError> {
         let kind = Kind::BackupStore;
         let resource = self.catalog.resource(kind.as_str(), &store.namespace, &store.name).await?;
@@ -180,7 +212,11 @@ impl Operator {
                 minimum_free_bytes: minimum,
             });
         }
-        status.mover_security_context = writer.or(status.mover_security_context);
+        status.mover_security_context = news.writer.or(status.mover_security_context);
+        if let Some(asked) = news.answers {
+            status.last_inspected_at = Some(Time(now));
+            status.last_handled_reconcile_at = Some(asked).filter(|asked| !asked.is_empty());
+        }
         status.observed_generation = generation;
         status.message = Some(message);
         let value = json!(status);

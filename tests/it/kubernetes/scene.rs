@@ -24,7 +24,8 @@ pub struct Scene {
     pub namespace: Namespace,
 }
 
-/// The images of the service: `1` and `2` run, `3` writes to the data and never becomes ready, and so
+/// The images of the service: `1` and `2` listen on port 8080 when they are ready (a probe by a command
+/// would be a process in a container each time), `3` writes to the data and never becomes ready, and so
 /// does `4`, which ends at once. Made of the image with a shell.
 pub fn service_image(cluster: &Cluster, version: u32) -> String {
     if let Ok(prefix) = std::env::var("EIDER_TEST_SERVICE") {
@@ -37,7 +38,7 @@ pub fn service_image(cluster: &Cluster, version: u32) -> String {
         _ => {
             "#!/bin/sh\ntrap 'exit 0' TERM\n\
              [ \"$(cat /data/version 2>/dev/null)\" = VERSION ] || echo VERSION > /data/version\n\
-             touch /tmp/ready\nsleep 100000 & wait\n"
+             httpd -p 8080 -h /tmp\nsleep 100000 & wait\n"
         }
     };
     let directory = tempfile::tempdir().unwrap();
@@ -109,8 +110,8 @@ spec:
         image: {image}
         imagePullPolicy: IfNotPresent
         readinessProbe:
-          exec: {{command: [/bin/sh, -c, "test -e /tmp/ready"]}}
-          periodSeconds: 2
+          tcpSocket: {{port: 8080}}
+          periodSeconds: 1
         volumeMounts: [{{name: data, mountPath: /data}}]
   volumeClaimTemplates:
   - metadata: {{name: data}}

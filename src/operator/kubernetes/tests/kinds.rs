@@ -132,3 +132,42 @@ async fn a_store_is_looked_into_as_whoever_wrote_it_last() {
     assert_eq!(context["runAsNonRoot"], true);
     assert_eq!(job["metadata"]["ownerReferences"][0]["uid"], "uid-of-main");
 }
+
+#[tokio::test]
+async fn a_restart_does_not_look_into_a_store_again_that_was_looked_into_just_now() {
+    let looked = |scene: &mut Scene, known: bool, asked: &str, minutes: i64| {
+        let at = Timestamp::now() - jiff::SignedDuration::from_mins(minutes);
+        let mut store =
+            object(Kind::BackupStore, "main", &json!({"volumeClaim": {"name": "backups"}}));
+        store["metadata"]["annotations"] = json!({crate::spec::RECONCILE_AT: asked});
+        store["status"] = json!({
+            "observedGeneration": 1, "lastInspectedAt": at.to_string(),
+            "lastHandledReconcileAt": "then", "conditions": [{
+                "type": "Ready", "status": "True", "reason": "Ready", "message": "3 backups",
+                "lastTransitionTime": at.to_string(),
+            }],
+        });
+        scene.server.put(STORES, &store);
+        if known {
+            let key = ("shop".to_owned(), "main".to_owned());
+            Arc::get_mut(&mut scene.context).unwrap().known_stores.insert(key);
+        }
+        store
+    };
+    for (known, asked, minutes, quiet) in [
+        (true, "then", 5, true),
+        (true, "now", 5, false),
+        (true, "then", 400, false),
+        (false, "then", 5, false),
+    ] {
+        let mut scene = Scene::new();
+        let store = looked(&mut scene, known, asked, minutes);
+        scene.look(Kind::BackupStore, &store).await.unwrap();
+        let mut lines = Vec::new();
+        for _ in 0..20 {
+            lines.extend(scene.server.lines());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(lines.is_empty(), quiet, "{known} {asked} {minutes}: {lines:?}");
+    }
+}

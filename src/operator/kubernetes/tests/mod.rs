@@ -3,6 +3,7 @@
 mod kinds;
 mod server;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ impl Scene {
             link: operator.cluster.clone().unwrap(),
             operator,
             active: Mutex::default(),
+            known_stores: HashSet::new(),
             failures: Mutex::default(),
             inspected: Mutex::default(),
         });

@@ -57,8 +57,8 @@ spec:
         image: IMAGE
         imagePullPolicy: IfNotPresent
         readinessProbe:
-          exec: {command: [/bin/sh, -c, "test -e /tmp/ready"]}
-          periodSeconds: 2
+          tcpSocket: {port: 8080}
+          periodSeconds: 1
         volumeMounts: [{name: data, mountPath: /data}]
       volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
 "#;
