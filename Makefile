@@ -51,7 +51,6 @@ ci: ## Everything a change must pass, cheapest first
 	@$(MAKE) lint
 	@$(MAKE) generate-check
 	@$(MAKE) test
-	@case ",$$EIDER_REQUIRE," in *,kubernetes,*) $(MAKE) e2e-kills;; esac
 
 .PHONY: fmt
 fmt: ## Format the sources

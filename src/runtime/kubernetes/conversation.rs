@@ -166,7 +166,13 @@ impl Conversation<'_> {
                 }
                 (Some(PodState::Running), Some(pod)) => {
                     // A mover that could not start for a while has let others work meanwhile.
-                    self.handles.turn.take_back().await;
+                    let moment = Duration::from_millis(500);
+                    let back = tokio::time::timeout(moment, self.handles.turn.take_back()).await;
+                    if back.is_err() {
+                        let cause = (Reason::Pending, "waits for its turn to come back");
+                        self.handles.progress.waits(Some(cause));
+                        continue;
+                    }
                     waiting_since = Instant::now();
                     self.handles.progress.waits(None);
                     // The Job controller of older servers makes another pod of the same Job.

@@ -37,10 +37,14 @@ pub async fn latest(
 fn judge(event: &Event) -> Option<Failure> {
     let message = event.message.clone().unwrap_or_default();
     let (reason, hint) = match event.reason.as_deref()? {
-        "FailedCreate" if message.contains("exceeded quota") => (
-            Reason::QuotaExceeded,
-            "raise the ResourceQuota of the namespace, or ask for less by --mover-memory and --mover-cpu",
-        ),
+        "FailedCreate"
+            if message.contains("exceeded quota") || message.contains("failed quota") =>
+        {
+            (
+                Reason::QuotaExceeded,
+                "raise the ResourceQuota of the namespace, or say what movers ask for by --mover-memory and --mover-cpu",
+            )
+        }
         "FailedCreate" => (
             Reason::Forbidden,
             "the namespace's admission refuses the mover's pod: compare its policy with the guide",
@@ -74,6 +78,9 @@ mod tests {
     fn warnings_are_told_apart() {
         let quota =
             "Error creating: pods \"m\" is forbidden: exceeded quota: small, requested: pods=1";
+        assert_eq!(reason("FailedCreate", quota), Some(Reason::QuotaExceeded));
+        // A quota on memory wants every pod to name its limit.
+        let quota = "Error creating: pods \"m\" is forbidden: failed quota: mem: must specify limits.memory";
         assert_eq!(reason("FailedCreate", quota), Some(Reason::QuotaExceeded));
         let policy = "Error creating: pods \"m\" is forbidden: violates PodSecurity \"restricted\"";
         assert_eq!(reason("FailedCreate", policy), Some(Reason::Forbidden));

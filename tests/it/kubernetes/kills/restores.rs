@@ -89,7 +89,7 @@ fn a_restore_goes_on_while_it_carries_over_what_is_to_stay() {
     stage.back_up("base", "Live", "");
     stage.scene.succeeded("backup", "base");
     process.kill();
-    let expected = copy_of(&stage.data());
+    let (base, expected) = (copy_of(&stage.data()), copy_of(&stage.data()));
     for (number, (point, mover)) in [
         ("restore.carry-over.announced", Stays),
         ("restore.carry-over.announced", LosesPod),
@@ -109,6 +109,10 @@ fn a_restore_goes_on_while_it_carries_over_what_is_to_stay() {
         std::fs::write(kept.join("number"), format!("{number}\n")).unwrap();
         let copied = Command::new("cp").arg("-a").arg(&kept).arg(expected.path()).status();
         assert!(copied.unwrap().success());
+        // The tree is as old as it was, with what stays in it.
+        let touched =
+            Command::new("touch").arg("-r").arg(base.path()).arg(expected.path()).status();
+        assert!(touched.unwrap().success());
         let process = stage.kill(point, mover, || {
             stage.scene.apply(&format!(
                 "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {{name: {name}}}\nspec:\n  \
