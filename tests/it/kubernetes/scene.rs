@@ -93,7 +93,7 @@ impl Scene {
     pub fn service(&self, name: &str, version: u32) {
         let image = service_image(&self.cluster, version);
         self.apply(&format!(
-            r#"
+            r"
 apiVersion: apps/v1
 kind: StatefulSet
 metadata: {{name: {name}}}
@@ -116,7 +116,7 @@ spec:
   volumeClaimTemplates:
   - metadata: {{name: data}}
     spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}}
-"#
+"
         ));
         self.running(name);
     }

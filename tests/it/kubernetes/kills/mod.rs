@@ -35,7 +35,7 @@ struct Stage {
     operator: Operator,
 }
 
-const DEPLOYMENT: &str = r#"
+const DEPLOYMENT: &str = r"
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata: {name: data}
@@ -61,7 +61,7 @@ spec:
           periodSeconds: 1
         volumeMounts: [{name: data, mountPath: /data}]
       volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
-"#;
+";
 
 impl Stage {
     fn new(cluster: Cluster) -> Self {
