@@ -2,6 +2,7 @@
 
 mod backup;
 mod operator;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub use backup::{
 };
 
 pub use operator::OperatorArguments;
+pub use upgrade::UpgradeCreateArguments;
 
 use super::output::OutputFormat;
 use crate::telemetry::logging::LogFormat;
@@ -214,6 +216,19 @@ pub enum UpgradeCommand {
     Show {
         /// Name of the Upgrade.
         name: String,
+    },
+    /// Move containers to new images now, with a verified backup and a way back.
+    Create(UpgradeCreateArguments),
+    /// Go back to the images and the data of before an upgrade, as long as its backup is there.
+    Rollback {
+        /// Name of the Upgrade.
+        name: String,
+        /// Namespace of the Upgrade.
+        #[arg(long, short, default_value = "default", value_name = "NAMESPACE")]
+        namespace: String,
+        /// Print what would be done and do nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

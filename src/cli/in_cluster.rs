@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::arguments::{
     AutoBackupCommand, BackupCommand, Command, DbCommand, GlobalArguments, ScheduleCommand,
-    StoreCommand,
+    StoreCommand, UpgradeCommand,
 };
 use super::output::{CliError, ExitCode};
 use crate::spec::Reason;
@@ -56,6 +56,9 @@ fn instead(command: &Command) -> Option<&'static str> {
             }
         },
         Command::Restore(_) | Command::Rollback(_) => "apply a Restore: `kubectl create -f FILE`",
+        Command::Upgrade(UpgradeCommand::Create(_) | UpgradeCommand::Rollback { .. }) => {
+            "apply an Upgrade: `kubectl create -f FILE`"
+        }
         Command::Schedule(ScheduleCommand::Run(_))
         | Command::AutoBackup(AutoBackupCommand::Run) => "apply a Backup: `kubectl create -f FILE`",
         Command::Schedule(ScheduleCommand::Suspend(_) | ScheduleCommand::Resume(_))

@@ -22,6 +22,7 @@ mod run;
 mod schedule;
 mod session;
 mod store;
+mod upgrade;
 
 use clap::Parser;
 
@@ -142,7 +143,7 @@ async fn dispatch_async(
         Command::Backup(command) => backup::backup(global, command, output).await,
         Command::Restore(command) => restore::restore(global, command, output).await,
         Command::Rollback(arguments) => restore::rollback(global, arguments, output).await,
-        Command::Upgrade(command) => records::upgrade(global, command, output).await,
+        Command::Upgrade(command) => upgrade::upgrade(global, command, output).await,
         Command::Schedule(command) => schedule::schedule(global, command, output).await,
         Command::AutoBackup(command) => schedule::auto_backup(global, command, output).await,
         Command::Store(command) => store::store(global, command, output).await,

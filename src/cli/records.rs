@@ -1,20 +1,14 @@
-//! `eider service …`, `eider history`, `eider upgrade …`, `eider config …`: what the catalog keeps.
+//! `eider service …`, `eider history`, `eider config …`: what the catalog keeps.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::arguments::{
-    ConfigCommand, GlobalArguments, HistoryArguments, ServiceCommand, UpgradeCommand,
-};
+use super::arguments::{ConfigCommand, GlobalArguments, HistoryArguments, ServiceCommand};
 use super::output::format::{age, duration, local_time, size};
 use super::output::{CliError, ExitCode, Output};
 use super::session::Session;
-use crate::catalog::{ConfigEntry, HistoryFilter, UpgradeRecord, UserAction};
+use crate::catalog::{ConfigEntry, HistoryFilter, UserAction};
 use crate::spec::Reason;
-
-fn optional_time(at: Option<Timestamp>) -> String {
-    at.map_or_else(|| "-".to_owned(), local_time)
-}
 
 fn none() -> String {
     "-".to_owned()
@@ -145,72 +139,6 @@ pub async fn history(
             &rows,
             &actions,
         )?;
-        Ok(())
-    }
-    .await;
-    session.finish(result).await
-}
-
-/// `eider upgrade …`.
-pub async fn upgrade(
-    global: &GlobalArguments,
-    command: &UpgradeCommand,
-    output: Output,
-) -> Result<(), CliError> {
-    let session = Session::open(global, output).await?;
-    let result: Result<(), CliError> = async {
-        let upgrades = session.operator.catalog().upgrades(HistoryFilter::default()).await?;
-        let name_of = |upgrade: &UpgradeRecord| {
-            upgrade.upgrade_id.split('/').nth(2).unwrap_or_default().to_owned()
-        };
-        match command {
-            UpgradeCommand::List => {
-                let rows: Vec<Vec<String>> = upgrades
-                    .iter()
-                    .map(|upgrade| {
-                        vec![
-                            name_of(upgrade),
-                            upgrade.from_version.clone().unwrap_or_else(|| "-".to_owned()),
-                            upgrade.to_version.clone(),
-                            json!(upgrade.status).as_str().unwrap_or_default().to_owned(),
-                            optional_time(upgrade.started_at),
-                            upgrade.target.clone(),
-                        ]
-                    })
-                    .collect();
-                session.output.table(
-                    &["NAME", "FROM", "TO", "STATUS", "STARTED", "TARGET"],
-                    &rows,
-                    &upgrades,
-                )?;
-            }
-            UpgradeCommand::Show { name } => {
-                let upgrade = upgrades.iter().find(|upgrade| name_of(upgrade) == *name);
-                let upgrade = upgrade.ok_or_else(|| {
-                    CliError::new(
-                        ExitCode::NotFound,
-                        Reason::TargetNotFound,
-                        format!("there is no upgrade `{name}`"),
-                    )
-                    .hint("`eider upgrade list` shows what there is")
-                })?;
-                let fields = vec![
-                    ("Name".to_owned(), name_of(upgrade)),
-                    (
-                        "Status".to_owned(),
-                        json!(upgrade.status).as_str().unwrap_or_default().to_owned(),
-                    ),
-                    ("From".to_owned(), upgrade.from_version.clone().unwrap_or_default()),
-                    ("To".to_owned(), upgrade.to_version.clone()),
-                    ("Target".to_owned(), upgrade.target.clone()),
-                    ("Started".to_owned(), optional_time(upgrade.started_at)),
-                    ("Completed".to_owned(), optional_time(upgrade.completed_at)),
-                    ("Error".to_owned(), upgrade.error_message.clone().unwrap_or_default()),
-                    ("Rolled back".to_owned(), upgrade.rollback_reason.clone().unwrap_or_default()),
-                ];
-                session.output.object(upgrade, &fields)?;
-            }
-        }
         Ok(())
     }
     .await;

@@ -7,7 +7,7 @@ use super::{Operator, OperatorError, kubernetes};
 use crate::catalog::{BackupKey, ResourceRecord};
 use crate::plan::{
     BackupJob, Child, ChildFacts, Failure, Job, Log, OperationId, PreflightFacts, RestoreJob,
-    StoreBinding, upgrade,
+    StoreBinding, UpgradeJob, upgrade,
 };
 use crate::spec::{
     ArchiveOptions, BackupSpec, BackupTrigger, BackupType, Consistency, ConsistencyMode,
@@ -170,25 +170,44 @@ impl Operator {
             },
             (Job::Upgrade(parent), Child::UpgradeRollback) => {
                 let backup: ChildFacts = log.facts(upgrade::step::BACKUP).unwrap_or_default();
-                let key = BackupKey::Object {
-                    namespace: operation.namespace.clone(),
-                    name: backup.name.clone(),
-                };
-                match (self.catalog.backup(key).await?, &parent.store) {
-                    (Some(record), Some(store)) => Ok(Job::Restore(restore(
-                        operation,
-                        &parent.spec.target,
-                        store,
-                        &record.backup_name,
-                        &backup.name,
-                    ))),
-                    _ => Err(Failure::new(
-                        Reason::BackupNotFound,
-                        format!("the backup `{}` of the upgrade is not recorded", backup.name),
-                    )),
-                }
+                self.data_of(parent, operation, &backup.name).await?
+            }
+            (Job::Upgrade(parent), Child::UpgradeData) => {
+                let name = parent.spec.data_from.as_ref().map(|backup| backup.name.as_str());
+                self.data_of(parent, operation, name.unwrap_or_default()).await?
             }
             _ => Err(Failure::new(Reason::InternalError, "this operation has no such child")),
+        })
+    }
+
+    /// The Restore of an Upgrade's data from a Backup in the Upgrade's own store.
+    async fn data_of(
+        &self,
+        parent: &UpgradeJob,
+        operation: &OperationId,
+        backup: &str,
+    ) -> Result<Result<Job, Failure>, OperatorError> {
+        let key =
+            BackupKey::Object { namespace: operation.namespace.clone(), name: backup.to_owned() };
+        let record = self.catalog.backup(key).await?;
+        let store = parent.store.as_ref();
+        Ok(match (record, store) {
+            (Some(record), Some(store)) if record.store == store.name => Ok(Job::Restore(restore(
+                operation,
+                &parent.spec.target,
+                store,
+                &record.backup_name,
+                backup,
+            ))),
+            (Some(record), _) => Err(Failure::new(
+                Reason::InvalidSpec,
+                format!("the backup `{backup}` is in store {}", record.store),
+            )
+            .hint("name that store in `spec.backup.storeRef`")),
+            (None, _) => Err(Failure::new(
+                Reason::BackupNotFound,
+                format!("the backup `{backup}` of the upgrade is not recorded"),
+            )),
         })
     }
 
@@ -231,6 +250,7 @@ fn child_operation(parent: &OperationId, child: Child) -> OperationId {
         Child::SafetyBackup => ("Backup", "-before"),
         Child::UpgradeBackup => ("Backup", "-before-upgrade"),
         Child::UpgradeRollback => ("Restore", "-rollback"),
+        Child::UpgradeData => ("Restore", "-data"),
     };
     let room = 253 - suffix.len();
     let stem: String = parent.name.chars().take(room).collect();

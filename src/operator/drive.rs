@@ -362,12 +362,13 @@ impl Operator {
                 _ if failure.reason == Reason::Cancelled => Reason::Cancelled,
                 Child::SafetyBackup | Child::UpgradeBackup => Reason::SafetyBackupFailed,
                 Child::UpgradeRollback => Reason::RollbackFailed,
+                Child::UpgradeData => failure.reason,
             };
             let message = format!("{} {}: {}", operation.kind, operation.name, failure.message);
             return Ok(Err(Failure { reason, message, hint: failure.hint }));
         }
         let verified = match child {
-            Child::UpgradeRollback => false,
+            Child::UpgradeRollback | Child::UpgradeData => false,
             _ => self.is_verified(&operation).await?,
         };
         Ok(Ok(json!(ChildFacts { name: operation.name, verified })))

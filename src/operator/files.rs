@@ -251,7 +251,7 @@ impl Operator {
 
     /// Takes note that an object's document is gone. A Backup's archive goes with it only where its
     /// `deletionPolicy` says so.
-    async fn remove(
+    pub(super) async fn remove(
         &self,
         key: &spec::ObjectKey,
         document: &serde_json::Value,

@@ -3,7 +3,7 @@
 use tracing::{info, warn};
 
 use super::{Operator, OperatorError};
-use crate::plan::{Conclusion, OperationId};
+use crate::plan::{Conclusion, Log, OperationId};
 
 impl Operator {
     /// Drives every open operation to its end, children before their parents: a parent asks for the
@@ -15,6 +15,14 @@ impl Operator {
             "Restore" => 1,
             _ => 2,
         });
+        // Two of them may hold the same container: the first one must not let it go under the second.
+        for operation in &open {
+            let journal = self.catalog.journal(operation).await?;
+            let log = Log::new(&journal);
+            if let Some(job) = log.job() {
+                self.docker.remember(&job, &log);
+            }
+        }
         let mut recovered = Vec::new();
         for operation in open {
             warn!(%operation, "was interrupted; finishing or undoing it");

@@ -3,7 +3,7 @@
 //!
 //! It looks and writes down; it starts and stops nobody.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -58,7 +58,7 @@ impl Operator {
     async fn follow_events(self, changed: mpsc::Sender<()>) {
         loop {
             // A host without a Docker target may be one without an engine.
-            if self.docker_targets().await.is_ok_and(|targets| !targets.is_empty())
+            if self.docker.is_configured()
                 && let Err(failure) = self.docker.changes(&changed).await
             {
                 debug!("{}", failure.message);
@@ -102,13 +102,21 @@ struct Watch {
     usages: HashMap<String, Usage>,
     /// The last row of each service.
     last: BTreeMap<String, ServiceStatus>,
+    /// Problems with labels that have been said.
+    problems: BTreeSet<String>,
     /// Whether the last look failed: said once.
     failed: bool,
 }
 
 impl Watch {
     fn new(operator: Operator) -> Self {
-        Self { operator, usages: HashMap::new(), last: BTreeMap::new(), failed: false }
+        Self {
+            operator,
+            usages: HashMap::new(),
+            last: BTreeMap::new(),
+            problems: BTreeSet::new(),
+            failed: false,
+        }
     }
 
     /// Looks once and says whether there was anything to be seen.
@@ -130,6 +138,10 @@ impl Watch {
 
     /// Between the whole looks only what has changed is written.
     async fn look(&mut self, whole: bool) -> Result<bool, OperatorError> {
+        // New schedules are the daemon's to keep.
+        if self.operator.sync_labels(&mut self.problems).await? {
+            self.operator.wake();
+        }
         let targets = self.operator.docker_targets().await?;
         if targets.is_empty() {
             return Ok(false);

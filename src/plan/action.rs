@@ -23,6 +23,8 @@ pub enum Child {
     UpgradeBackup,
     /// The Restore that undoes an Upgrade's changes to data.
     UpgradeRollback,
+    /// The Restore of the data that goes with the version that an Upgrade goes to.
+    UpgradeData,
 }
 
 /// One effect.
@@ -123,6 +125,7 @@ impl Action {
             Self::RunChild(Child::UpgradeBackup) => {
                 "back up the stopped service, verified".to_owned()
             }
+            Self::RunChild(Child::UpgradeData) => "restore the data of that version".to_owned(),
             Self::RunChild(Child::UpgradeRollback) => "restore the data from the backup".to_owned(),
         }
     }

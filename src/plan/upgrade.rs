@@ -1,6 +1,6 @@
 //! The steps of an Upgrade.
 //!
-//! preflight → fetch → hooks before → quiesce → backup → keep the old → apply → start → hooks after →
+//! preflight → fetch → hooks before → quiesce → backup → keep the old → (data) → apply → start → hooks after →
 //! health gate → soak → commit. Everything that can fail for outside reasons happens before the
 //! stop. Until the old containers are put aside a failure only lets the service run again; from then
 //! on it brings back the old containers and, if the new ones ever ran, the old data.
@@ -26,6 +26,8 @@ pub mod step {
     pub const BACKUP: &str = "backup";
     /// Put the old containers aside.
     pub const KEEP_OLD: &str = "keep-old";
+    /// Put the data in place that goes with the version.
+    pub const DATA: &str = "data";
     /// Make the new ones.
     pub const APPLY: &str = "apply";
     /// Start them.
@@ -48,9 +50,9 @@ pub mod step {
     pub const ROLLBACK_HOOKS_AFTER: &str = "rollback-hooks-after";
 }
 use step::{
-    APPLY, BACKUP, COMMIT, FETCH, HEALTH, HOOKS_AFTER, HOOKS_BEFORE, KEEP_OLD, PREFLIGHT, QUIESCE,
-    REMOVE_NEW, RESTORE_DATA, RESTORE_OLD, RESUME, ROLLBACK_HOOKS_AFTER, ROLLBACK_RESUME, SOAK,
-    START,
+    APPLY, BACKUP, COMMIT, DATA, FETCH, HEALTH, HOOKS_AFTER, HOOKS_BEFORE, KEEP_OLD, PREFLIGHT,
+    QUIESCE, REMOVE_NEW, RESTORE_DATA, RESTORE_OLD, RESUME, ROLLBACK_HOOKS_AFTER, ROLLBACK_RESUME,
+    SOAK, START,
 };
 
 /// The next step of an upgrade.
@@ -90,6 +92,10 @@ fn steps(job: &UpgradeJob) -> Vec<Forward> {
         steps.push(Forward { step: BACKUP, action, on_interruption: Redo });
     }
     steps.push(Forward { step: KEEP_OLD, action: Action::KeepOld, on_interruption: Undo });
+    if spec.data_from.is_some() {
+        let action = Action::RunChild(Child::UpgradeData);
+        steps.push(Forward { step: DATA, action, on_interruption: Redo });
+    }
     steps.push(Forward { step: APPLY, action: Action::Apply, on_interruption: Undo });
     steps.push(Forward { step: START, action: Action::Start, on_interruption: Undo });
     if !spec.hooks.after.is_empty() {
@@ -167,8 +173,9 @@ fn backward(job: &UpgradeJob, log: &Log<'_>, failure: Failure, now: Timestamp) -
 
 fn roll_back(job: &UpgradeJob, log: &Log<'_>, failure: &Failure, now: Timestamp) -> Decision {
     let mut steps = vec![Compensation { step: REMOVE_NEW, action: Action::RemoveNew, attempts: 5 }];
-    // A version that never ran has changed no data.
-    if job.spec.rollback.data && log.touched(START) && log.done(BACKUP) {
+    // A version that never ran has changed no data, unless other data was put in place for it.
+    let changed = log.touched(START) || log.touched(DATA);
+    if (job.spec.rollback.data || log.touched(DATA)) && changed && log.done(BACKUP) {
         let action = Action::RunChild(Child::UpgradeRollback);
         steps.push(Compensation { step: RESTORE_DATA, action, attempts: 3 });
     }

@@ -249,6 +249,15 @@ impl World {
                 self.verified_backups.insert("upgrade");
                 return Ok(json!(ChildFacts { name: "upgrade".to_owned(), verified: true }));
             }
+            Action::RunChild(Child::UpgradeData) => {
+                self.expect(!self.running, "data was replaced under a running service");
+                self.expect(
+                    self.verified_backups.contains("upgrade"),
+                    "data was replaced without a verified backup",
+                );
+                self.data_touched = true;
+                return Ok(json!(ChildFacts { name: "data".to_owned(), verified: false }));
+            }
             Action::RunChild(Child::UpgradeRollback) => {
                 self.expect(!self.running, "data was put back under a running service");
                 self.data_touched = false;

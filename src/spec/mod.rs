@@ -5,6 +5,7 @@
 
 pub mod backup;
 mod checks;
+mod compose;
 pub mod crd;
 pub mod document;
 pub mod hooks;
@@ -29,6 +30,7 @@ pub use backup::{
     BackupTrigger, BackupType, ClaimFacts, DeletionPolicy, Guards, JournalLine, ProgressStatus,
     VerifyMode,
 };
+pub use compose::object_name;
 pub use document::{
     API_VERSION, DEFAULT_NAMESPACE, Document, Kind, ObjectKey, RECONCILE_AT, UnknownKind,
 };

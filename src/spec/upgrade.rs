@@ -44,6 +44,8 @@ use super::target::{Consistency, Target};
     validation = Rule::new("!has(self.target.volumeClaims)").message("claims have no version to upgrade").field_path(".target"),
     validation = Rule::new("self.backup.mode == 'Skip' || has(self.backup.storeRef)")
         .message("backup.storeRef is required unless backup.mode is Skip").field_path(".backup.storeRef"),
+    validation = Rule::new("!has(self.dataFrom) || self.backup.mode == 'Required'")
+        .message("dataFrom replaces the data, which needs a backup of it").field_path(".dataFrom"),
     validation = Rule::new("self.backup.mode == 'Required' || !self.rollback.data || self.rollback.mode == 'Never'")
         .message("without a backup the data cannot be rolled back; set rollback.data to false").field_path(".rollback.data")
 )]
@@ -65,6 +67,10 @@ pub struct UpgradeSpec {
     pub package: Option<PackageReference>,
     /// The backup that is taken after the stop and before the change.
     pub backup: UpgradeBackup,
+    /// The Backup whose data goes with the version, for going back; put in place before the new
+    /// containers start. For Docker hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_from: Option<NameReference>,
     /// How the service is held still.
     #[serde(default)]
     pub consistency: Consistency,

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Number, Value};
 
 use super::checks;
+use super::compose;
 use super::document::{API_VERSION, Document, Kind};
 use super::problem::{
     Finding, Problem, did_you_mean, is_within, item_path, member_path, parent_path,
@@ -80,7 +81,12 @@ pub fn load(text: &str, file_name: &str) -> Result<Vec<Located<Document>>, Vec<P
         let mut findings = Vec::new();
         let root = Place { key: node.position, value: node.position };
         places.insert(String::new(), root);
-        let value = to_value(&node, "", &mut places, &mut findings);
+        let mut value = to_value(&node, "", &mut places, &mut findings);
+        if let Some(document) = compose::as_document(&value, file_name) {
+            value = document;
+            let moved = |(path, place): (&String, &Place)| Some((compose::moved(path)?, *place));
+            places = places.iter().filter_map(moved).chain([(String::new(), root)]).collect();
+        }
         match judge(&value, &mut findings) {
             Some(document) if findings.is_empty() => documents.push(Located {
                 value: document,

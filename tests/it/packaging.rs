@@ -416,3 +416,50 @@ fn the_configuration_of_argo_cd_holds_the_tested_scripts() {
         assert_eq!(script.as_str().unwrap(), file, "{kind}");
     }
 }
+
+#[test]
+fn the_compose_files_run_what_there_is() {
+    let compose = documents(&text("deploy/docker/compose.yaml")).remove(0);
+    let eider = &compose["services"]["eider"];
+    let command = strings(&eider["command"]);
+    // The daemon takes these arguments: it fails only because the directory is not here.
+    let output = Command::new(env!("CARGO_BIN_EXE_eider")).args(&command).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("/etc/eider is not a directory"), "{said}");
+    assert_eq!(strings(&eider["healthcheck"]["test"]), ["CMD", "/usr/local/bin/eider", "health"]);
+    let mounted = strings(&eider["volumes"]);
+    for place in ["/var/run/docker.sock", "/etc/eider:ro", "/var/lib/eider", "/srv/backups"] {
+        assert!(mounted.iter().any(|mount| mount.ends_with(place)), "{place}: {mounted:?}");
+    }
+    // Each area of the table is open in the proxy, and no other.
+    let proxied = text("deploy/docker/compose.socket-proxy.yaml").replace("!override", "");
+    let proxied = documents(&proxied).remove(0);
+    let open = proxied["services"]["proxy"]["environment"].as_object().unwrap();
+    let open: BTreeSet<String> = open.keys().filter(|name| *name != "POST").cloned().collect();
+    let table = text("deploy/docker/README.md");
+    let needed: BTreeSet<String> = table
+        .lines()
+        .filter(|line| line.starts_with("| `") && line.contains(" /"))
+        .map(|line| line.rsplit('`').nth(1).unwrap().to_owned())
+        .collect();
+    assert_eq!(open, needed);
+    let mounts = strings(&proxied["services"]["eider"]["volumes"]);
+    assert!(!mounts.iter().any(|mount| mount.contains("docker.sock")), "{mounts:?}");
+}
+
+#[test]
+fn systemd_accepts_the_unit() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        eprintln!("SKIPPED the unit file's check by systemd-analyze, which is not installed");
+        return;
+    }
+    let unit = text("deploy/systemd/eider.service");
+    assert!(unit.contains("ExecStart=/usr/local/bin/eider "));
+    let unit = unit.replace("/usr/local/bin/eider", env!("CARGO_BIN_EXE_eider"));
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("eider.service");
+    std::fs::write(&file, unit).unwrap();
+    let output = Command::new("systemd-analyze").arg("verify").arg(&file).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("eider.service:"), "{said}");
+}

@@ -2,6 +2,7 @@
 //! in which order, what is not covered, and where an archive goes. Pure: from facts to lists.
 
 mod facts;
+mod labels;
 mod placement;
 #[cfg(test)]
 mod placement_tests;
@@ -15,6 +16,7 @@ mod tests;
 mod watching;
 
 pub use facts::{ContainerFacts, HostFacts, MountFacts, MountKind, RunState, VolumeFacts};
+pub use labels::{Labelled, labelled};
 pub use placement::{Definitions, Placement, Placements, VolumeDefinition, place};
 pub use recreation::{Recreation, chosen_address, recreate};
 pub use replacing::{Replaced, replaced};

@@ -3,11 +3,20 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::plan::OperationId;
+use crate::plan::backup::step as backup;
 use crate::plan::docker::Stopping;
+use crate::plan::restore::step as restore;
+use crate::plan::upgrade::step as upgrade;
+use crate::plan::{Log, Mark, OperationId};
 
-/// The containers that operations of this process hold. Empty after a crash: then the journals tell,
-/// and every operation lets go of its own.
+/// Steps that hold containers still, from their intent on.
+const HOLDING: &[&str] = &[backup::QUIESCE, restore::UNDO_QUIESCE, upgrade::REMOVE_NEW];
+/// Steps that let them go, once they are done.
+const RELEASING: &[&str] =
+    &[backup::RESUME, restore::UNDO_RESUME, upgrade::START, upgrade::ROLLBACK_RESUME];
+
+/// The containers that operations of this process hold. After a crash the journals tell, and are read
+/// before anything is let go.
 #[derive(Clone, Default)]
 pub struct Holds {
     by_operation: Arc<Mutex<HashMap<OperationId, HashSet<String>>>>,
@@ -32,5 +41,71 @@ impl Holds {
         let map = self.by_operation.lock().unwrap_or_else(PoisonError::into_inner);
         let others = map.iter().filter(|(other, _)| *other != operation);
         others.flat_map(|(_, ids)| ids.iter().cloned()).collect()
+    }
+}
+
+/// What an operation holds still by its journal; nothing once it has let everybody go.
+pub fn still_held(log: &Log<'_>) -> Option<Stopping> {
+    let last = |steps: &[&str], mark: Mark| {
+        log.entries()
+            .iter()
+            .rposition(|entry| steps.contains(&entry.step.as_str()) && entry.mark == mark)
+    };
+    let held = last(HOLDING, Mark::Intent)?;
+    if last(RELEASING, Mark::Done).is_some_and(|released| released > held) {
+        return None;
+    }
+    [restore::UNDO_QUIESCE, backup::QUIESCE].iter().find_map(|step| log.intent(step))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plan::JournalEntry;
+
+    fn entry(step: &str, mark: Mark) -> JournalEntry {
+        let entry =
+            json!({"id": "x", "name": "db", "timeout": null, "paused": false, "selected": true});
+        let intent = json!({"order": [entry], "warnings": []});
+        JournalEntry {
+            operation: "Restore/shop/r/1".parse().unwrap(),
+            step: step.to_owned(),
+            mark,
+            at: "2026-11-21T02:00:00Z".parse().unwrap(),
+            session: "s".to_owned(),
+            detail: if mark == Mark::Intent { intent } else { Value::Null },
+        }
+    }
+
+    #[test]
+    fn what_is_held_is_read_off_the_journal() {
+        use Mark::{Done, Intent};
+        let held = |entries: &[JournalEntry]| still_held(&Log::new(entries)).is_some();
+        let mut journal = vec![entry("preflight", Done)];
+        assert!(!held(&journal));
+        journal.push(entry("quiesce", Intent));
+        assert!(held(&journal), "it was about to be stopped");
+        journal.extend([entry("quiesce", Done), entry("resume", Intent)]);
+        assert!(held(&journal), "it may not run yet");
+        journal.push(entry("resume", Done));
+        assert!(!held(&journal));
+        journal.push(entry("undo-quiesce", Intent));
+        assert!(held(&journal), "it is held again on the way back");
+    }
+
+    #[test]
+    fn only_others_count() {
+        let holds = Holds::default();
+        let (one, other): (OperationId, OperationId) =
+            ("Backup/a/b/1".parse().unwrap(), "Restore/a/r/1".parse().unwrap());
+        let intent = entry("quiesce", Mark::Intent);
+        let stopping: Stopping = serde_json::from_value(intent.detail).unwrap();
+        holds.take(&one, &stopping);
+        assert!(holds.of_others(&one).is_empty());
+        assert_eq!(holds.of_others(&other), HashSet::from(["x".to_owned()]));
+        holds.drop(&one);
+        assert!(holds.of_others(&other).is_empty());
     }
 }

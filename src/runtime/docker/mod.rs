@@ -90,6 +90,16 @@ fn held(log: &Log<'_>) -> Option<(Stopping, bool)> {
 }
 
 impl DockerRuntime {
+    /// Learns from the journal of an earlier process what an operation holds still: others that let
+    /// their containers go are to leave those alone.
+    pub fn remember(&self, job: &Job, log: &Log<'_>) {
+        if job.target().docker.is_some()
+            && let Some(stopping) = holds::still_held(log)
+        {
+            self.holds.take(job.operation(), &stopping);
+        }
+    }
+
     /// Who is to be held still: as an earlier turn has found it, with those that have come up since.
     async fn intended(&self, job: &Job, log: &Log<'_>) -> Result<Value, Failure> {
         let mut stopping = self.stopping(job).await?;

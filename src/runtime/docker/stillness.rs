@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{ContainerInspectResponse, HealthStatusEnum};
+use bollard::models::{ContainerInspectResponse, HealthConfig, HealthStatusEnum};
 use bollard::query_parameters::{StartContainerOptions, StopContainerOptions};
 
 use super::connection::{ANSWER, is_already, limited};
@@ -22,8 +22,10 @@ use crate::spec::{ConsistencyMode, Reason};
 const DEFAULT_STOP: u32 = 10;
 /// What a container may take beyond its own time to stop until the engine has noticed that it is gone.
 const NOTICE: Duration = Duration::from_secs(3);
-/// How long a container waits for those that have to be healthy before it starts.
+/// How long a container waits at least for those that have to be healthy before it starts.
 const DEPENDENCY: Duration = Duration::from_mins(2);
+/// And at most, whatever their health checks allow themselves.
+const LONG_DEPENDENCY: Duration = Duration::from_mins(30);
 /// How often a container is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 /// Exit code of a process that was killed.
@@ -191,21 +193,49 @@ async fn await_dependencies(docker: &Docker, stopping: &Stopping, entry: &StopEn
     let begun = Instant::now();
     let held = |id: &&String| stopping.order.iter().any(|other| other.id == **id);
     for id in entry.after_healthy.iter().filter(held) {
-        while begun.elapsed() < DEPENDENCY {
-            match inspect(docker.clone(), id.clone()).await {
-                Ok(Some(found)) if !is_healthy(&found) => tokio::time::sleep(LOOK).await,
-                _ => break,
+        while let Ok(Some(found)) = inspect(docker.clone(), id.clone()).await {
+            // Its own check has given it up, or it does not run: waiting changes nothing.
+            let is_lost = health_of(&found) == Some(HealthStatusEnum::UNHEALTHY)
+                || run_state(found.state.as_ref()) == RunState::Stopped;
+            let patience = found
+                .config
+                .as_ref()
+                .and_then(|configuration| configuration.healthcheck.as_ref().map(allowance));
+            if is_healthy(&found) || is_lost || begun.elapsed() > patience.unwrap_or(DEPENDENCY) {
+                break;
             }
+            tokio::time::sleep(LOOK).await;
         }
     }
 }
 
+/// How long a health check may take until it has decided: a database that recovers takes its time, and
+/// who needs it fails without it.
+fn allowance(check: &HealthConfig) -> Duration {
+    let nanoseconds = |value: Option<i64>, default: Duration| {
+        let given = value.and_then(|value| u64::try_from(value).ok()).filter(|value| *value > 0);
+        given.map_or(default, Duration::from_nanos)
+    };
+    // The engine's own defaults.
+    let interval = nanoseconds(check.interval, Duration::from_secs(30));
+    let timeout = nanoseconds(check.timeout, Duration::from_secs(30));
+    let retries =
+        check.retries.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0);
+    let tries = retries.unwrap_or(3).saturating_add(1);
+    let all = nanoseconds(check.start_period, Duration::ZERO)
+        .saturating_add(interval.saturating_add(timeout).saturating_mul(tries));
+    all.clamp(DEPENDENCY, LONG_DEPENDENCY)
+}
+
+fn health_of(found: &ContainerInspectResponse) -> Option<HealthStatusEnum> {
+    found.state.as_ref()?.health.as_ref()?.status
+}
+
 /// Whether a container runs and its health check, if it has one, says that it is well.
 pub fn is_healthy(found: &ContainerInspectResponse) -> bool {
-    let health = found.state.as_ref().and_then(|state| state.health.as_ref()?.status);
     run_state(found.state.as_ref()) == RunState::Running
         && matches!(
-            health,
+            health_of(found),
             None | Some(
                 HealthStatusEnum::HEALTHY | HealthStatusEnum::NONE | HealthStatusEnum::EMPTY
             )
@@ -239,5 +269,26 @@ fn resume_failed(failure: Failure) -> Failure {
     match failure.reason {
         Reason::EngineUnavailable => failure,
         _ => Failure { reason: Reason::ResumeFailed, ..failure },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_check_is_given_the_time_that_it_allows_itself() {
+        let seconds = |number: i64| Some(number * 1_000_000_000);
+        let check = |start, interval, retries| HealthConfig {
+            start_period: seconds(start),
+            interval: seconds(interval),
+            timeout: seconds(5),
+            retries: Some(retries),
+            ..HealthConfig::default()
+        };
+        assert_eq!(allowance(&check(0, 1, 3)), DEPENDENCY);
+        assert_eq!(allowance(&check(600, 10, 5)), Duration::from_secs(600 + 6 * 15));
+        assert_eq!(allowance(&check(7200, 10, 5)), LONG_DEPENDENCY);
+        assert_eq!(allowance(&HealthConfig::default()), Duration::from_secs(240));
     }
 }

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::models::{ContainerInspectResponse, HealthStatusEnum, RestartPolicyNameEnum};
-use bollard::query_parameters::{EventsOptionsBuilder, StatsOptionsBuilder};
+use bollard::query_parameters::{
+    EventsOptionsBuilder, ListContainersOptionsBuilder, StatsOptionsBuilder,
+};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::DockerRuntime;
-use super::connection::failure;
-use super::listing::{container_facts, inspected, own_container, volumes};
+use super::connection::{ANSWER, failure, limited};
+use super::listing::{container_facts, host_facts, inspected, own_container, volumes};
 use crate::plan::Failure;
 use crate::plan::docker::{Health, HostFacts, RunState, Sighting, Usage};
 
@@ -21,6 +23,26 @@ const AT_ONCE: usize = 8;
 const MEASURE: Duration = Duration::from_secs(10);
 
 impl DockerRuntime {
+    /// Whether there may be an engine at all: `DOCKER_HOST` is set, or the default socket is there.
+    pub fn is_configured(&self) -> bool {
+        std::env::var_os("DOCKER_HOST").is_some_and(|value| !value.is_empty())
+            || std::path::Path::new("/var/run/docker.sock").exists()
+    }
+
+    /// Everything that targets are resolved with.
+    pub async fn facts(&self) -> Result<HostFacts, Failure> {
+        host_facts(&self.connection).await
+    }
+
+    /// Whether any container has this label.
+    pub async fn has_label(&self, label: &str) -> Result<bool, Failure> {
+        let docker = self.connection.docker().await?;
+        let filters = std::collections::HashMap::from([("label", vec![label])]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let listing = docker.list_containers(Some(options));
+        Ok(!limited("list the containers", ANSWER, listing).await?.is_empty())
+    }
+
     /// Every container as it is now, and the facts that targets are resolved with. `measured` asks for
     /// what they use too, which costs the engine a call for each.
     pub async fn survey(&self, measured: bool) -> Result<(HostFacts, Vec<Sighting>), Failure> {

@@ -363,6 +363,12 @@ impl Runtime for KubernetesRuntime {
                 if job.spec.target.workload.is_none() {
                     return refuse("claims have no version to upgrade", "name a workload");
                 }
+                if job.spec.data_from.is_some() {
+                    return refuse(
+                        "`dataFrom` is for Docker hosts",
+                        "apply a Restore for the data",
+                    );
+                }
                 if job.spec.package.is_some() {
                     return refuse("packages cannot be applied in a cluster", "use `spec.images`");
                 }

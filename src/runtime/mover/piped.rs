@@ -3,6 +3,7 @@
 //! Its life is the pipe's: when whoever asks is gone, the engine closes the pipe, and the mover ends
 //! whatever it does. Nothing it has done counts unless its answer was written down at the other end.
 
+use std::collections::VecDeque;
 use std::io::BufRead;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +14,9 @@ use super::process::Mover;
 use super::{Mission, Request, SIGN_OF_LIFE, Saying, Surroundings, Told};
 use crate::engine::Cancel;
 use crate::runtime::host::HostRuntime;
+
+/// One thing that was asked for.
+type Asked = (Box<Mission>, Request);
 
 /// Carries out what it is asked for until its standard input ends.
 pub async fn run_piped(say: Arc<dyn Fn(&str) + Send + Sync>) {
@@ -47,10 +51,17 @@ async fn serve(mut told: UnboundedReceiver<Told>, say: Arc<dyn Fn(&str) + Send +
     });
     // One runtime for all requests: it holds the archive between being written and being sealed.
     let runtime = HostRuntime::default();
-    while let Some(next) = told.recv().await {
-        if let Told::Ask { mission, request } = next
-            && !answer(&runtime, *mission, &request, &mut told, &say).await
-        {
+    let mut waiting = VecDeque::new();
+    loop {
+        let (mission, request) = match waiting.pop_front() {
+            Some(next) => next,
+            None => match told.recv().await {
+                Some(Told::Ask { mission, request }) => (mission, request),
+                Some(_) => continue,
+                None => break,
+            },
+        };
+        if !answer(&runtime, *mission, &request, (&mut told, &mut waiting), &say).await {
             break;
         }
     }
@@ -62,7 +73,7 @@ async fn answer(
     runtime: &HostRuntime,
     mission: Mission,
     request: &Request,
-    told: &mut UnboundedReceiver<Told>,
+    (told, waiting): (&mut UnboundedReceiver<Told>, &mut VecDeque<Asked>),
     say: &Arc<dyn Fn(&str) + Send + Sync>,
 ) -> bool {
     let stop = Cancel::new();
@@ -84,7 +95,8 @@ async fn answer(
             outcome = &mut working => break outcome,
             more = told.recv() => match more {
                 Some(Told::Cancel) => stop.cancel(),
-                Some(_) => {}
+                Some(Told::Ask { mission, request }) => waiting.push_back((mission, request)),
+                Some(Told::Alive) => {}
                 None => {
                     stop.cancel();
                     return false;
@@ -131,10 +143,16 @@ mod tests {
         .join("\n");
         let (sender, receiver) = unbounded_channel();
         listen(std::io::Cursor::new(text), &sender);
-        drop(sender);
         let said = Arc::new(Mutex::new(Vec::new()));
-        let heard = Arc::clone(&said);
-        let say = Arc::new(move |line: &str| heard.lock().unwrap().push(line.to_owned()));
+        // The input ends when both have been answered.
+        let (heard, sender) = (Arc::clone(&said), Mutex::new(Some(sender)));
+        let say = Arc::new(move |line: &str| {
+            let mut heard = heard.lock().unwrap();
+            heard.push(line.to_owned());
+            if heard.len() == 2 {
+                sender.lock().unwrap().take();
+            }
+        });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(serve(receiver, say));
         let said = said.lock().unwrap();

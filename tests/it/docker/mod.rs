@@ -4,9 +4,14 @@
 mod backups;
 mod calls;
 mod contained;
+mod database;
 mod engine;
+mod faults;
 mod kills;
+mod labels;
+mod packaging;
 mod restores;
 mod revivals;
+mod second;
 mod services;
 mod upgrades;

@@ -299,3 +299,57 @@ fn an_image_that_is_not_there_is_found_out_before_anything_stops() {
         .says("localhost:1/no/such:2.0.0");
     assert_eq!(project.inspected()["db"]["State"]["StartedAt"], started);
 }
+
+#[test]
+fn an_upgrade_from_the_command_line_and_the_way_back_later() {
+    let Some(project) = stage() else { return };
+    let data = project.at("data");
+    let scene = &project.scene;
+    scene.apply(STORE).ok();
+    let image = format!("db={}", Version::Good.image());
+    let create = ["upgrade", "create", "--project", &project.name, "--image", &image];
+    let create = [&create[..], &["--name", "up", "--store", "main", "--soak", "1s"]].concat();
+    let plan = scene.run(&[&create[..], &["--dry-run"]].concat()).ok();
+    assert!(plan.stdout.contains("keep the old"), "{}", plan.stdout);
+    let removed = Version::Good.removes();
+    shell(&data, &format!("echo precious > {removed}"));
+    scene.run(&create).ok();
+    assert_eq!(lines(&data.join("version")), ["2.0.0"]);
+    // Later, after it has worked with the new version.
+    shell(&data, "echo later > later");
+    scene.run(&["upgrade", "rollback", "up", "--dry-run"]).ok();
+    scene.run(&["upgrade", "rollback", "up"]).code(2).says("--yes");
+    scene.run(&["upgrade", "rollback", "up", "--yes"]).ok();
+    assert_eq!(text(&project.inspected()["db"]["Config"]["Image"]), Version::First.image());
+    assert_eq!(lines(&data.join("version")), ["1.0.0"]);
+    assert_eq!(lines(&data.join(removed)), ["precious"]);
+    assert!(!data.join("later").exists(), "the data is that of before the upgrade");
+    assert_eq!(project.inspected().keys().collect::<Vec<_>>(), ["db", "proxy"]);
+    // What was there before the way back is kept too.
+    let kept = scene
+        .backups()
+        .into_iter()
+        .find(|one| one["object"].as_str().is_some_and(|name| name.starts_with("up-back-")));
+    let archive = kept.unwrap()["backupPath"].as_str().unwrap().to_owned();
+    let listed = crate::scene::tool("tar", &["tzf", &archive]);
+    assert!(listed.lines().any(|line| line.ends_with("/later")), "{listed}");
+    // Without its backup nothing leads back.
+    scene.run(&["backup", "delete", "up-before-upgrade", "--yes"]).ok();
+    scene.run(&["upgrade", "rollback", "up", "--yes"]).code(3).says("is not there any more");
+    scene.run(&["upgrade", "rollback", "nothing", "--yes"]).code(3);
+}
+
+#[test]
+fn a_way_back_that_fails_leaves_the_new_version_on_its_data() {
+    let Some(project) = stage() else { return };
+    let data = project.at("data");
+    project.scene.apply(STORE).ok();
+    upgrade(&project, "up", Version::Good, "").ok();
+    shell(&data, "echo later > later");
+    let bad = document(&project, "bad-back", Version::FailsToStart, "  force: true\n")
+        .replace("  healthGate", "  dataFrom: {name: up-before-upgrade}\n  healthGate");
+    project.scene.apply(&bad).code(1).says("db has ended");
+    assert_eq!(text(&project.inspected()["db"]["Config"]["Image"]), Version::Good.image());
+    assert_eq!(lines(&data.join("version")), ["2.0.0"]);
+    assert_eq!(lines(&data.join("later")), ["later"]);
+}
