@@ -19,8 +19,9 @@ use crate::spec::Target;
 
 /// How often services are looked at.
 const EVERY: Duration = Duration::from_secs(30);
-/// How soon again while there is nothing to look at.
+/// How soon again while there is nothing to look at, and how often so soon.
 const SOON: Duration = Duration::from_secs(3);
+const IMPATIENT: u32 = 20;
 /// Events come in flocks: a start is several.
 const SETTLE: Duration = Duration::from_millis(300);
 
@@ -32,9 +33,13 @@ impl Operator {
             let (sender, mut changed) = mpsc::channel(1);
             let following = tokio::spawn(operator.clone().follow_events(sender));
             let mut watch = Watch::new(operator);
+            let mut impatient = IMPATIENT;
             loop {
-                // Documents are read after the start, and engines come late.
-                let pause = if watch.turn(true).await { EVERY } else { SOON };
+                let seen = watch.turn(true).await;
+                // Documents are read after the start, and engines come late; but an idle daemon sleeps.
+                let soon = !seen && impatient > 0 && watch.operator.docker.is_configured();
+                impatient = impatient.saturating_sub(1);
+                let pause = if soon { SOON } else { EVERY };
                 let next = tokio::time::sleep(pause);
                 tokio::pin!(next);
                 loop {
@@ -66,7 +71,7 @@ impl Operator {
             if changed.is_closed() {
                 return;
             }
-            tokio::time::sleep(SOON).await;
+            tokio::time::sleep(if self.docker.is_configured() { SOON } else { EVERY }).await;
         }
     }
 

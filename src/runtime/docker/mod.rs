@@ -31,7 +31,7 @@ use super::{BoxFuture, Handles, Runtime, hook_phase};
 use crate::plan::backup::step as backup_step;
 use crate::plan::docker::{Place, RootSource, StopEntry, Stopping, stop_set};
 use crate::plan::restore::step as restore_step;
-use crate::plan::{Action, BackupJob, Failure, Job, Log, Observed, PreflightFacts};
+use crate::plan::{Action, BackupJob, Failure, Job, Log, Observed, OperationId, PreflightFacts};
 use crate::spec::hooks::ExecHook;
 use crate::spec::target::DockerTarget;
 use crate::spec::upgrade::HealthGate;
@@ -98,6 +98,11 @@ impl DockerRuntime {
         {
             self.holds.take(job.operation(), &stopping);
         }
+    }
+
+    /// Ends what [`Self::remember`] began.
+    pub fn forget(&self, operation: &OperationId) {
+        self.holds.drop(operation);
     }
 
     /// Who is to be held still: as an earlier turn has found it, with those that have come up since.
@@ -248,6 +253,10 @@ impl Runtime for DockerRuntime {
                         if entry.selected { "" } else { ", because it works on the same data" };
                     lines.push(format!("{} is {word}{why}", entry.name));
                 }
+            }
+            if let Job::Restore(restore) = job {
+                let missing = reviving::missing_ones(restore, &look.facts)?;
+                lines.extend(missing.iter().map(|name| format!("{name} is made again")));
             }
             lines.extend(stopping.warnings);
             lines.extend(look.placements.warnings);

@@ -33,6 +33,15 @@ fn wanted(job: &RestoreJob, definitions: &Definitions, host: &HostFacts) -> Vec<
     missing(definitions, host, (MADE_LABEL, &mark(&job.operation)))
 }
 
+/// The names of the containers that a Restore would make again.
+pub fn missing_ones(job: &RestoreJob, host: &HostFacts) -> Result<Vec<String>, Failure> {
+    if !job.spec.recreate_containers {
+        return Ok(Vec::new());
+    }
+    let found = wanted(job, &kept(&read_manifest(job)?), host);
+    Ok(found.into_iter().map(|one| one.name).collect())
+}
+
 /// What the host calls the image of a missing container, and its id: the very same one, by id or by
 /// digest, or else what has its name.
 async fn image_of(docker: &Docker, one: &Missing) -> Result<Option<(String, String)>, Failure> {

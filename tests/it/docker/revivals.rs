@@ -41,6 +41,13 @@ fn a_project_comes_back_on_an_empty_host_as_it_was() {
     project.back_up("night", "").ok();
     let before = project.inspected();
     lose(&project);
+    let plan = ["restore", "create", "night", "--recreate-containers", "--dry-run"];
+    let plan = project.scene.run(&plan).ok().stdout;
+    for name in before.keys() {
+        let line = format!("{} is made again", project.of(name));
+        assert!(plan.contains(&line), "{plan}");
+    }
+    assert!(project.inspected().is_empty(), "a plan made something");
     project.scene.restore("back", SPEC).ok();
     let after = project.inspected();
     assert_eq!(after.keys().collect::<Vec<_>>(), ["db", "off", "proxy"]);
