@@ -6,7 +6,7 @@ use serde_json::Value;
 use tracing::{debug, info, warn};
 
 use super::{Operator, OperatorError};
-use crate::plan::docker::labelled;
+use crate::plan::docker::{HostFacts, labelled};
 use crate::spec::{self, Document, Kind, ObjectKey};
 
 /// What stands in the place of a file's name in the records of these documents.
@@ -39,7 +39,7 @@ impl Operator {
         } else if ours.is_empty() {
             return Ok(false);
         } else {
-            Default::default()
+            HostFacts::default()
         };
         let mut stores = known.iter().filter(|one| {
             let is_store = one.kind == Kind::BackupStore.as_str() && one.removed_at.is_none();

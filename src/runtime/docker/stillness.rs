@@ -289,6 +289,6 @@ mod tests {
         assert_eq!(allowance(&check(0, 1, 3)), DEPENDENCY);
         assert_eq!(allowance(&check(600, 10, 5)), Duration::from_secs(600 + 6 * 15));
         assert_eq!(allowance(&check(7200, 10, 5)), LONG_DEPENDENCY);
-        assert_eq!(allowance(&HealthConfig::default()), Duration::from_secs(240));
+        assert_eq!(allowance(&HealthConfig::default()), Duration::from_mins(4));
     }
 }

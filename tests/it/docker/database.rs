@@ -34,7 +34,7 @@ fn image(project: &Project) -> bool {
         cp -a /usr/share/postgresql/{version} usr/share/postgresql/
         mkdir -p usr/share; cp -aL /usr/share/zoneinfo usr/share/ 2>/dev/null || true
         for file in $bin/postgres $bin/initdb $bin/psql $bin/pg_dump $bin/pg_ctl $lib/*.so; do
-            ldd $file 2>/dev/null | sed -nE 's/.*(=> )?(\\/[^ ]+) \\(0x.*/\\2/p'
+            ldd $file 2>/dev/null | sed -nE 's/^[[:space:]]*(.* => )?(\\/[^ ]+) \\(0x.*$/\\2/p'
         done | sort -u | while read library; do mkdir -p .${{library%/*}}; cp -L $library .$library; done
         cp $(command -v busybox) bin/busybox
         for applet in sh su mkdir chown test cat sleep rm ls; do ln -s busybox bin/$applet; done
@@ -97,8 +97,8 @@ fn under_load(project: &Project, names: &[&str], more: &str) -> Vec<u64> {
         scope.spawn(|| {
             while !stop.load(Ordering::SeqCst) {
                 // Ten rows a transaction, numbered without gaps.
-                let sql = "INSERT INTO rows SELECT coalesce(max(id), 0) + n, repeat('x', 200) \
-                           FROM rows, generate_series(1, 10) n GROUP BY n; SELECT max(id) FROM rows";
+                let sql = "INSERT INTO rows SELECT (SELECT coalesce(max(id), 0) FROM rows) + n, \
+                           repeat('x', 200) FROM generate_series(1, 10) n; SELECT max(id) FROM rows";
                 if let Some(answer) = query(project, "db", sql)
                     && let Some(last) = answer.lines().last().and_then(|line| line.parse().ok())
                 {
@@ -106,6 +106,8 @@ fn under_load(project: &Project, names: &[&str], more: &str) -> Vec<u64> {
                 }
             }
         });
+        // Also when something below fails: the writer would be waited for in vain.
+        let _end = End(&stop);
         let mut known = Vec::new();
         for name in names {
             let before = committed.load(Ordering::SeqCst);
@@ -115,9 +117,17 @@ fn under_load(project: &Project, names: &[&str], more: &str) -> Vec<u64> {
             known.push(committed.load(Ordering::SeqCst));
             project.back_up(name, more).ok();
         }
-        stop.store(true, Ordering::SeqCst);
         known
     })
+}
+
+/// Says that it is over when it is dropped.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 fn stage() -> Option<Project> {

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -74,8 +74,8 @@ fn an_engine_that_is_restarted_in_the_middle_finds_its_services_started_again() 
 }
 
 /// A socket that passes everything on to the engine but some requests, which it swallows.
-fn deaf_to(socket: PathBuf, part: &'static str, times: u32) -> String {
-    let listener = UnixListener::bind(&socket).unwrap();
+fn deaf_to(socket: &Path, part: &'static str, times: u32) -> String {
+    let listener = UnixListener::bind(socket).unwrap();
     let left = Arc::new(AtomicU32::new(times));
     std::thread::spawn(move || {
         for client in listener.incoming().flatten() {
@@ -123,7 +123,7 @@ fn backed_up_through(project: &Project, address: &str, more: &str) -> Ended {
 fn a_socket_that_hangs_while_stopping_is_given_up_in_time() {
     let Some(project) = Project::new() else { return };
     project.shop();
-    let address = deaf_to(project.scene.path("engine.sock"), "/stop", u32::MAX);
+    let address = deaf_to(&project.scene.path("engine.sock"), "/stop", u32::MAX);
     let ended = backed_up_through(&project, &address, "consistency: {timeout: 3s}");
     ended.code(1).says("did not stop within 3 s");
     project.runs_as_before();
@@ -134,7 +134,7 @@ fn a_socket_that_hangs_while_stopping_is_given_up_in_time() {
 fn a_socket_that_hangs_while_starting_is_asked_again() {
     let Some(project) = Project::new() else { return };
     project.shop();
-    let address = deaf_to(project.scene.path("engine.sock"), "/start", 1);
+    let address = deaf_to(&project.scene.path("engine.sock"), "/start", 1);
     backed_up_through(&project, &address, "");
     project.runs_as_before();
     project.scene.run(&["backup", "verify", "--all"]).ok();
@@ -176,7 +176,7 @@ fn a_full_disk_is_seen_before_or_in_the_middle_and_nobody_is_left_down() {
     let address = on_request(move || {
         let _ = std::fs::write(&filler, vec![1; 2_700_000]);
     });
-    let ended = project.back_up("middle", &hook(&address)).code(1);
+    let ended = project.back_up("middle", &hook(&address)).code(4);
     assert!(ended.stderr.to_lowercase().contains("space"), "{ended:#?}");
     project.runs_as_before();
     assert_eq!(project.scene.stored(), ["filler"]);

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::engine::{Project, SERVICE, docker, lines};
 use crate::scene::{Daemon, STORE, wait_longer};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn schedules(project: &Project) -> Vec<String> {
     let listed = project.scene.run(&["get", "backupschedules", "-o", "json"]).ok().items();

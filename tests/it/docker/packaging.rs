@@ -81,11 +81,11 @@ fn the_image_is_built_without_a_registry_and_becomes_healthy_as_the_compose_file
     arguments.extend(volumes.iter().flat_map(|volume| ["--volume", volume]));
     arguments.extend([&image.0, "daemon", "--specs", "/etc/eider", "--listen", "0.0.0.0:9110"]);
     docker(&arguments);
-    wait_longer("it is healthy", Duration::from_secs(60), &mut || {
+    wait_longer("it is healthy", Duration::from_mins(1), &mut || {
         text(&project.inspected()["eider"]["State"]["Health"]["Status"]) == "healthy"
     });
     project.scene.write("specs/night.yaml", document);
-    wait_longer("the backup is there", Duration::from_secs(60), &mut || {
+    wait_longer("the backup is there", Duration::from_mins(1), &mut || {
         project.scene.stored().iter().any(|name| name.ends_with(".manifest.json"))
     });
     let listed = docker(&["exec", &name, "/usr/local/bin/eider", "backup", "list", "-o", "json"]);

@@ -93,8 +93,11 @@ impl Drop for SecondEngine {
 fn launch(place: &tempfile::TempDir) -> Child {
     let at = |name: &str| place.path().join(name).display().to_string();
     let log = std::fs::File::options().create(true).append(true).open(at("log")).unwrap();
-    let mut command = Command::new("dockerd");
+    // In a network of its own: an engine without a bridge takes `docker0` away when it starts, and that
+    // of the engine beside it is what every container of the machine hangs on.
+    let mut command = Command::new("unshare");
     command
+        .args(["--net", "dockerd"])
         .args(["--host", &format!("unix://{}", at("s"))])
         .args(["--data-root", &at("d"), "--exec-root", &at("e"), "--pidfile", &at("p")])
         .args(["--bridge", "none", "--iptables=false", "--ip-forward=false"]);

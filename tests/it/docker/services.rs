@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::engine::{Project, SERVICE, docker};
 use crate::scene::{Daemon, STORE, head, wait_longer};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn current(project: &Project, service: &str) -> Value {
     let found = project.scene.run(&["service", "status", "-o", "json"]).ok().items();
@@ -25,7 +25,7 @@ fn services_are_seen_when_they_change_and_every_half_minute() {
     project.start("db", &more, SERVICE);
     project.start("web", &["-v", &mount], SERVICE);
     let schedule = format!(
-        "{STORE}---\n{}metadata: {{name: nightly}}\nspec:\n  schedule: \"@yearly\"\n  suspend: true\n  \
+        "{STORE}---\n{}metadata: {{name: nightly}}\nspec:\n  schedule: \"0 0 1 1 *\"\n  suspend: true\n  \
          template: {{spec: {{target: {{docker: {{project: {}}}}}, storeRef: {{name: main}}}}}}\n",
         head("BackupSchedule"),
         project.name
