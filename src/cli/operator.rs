@@ -41,7 +41,7 @@ pub async fn operator(
     let health = Arc::new(Health::starting(&["definitions", "leader"]));
     let router = serve(arguments, &health).await?;
     let identity = identity(arguments);
-    let image = tokio::select! {
+    let (image, image_pull_policy) = tokio::select! {
         image = mover_image(&plain, arguments) => image?,
         () = &mut stop => return Ok(()),
     };
@@ -64,7 +64,7 @@ pub async fn operator(
         () = &mut stop => return Ok(()),
     }
     let settings = Settings {
-        image_pull_policy: arguments.mover_image_pull_policy.clone(),
+        image_pull_policy,
         image_pull_secrets: arguments.mover_image_pull_secrets.clone(),
         service_account: arguments.mover_service_account.clone(),
         cpu: arguments.mover_cpu.clone(),
@@ -182,10 +182,14 @@ fn identity(arguments: &OperatorArguments) -> String {
         .unwrap_or_else(|| format!("{}-{}", crate::runtime::host::host_name(), std::process::id()))
 }
 
-/// The image that movers run: as told, or the one that this pod runs.
-async fn mover_image(client: &Client, arguments: &OperatorArguments) -> Result<String, CliError> {
+/// The image that movers run and when it is pulled: as told, or as for this pod.
+async fn mover_image(
+    client: &Client,
+    arguments: &OperatorArguments,
+) -> Result<(String, Option<String>), CliError> {
+    let policy = arguments.mover_image_pull_policy.clone();
     if let Some(image) = &arguments.mover_image {
-        return Ok(image.clone());
+        return Ok((image.clone(), policy));
     }
     let unknown = |why: String| {
         CliError::new(ExitCode::Usage, Reason::InvalidSpec, format!("no image for movers: {why}"))
@@ -196,8 +200,12 @@ async fn mover_image(client: &Client, arguments: &OperatorArguments) -> Result<S
     };
     let pods: Api<Pod> = Api::namespaced(client.clone(), &arguments.lease_namespace);
     let pod = pods.get(name).await.map_err(|error| unknown(error.to_string()))?;
-    let image = pod.spec.and_then(|spec| spec.containers.into_iter().next()?.image);
-    image.ok_or_else(|| unknown(format!("pod {name} names none")))
+    let container = pod.spec.and_then(|spec| spec.containers.into_iter().next());
+    // With its policy: the default for `:latest` is to pull what may be in no registry.
+    let own = container.as_ref().and_then(|container| container.image_pull_policy.clone());
+    let image = container.and_then(|container| container.image);
+    let image = image.ok_or_else(|| unknown(format!("pod {name} names none")))?;
+    Ok((image, policy.or(own)))
 }
 
 /// Serves health at once, and everything else as soon as this process leads.

@@ -166,6 +166,14 @@ impl Walk<'_> {
         {
             return Ok(None);
         }
+        let working = is_directory
+            && !self.relative.contains(&b'/')
+            && self.relative.starts_with(super::replace::INSIDE.as_bytes());
+        if working {
+            let message = "the working directory of a restore; it is left out";
+            self.visitor.left_out(&path, WarningKind::Skipped, message);
+            return Ok(None);
+        }
         let name = if self.relative.is_empty() {
             self.root_name.to_vec()
         } else {

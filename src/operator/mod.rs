@@ -259,10 +259,9 @@ impl Operator {
         result
     }
 
-    /// A place among the operations at work, for work on a store that belongs to none. None when the
-    /// process is stopping.
-    pub(super) async fn take_turn(&self) -> Option<Turn> {
-        Turn::wait(&self.permits).await
+    /// A place among the operations at work, for work on a store that belongs to none.
+    pub(super) async fn take_turn(&self) -> Turn {
+        Turn::wait(&self.permits).await.unwrap_or_default()
     }
 
     /// What waits or works.

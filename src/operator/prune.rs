@@ -12,7 +12,7 @@ use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
 use crate::plan::retention::{self, BackupFacts, BackupState};
 use crate::plan::{Failure, Job, OperationId};
 use crate::runtime::host;
-use crate::runtime::kubernetes::StoreWork;
+use crate::runtime::kubernetes::{StoreErrand, StoreWork};
 use crate::spec::{
     BackupScheduleSpec, BackupStoreStatus, Kind, MoverSecurityContext, Reason, Retention,
 };
@@ -161,9 +161,9 @@ impl Operator {
                 let purpose = format!("delete-{}", &digest[..12]);
                 let work = StoreWork::Delete(names);
                 let writer = self.store_writer(namespace, store).await?;
-                let _turn = self.take_turn().await;
+                let errand = StoreErrand::new(work, writer, self.take_turn().await);
                 let (figures, _) =
-                    link.runtime.work_on_store(&owner, &purpose, &binding, writer, work).await?;
+                    link.runtime.work_on_store(&owner, &purpose, &binding, errand).await?;
                 self.publish_store(&owner, Ok(figures), StoreNews::default()).await?;
             }
             for record in own {

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::locks::{Claimed, Place};
 use super::resolve::Resolved;
 use super::{Operator, OperatorError};
-use crate::plan::{Failure, OperationId, status};
+use crate::plan::{Failure, Job, OperationId, status};
 use crate::runtime::Turn;
 use crate::spec::Reason;
 
@@ -50,6 +50,11 @@ impl Operator {
             Some(link) => link.runtime.claims_of(job).await,
             None => Vec::new(),
         };
+        if let (true, Some(permits)) = (fresh, permits)
+            && let Some(ended) = self.wait_for_date(job, permits).await?
+        {
+            return Ok(ended);
+        }
         let place = self.locks.queue(Claimed {
             operation: operation.clone(),
             target: job.target().clone(),
@@ -104,6 +109,34 @@ impl Operator {
             listener.waits(None);
         }
         Ok(Admitted::Now(Admission { _target: place, turn }))
+    }
+
+    /// Waits for the date of an Upgrade that is to begin later, which holds nothing until then. Returns
+    /// why it will not begin, if it will not.
+    async fn wait_for_date(
+        &self,
+        job: &Job,
+        permits: &Semaphore,
+    ) -> Result<Option<Admitted>, OperatorError> {
+        let Job::Upgrade(upgrade) = job else { return Ok(None) };
+        let Some(at) = upgrade.spec.scheduled_at.as_ref().map(|at| at.0) else { return Ok(None) };
+        let mut said = false;
+        while Timestamp::now() < at {
+            if self.is_unwanted(job.operation()) {
+                return Ok(Some(Admitted::Unwanted));
+            }
+            if permits.is_closed() {
+                return Ok(Some(Admitted::Stopping));
+            }
+            if !said {
+                let pending = Failure::new(Reason::Pending, format!("scheduled for {at}"));
+                self.say_waiting(job.operation(), true, &pending).await?;
+                said = true;
+            }
+            let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
+            tokio::time::sleep(left.min(PATIENCE)).await;
+        }
+        Ok(None)
     }
 
     /// Says what an operation waits for. What has been begun has a status that says more.

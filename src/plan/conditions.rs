@@ -203,6 +203,20 @@ pub fn ready(
     );
 }
 
+/// An object that lives on and cannot be used yet, for a cause that is waited for.
+pub fn waiting(
+    conditions: &mut Vec<Condition>,
+    reason: Reason,
+    message: &str,
+    generation: i64,
+    now: Timestamp,
+) {
+    use ConditionType::{Ready, Reconciling, Stalled};
+    set(conditions, Ready, Truth::False, reason, message, generation, now);
+    set(conditions, Reconciling, Truth::True, reason, message, generation, now);
+    set(conditions, Stalled, Truth::False, reason, "", generation, now);
+}
+
 /// Whether the last success of a schedule is too old.
 pub fn overdue(
     conditions: &mut Vec<Condition>,

@@ -161,9 +161,13 @@ fn backward(job: &UpgradeJob, log: &Log<'_>, failure: Failure, now: Timestamp) -
         let (decision, given_up) = compensate(log, steps, now);
         return decision.unwrap_or_else(|| Decision::Finish(conclude(failure, &given_up)));
     }
-    if job.spec.rollback.mode != RollbackMode::Auto {
+    // A new version that never ran leaves nothing to look at, and the service must not stay down for it.
+    if job.spec.rollback.mode != RollbackMode::Auto && log.touched(START) {
         let failure = failure.hint(match job.spec.rollback.mode {
-            RollbackMode::Manual => "everything for a rollback is kept: `eider upgrade rollback`",
+            RollbackMode::Manual => {
+                "everything for a rollback is kept: `eider upgrade rollback` on a Docker host; in a \
+                 cluster set the old image and restore the backup that the status names"
+            }
             _ => "rollback.mode is Never: the service is left as it is",
         });
         return Decision::Finish(Conclusion::failed(failure));

@@ -152,7 +152,12 @@ impl Target {
                 (None, None) => format!("docker:volumes/{}", list(&docker.volumes)),
             }
         } else if let Some(workload) = &self.workload {
-            format!("{:?}/{}", workload.kind, workload.name).to_lowercase()
+            let title = format!("{:?}/{}", workload.kind, workload.name).to_lowercase();
+            // Another selection is another target: its size says nothing about this one's.
+            match &workload.volume_claims {
+                Some(claims) => format!("{title}[{}]", claims.join(",")),
+                None => title,
+            }
         } else {
             format!("claims:{}", self.volume_claims.as_deref().unwrap_or_default().join(","))
         }

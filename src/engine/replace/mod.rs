@@ -26,6 +26,7 @@ pub use error::{ReplaceError, Step};
 pub use place::{Layout, StagedKind, Staging, leftovers};
 
 use inside::Inside;
+pub(super) use place::INSIDE;
 use place::Place;
 
 /// Where a root stands in an operation, from the file system alone.

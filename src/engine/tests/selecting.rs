@@ -46,3 +46,27 @@ fn include_and_preserve_choose_what_is_unpacked() {
     let (found, _) = unpack_with(&["*.log"], &[], "three");
     assert_eq!(found, ["", "a", "a/two.log"]);
 }
+
+#[test]
+fn the_working_directory_of_a_restore_is_not_backed_up() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("data");
+    std::fs::create_dir_all(root.join(".eider-restore-0123/new")).unwrap();
+    std::fs::create_dir_all(root.join("deep/.eider-restore-mine")).unwrap();
+    std::fs::write(root.join(".eider-restore-0123/new/big"), "staged").unwrap();
+    std::fs::write(root.join(".eider-restore-list"), "a file").unwrap();
+    std::fs::write(root.join("live"), "live").unwrap();
+    let archive = place.path().join("x.tar.gz");
+    pack_to(&options(&root, ArchiveFormat::TarGz), &archive).unwrap();
+    // Only a directory at the top of a root is Eider's own.
+    let wanted = [
+        "data",
+        "data/.eider-restore-list",
+        "data/deep",
+        "data/deep/.eider-restore-mine",
+        "data/live",
+    ];
+    let found: Vec<String> =
+        names_in(&archive).iter().map(|name| name.trim_end_matches('/').to_owned()).collect();
+    assert_eq!(found, wanted);
+}

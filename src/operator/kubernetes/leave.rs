@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::{ARCHIVE_FINALIZER, Context, LookError, OPERATION_FINALIZER, WAIT};
 use crate::operator::OperatorError;
 use crate::plan::{Failure, Log, OperationId, StoreBinding, status};
-use crate::runtime::kubernetes::StoreWork;
+use crate::runtime::kubernetes::{StoreErrand, StoreWork};
 use crate::spec::{DeletionPolicy, Kind, Reason};
 
 /// How often an object that waits for its operation to be undone is looked at.
@@ -129,10 +129,8 @@ async fn remove_archive(
     };
     let work = StoreWork::Delete(vec![archive.to_owned()]);
     let writer = context.operator.store_writer(&operation.namespace, store).await?;
-    let turn = context.operator.take_turn().await;
-    let runtime = &context.link.runtime;
-    let done = runtime.work_on_store(operation, "delete", &binding, writer, work).await;
-    drop(turn);
+    let errand = StoreErrand::new(work, writer, context.operator.take_turn().await);
+    let done = context.link.runtime.work_on_store(operation, "delete", &binding, errand).await;
     match done {
         Ok(_) => {}
         Err(failure) if hopeless(&failure) => {

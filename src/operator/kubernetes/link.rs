@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::plan::{Failure, OperationId};
-use crate::runtime::kubernetes::{FIELD_MANAGER, KubernetesRuntime, is_missing, is_terminating};
+use crate::runtime::kubernetes::{FIELD_MANAGER, KubernetesRuntime, failure, is_missing};
 use crate::spec::{API_VERSION, Kind, Reason};
 
 /// Annotation on an object that another operation needs: `Kind/name` of that operation's object.
@@ -158,12 +158,11 @@ impl ClusterLink {
         let parameters =
             PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let refuse = |error: kube::Error| {
-            let reason = if is_terminating(&error) {
-                Reason::NamespaceTerminating
-            } else {
-                Reason::ClusterUnavailable
-            };
-            Failure::new(reason, format!("cannot {what}: {error}"))
+            let mut failure = failure(&what, &error);
+            if matches!(&error, kube::Error::Api(status) if status.code == 422) {
+                failure.reason = Reason::InvalidSpec;
+            }
+            failure
         };
         let made = match cluster.patiently(&what, None, || api.create(&parameters, &object)).await {
             Ok(made) => made,

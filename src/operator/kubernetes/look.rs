@@ -16,6 +16,9 @@ use crate::operator::OperatorError;
 use crate::plan::{Conclusion, Failure, Log, OperationId, conditions, status};
 use crate::spec::{self, API_VERSION, Document, Kind, Reason};
 
+/// The longest value that Kubernetes takes for a label.
+const LABEL_LENGTH: usize = 63;
+
 /// The operation that an object is, as it is now.
 pub(super) fn identity(kind: Kind, object: &DynamicObject) -> OperationId {
     OperationId {
@@ -49,6 +52,14 @@ pub(super) async fn look(
         Ok(document) => document,
         Err(failure) => return refuse(kind, &operation, object, failure, context).await,
     };
+    if kind == Kind::BackupSchedule && object.name_any().len() > LABEL_LENGTH {
+        let message = format!(
+            "the name of a BackupSchedule has {LABEL_LENGTH} characters at most: its Backups carry it \
+             in a label"
+        );
+        let failure = Failure::new(Reason::InvalidSpec, message);
+        return refuse(kind, &operation, object, failure, context).await;
+    }
     mirror(kind, object, &document, context).await?;
     match kind {
         Kind::BackupSchedule => schedules::look(&operation, context).await,

@@ -13,11 +13,12 @@ use tracing::warn;
 
 use super::{Context, LookError};
 use crate::catalog::BackupFilter;
-use crate::engine::Manifest;
+use crate::engine::{Manifest, Progress};
+use crate::operator::progress::Meter;
 use crate::operator::rebuild::record_of;
 use crate::operator::{Operator, OperatorError};
 use crate::plan::{Failure, OperationId, StoreBinding, conditions};
-use crate::runtime::kubernetes::{StoreFigures, StoreWork};
+use crate::runtime::kubernetes::{StoreErrand, StoreFigures, StoreWork};
 use crate::spec::{
     BackupStoreStatus, ByteSize, Kind, MoverSecurityContext, Reason, counted, readable_size,
 };
@@ -25,6 +26,8 @@ use crate::telemetry::metrics::StoreFacts;
 
 /// A store that nobody writes to is looked into this often.
 const INSPECT: Duration = Duration::from_hours(6);
+/// What a look waits for is said this often.
+const SAY: Duration = Duration::from_secs(5);
 /// A store that could not be looked into is tried again after this long.
 const AGAIN: Duration = Duration::from_mins(1);
 
@@ -89,6 +92,8 @@ pub(in crate::operator) struct StoreNews {
     pub(in crate::operator) writer: Option<MoverSecurityContext>,
     /// The request that a look into it has just answered; empty if nobody asked.
     pub(in crate::operator) answers: Option<String>,
+    /// Whether what is wrong is only waited for.
+    pub(in crate::operator) waits: bool,
 }
 
 /// Whether the status is that of a look into the store which need not be repeated yet.
@@ -114,11 +119,29 @@ async fn inspect(
 ) -> Result<(), LookError> {
     let purpose = format!("inspect-{}", Timestamp::now().as_second());
     let writer = context.operator.store_writer(&operation.namespace, &operation.name).await?;
-    let turn = context.operator.take_turn().await;
-    let runtime = &context.link.runtime;
-    let done =
-        runtime.work_on_store(operation, &purpose, binding, writer, StoreWork::Inspect).await;
-    drop(turn);
+    let meter = Arc::new(Meter::new(None));
+    let errand = StoreErrand {
+        work: StoreWork::Inspect,
+        writer,
+        progress: Arc::clone(&meter) as Arc<dyn Progress>,
+        turn: context.operator.take_turn().await,
+    };
+    let mut work =
+        Box::pin(context.link.runtime.work_on_store(operation, &purpose, binding, errand));
+    let mut said = None;
+    let done = loop {
+        tokio::select! {
+            done = &mut work => break done,
+            () = tokio::time::sleep(SAY) => {}
+        }
+        let cause = meter.cause_of_waiting();
+        if let Some((reason, message)) = cause.clone().filter(|_| cause != said) {
+            let failure = Failure::new(reason, message);
+            let news = StoreNews { waits: true, ..StoreNews::default() };
+            context.operator.publish_store(operation, Err(&failure), news).await?;
+            said = cause;
+        }
+    };
     match done {
         Ok((figures, manifests)) => {
             context.operator.record_manifests(operation, binding, manifests).await?;
@@ -191,7 +214,11 @@ impl Operator {
             Ok(figures) => (true, Reason::Ready, counted(figures.backups, "backup")),
             Err(failure) => (false, failure.reason, failure.message.clone()),
         };
-        conditions::ready(&mut status.conditions, ready, reason, &message, generation, now);
+        if news.waits {
+            conditions::waiting(&mut status.conditions, reason, &message, generation, now);
+        } else {
+            conditions::ready(&mut status.conditions, ready, reason, &message, generation, now);
+        }
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         if let Ok(figures) = &found {
             status.backups = signed(figures.backups);

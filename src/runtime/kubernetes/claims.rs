@@ -80,7 +80,9 @@ fn of_templates(workload: &Workload, present: impl Iterator<Item = String>) -> V
     if let Ok(wanted) = u32::try_from(held)
         && wanted > 0
     {
-        found.retain(|(_, ordinal, _)| *ordinal < wanted);
+        let first = workload.first_ordinal;
+        let present = first..first.saturating_add(wanted);
+        found.retain(|(_, ordinal, _)| present.contains(ordinal));
     }
     found.sort_by_key(|(index, ordinal, _)| (*ordinal, *index));
     found.into_iter().map(|(_, _, name)| name).collect()
@@ -187,14 +189,17 @@ pub async fn create(
     }
 }
 
-/// A running pod that mounts one of these claims, movers excepted.
+/// A running pod that mounts one of these claims, movers and the workload's own pods excepted.
 pub async fn user_of(
     cluster: &Cluster,
     namespace: &str,
     claims: &[String],
+    workload: Option<&Workload>,
 ) -> Result<Option<Pod>, Failure> {
+    let own = |pod: &Pod| workload.is_some_and(|workload| workload.owns(pod));
     let pods = pods(cluster, namespace).await?;
-    Ok(pods.into_iter().find(|pod| !is_mover(pod) && is_placed(pod) && mounts(pod, claims)))
+    let mut users = pods.into_iter().filter(|pod| is_placed(pod) && mounts(pod, claims));
+    Ok(users.find(|pod| !is_mover(pod) && !own(pod)))
 }
 
 /// The pod beside which a mover has to run, if any: on the node of whoever uses an exclusive claim of
@@ -262,6 +267,7 @@ async fn pods(cluster: &Cluster, namespace: &str) -> Result<Vec<Pod>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::target::WorkloadKind;
     use serde_json::json;
 
     fn pod(name: &str, node: Option<&str>, claim: &str, mover: bool) -> Pod {
@@ -273,6 +279,26 @@ mod tests {
             ]},
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn the_claims_of_a_stateful_set_are_those_of_its_pods_wherever_their_numbers_begin() {
+        let claims = |replicas: i32, ordinals: serde_json::Value| {
+            let object = json!({
+                "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"},
+                "spec": {
+                    "replicas": replicas, "ordinals": ordinals,
+                    "selector": {"matchLabels": {"app": "db"}}, "template": {},
+                    "volumeClaimTemplates": [{"metadata": {"name": "data"}}],
+                },
+            });
+            let object = serde_json::from_value(object).unwrap();
+            let workload = Workload::read(WorkloadKind::StatefulSet, object).unwrap();
+            of_templates(&workload, (0..5).map(|number| format!("data-db-{number}")))
+        };
+        assert_eq!(claims(2, json!(null)), ["data-db-0", "data-db-1"]);
+        assert_eq!(claims(3, json!({"start": 1})), ["data-db-1", "data-db-2", "data-db-3"]);
+        assert_eq!(claims(0, json!({"start": 1})).len(), 5, "what is stopped is all of it");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::io::{AsyncBufReadExt, BufReader};
 use futures_util::{AsyncBufRead, StreamExt};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Toleration};
 use kube::api::{ListParams, LogParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use super::claims;
 use super::cluster::{Cluster, FIELD_MANAGER, failure, is_missing};
 use super::ending::is_at_work;
 use super::mover_job::{self, Identity, MoverPlan};
-use super::names::{self, OPERATION_LABEL, ROOT_MOVERS_ANNOTATION};
+use super::names::{self, MOVER_CONTAINER, OPERATION_LABEL, ROOT_MOVERS_ANNOTATION};
 use super::pod_state::{PodState, judge};
 use super::warnings;
 use crate::plan::backup::step::PREFLIGHT;
@@ -46,6 +46,8 @@ pub struct Conversation<'a> {
     pub store_claim: String,
     /// As whom it reads and writes where it may not be root.
     pub identity: MoverSecurityContext,
+    /// Taints that the workload's pods tolerate, for when none of them is there to be beside.
+    pub tolerations: Vec<Toleration>,
     /// Progress and cancellation.
     pub handles: &'a Handles,
 }
@@ -80,6 +82,11 @@ fn job_has_ended(job: &Job) -> bool {
     conditions.into_iter().flatten().any(|condition| {
         condition.status == "True" && matches!(condition.type_.as_str(), "Failed" | "Complete")
     })
+}
+
+/// The log of the mover, whoever else is in its pod.
+fn of_mover() -> LogParams {
+    LogParams { container: Some(MOVER_CONTAINER.to_owned()), ..LogParams::default() }
 }
 
 /// Whether no pod of the Job was ever counted.
@@ -287,7 +294,8 @@ impl Conversation<'_> {
             }));
         }
         // Nothing stands still yet: whoever can work may do so in this one's place.
-        if obstacle.is_some() && request.step() == PREFLIGHT {
+        let harmless = request.step() == PREFLIGHT || self.mission.job.is_none();
+        if obstacle.is_some() && harmless {
             self.handles.turn.lend().await;
         }
         let waits = obstacle.as_ref().map(|found| (found.reason, found.message.as_str()));
@@ -369,6 +377,7 @@ impl Conversation<'_> {
             store_claim: self.store_claim.clone(),
             identity: if root { Identity::Root } else { Identity::Workload(self.identity) },
             beside: beside.as_ref(),
+            tolerations: &self.tolerations,
         };
         let job = mover_job::build(&plan, &self.cluster.settings).map_err(|error| {
             Failure::new(Reason::InternalError, format!("the mover's Job is malformed: {error}"))
@@ -415,7 +424,7 @@ impl Conversation<'_> {
     /// Follows the log until the answer comes.
     async fn listen(&self, pod: &Pod, id: &str, heard: &mut (dyn FnMut(Saying) + Send)) -> Heard {
         let name = pod.name_any();
-        let parameters = LogParams { follow: true, ..LogParams::default() };
+        let parameters = LogParams { follow: true, ..of_mover() };
         let stream = match self.pods().log_stream(&name, &parameters).await {
             Ok(stream) => stream,
             Err(error) => {
@@ -460,7 +469,7 @@ impl Conversation<'_> {
         id: &str,
         heard: &mut (dyn FnMut(Saying) + Send),
     ) -> Option<Result<Value, Failure>> {
-        let log = self.pods().logs(&pod.name_any(), &LogParams::default()).await;
+        let log = self.pods().logs(&pod.name_any(), &of_mover()).await;
         let log = log.unwrap_or_default();
         let mut answer = None;
         for said in log.lines().filter_map(Saying::from_line) {

@@ -42,11 +42,11 @@ use crate::spec::hooks::ExecHook;
 use crate::spec::target::{WorkloadKind, WorkloadTarget};
 use crate::spec::{BackupType, ConsistencyMode, Reason};
 
-pub use cluster::{Cluster, FIELD_MANAGER, is_missing, is_terminating, is_transient};
+pub use cluster::{Cluster, FIELD_MANAGER, failure, is_missing, is_transient};
 pub use holding::Held;
 use holding::Stopped;
 pub use settings::Settings;
-pub use store_work::{StoreFigures, StoreWork};
+pub use store_work::{StoreErrand, StoreFigures, StoreWork};
 pub use workload::Workload;
 
 use conversation::Conversation;
@@ -121,6 +121,7 @@ impl KubernetesRuntime {
             writes,
             store_claim: translate::store(binding)?.0,
             identity: identity_of(workload.map(|workload| &workload.template)),
+            tolerations: workload.map(Workload::tolerations).unwrap_or_default(),
             handles,
         })
     }
@@ -229,7 +230,7 @@ impl KubernetesRuntime {
             Action::Start => self.release(&Job::Upgrade(job.clone()), target, &log).await,
             Action::AwaitHealthy => self.watch(job, target, handles).until_healthy().await,
             Action::Soak => self.watch(job, target, handles).soak().await,
-            Action::Commit => upgrade::commit(cluster, namespace, target).await,
+            Action::Commit => Box::pin(upgrade::commit(cluster, namespace, target)).await,
             Action::RemoveNew => {
                 let Some(held) = log.intent::<Held>(upgrade_step::QUIESCE) else {
                     return Ok(Value::Null);
@@ -239,7 +240,9 @@ impl KubernetesRuntime {
                 holding::hold(cluster, namespace, target, &held, timeout, &uncut).await?;
                 Ok(Value::Null)
             }
-            Action::RestoreOld => upgrade::restore_old(cluster, namespace, target, before).await,
+            Action::RestoreOld => {
+                Box::pin(upgrade::restore_old(cluster, namespace, target, before)).await
+            }
             other => Err(Failure::new(
                 Reason::UnsupportedTarget,
                 format!("a cluster cannot {}", other.describe()),
@@ -487,7 +490,8 @@ impl Runtime for KubernetesRuntime {
                         (Action::Swap, _) => {
                             self.check_held(job, &log, restore_step::QUIESCE).await?;
                             let claims = self.claims(job, None, &log).await?;
-                            self.nobody_works_on(job, &claims).await?;
+                            let workload = self.workload(job).await?;
+                            self.nobody_works_on(job, workload.as_ref(), &claims).await?;
                             self.ask(job, action, log, handles).await
                         }
                         _ => self.ask(job, action, log, handles).await,

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, Toleration};
 use serde_json::{Value, json};
 
+use super::names::MOVER_CONTAINER;
 use super::settings::Settings;
 use crate::plan::OperationId;
 use crate::runtime::mover::{
@@ -106,6 +107,8 @@ pub struct MoverPlan<'a> {
     pub identity: Identity,
     /// A pod that uses the claims: the mover goes to its node and tolerates what it tolerates.
     pub beside: Option<&'a Pod>,
+    /// What it tolerates without such a pod.
+    pub tolerations: &'a [Toleration],
 }
 
 /// The Job.
@@ -136,7 +139,7 @@ pub fn build(plan: &MoverPlan<'_>, settings: &Settings) -> Result<Job, serde_jso
         }));
     }
     let mut container = json!({
-        "name": "mover",
+        "name": MOVER_CONTAINER,
         "image": settings.image,
         "args": ["mover"],
         "env": [
@@ -166,6 +169,9 @@ pub fn build(plan: &MoverPlan<'_>, settings: &Settings) -> Result<Job, serde_jso
     }
     if let Some(account) = &settings.service_account {
         pod["serviceAccountName"] = json!(account);
+    }
+    if !plan.tolerations.is_empty() {
+        pod["tolerations"] = json!(plan.tolerations);
     }
     if let Some(spec) = plan.beside.and_then(|pod| pod.spec.as_ref()) {
         if let Some(node) = &spec.node_name {
@@ -247,6 +253,7 @@ mod tests {
             store_claim: "backups".to_owned(),
             identity,
             beside,
+            tolerations: &[],
         };
         serde_json::to_value(build(&plan, &Settings::new("eider:1")).unwrap()).unwrap()
     }

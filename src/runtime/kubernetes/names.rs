@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::plan::OperationId;
 
+/// Name of the container that a mover's pod is made for.
+pub const MOVER_CONTAINER: &str = "mover";
 /// Label that ties a mover to its operation.
 pub const OPERATION_LABEL: &str = "eider.dev/operation";
 /// Label with the kind of the operation's object, in lower case.

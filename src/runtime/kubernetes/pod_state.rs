@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 
+use super::names::MOVER_CONTAINER;
 use crate::plan::Failure;
 use crate::spec::Reason;
 
@@ -26,7 +27,8 @@ pub fn judge(pod: &Pod) -> PodState {
         .container_statuses
         .unwrap_or_default()
         .into_iter()
-        .next()
+        // Others may have been put beside it by an admission hook.
+        .find(|container| container.name == MOVER_CONTAINER)
         .and_then(|container| container.state)
         .unwrap_or_default();
     let terminated = state.terminated.clone();
@@ -211,6 +213,15 @@ mod tests {
         let removed = json!({"waiting": {"reason": "ContainerCreating"}});
         assert!(has_ended(&with(true, &removed)));
         assert!(!has_ended(&with(false, &removed)), "it is about to start");
+    }
+
+    #[test]
+    fn a_container_that_somebody_put_beside_the_mover_says_nothing_about_it() {
+        let beside = json!({"name": "istio-proxy", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}});
+        let mover =
+            container(&json!({"terminated": {"exitCode": 0, "message": "done"}}))[0].clone();
+        let status = json!({"phase": "Running", "containerStatuses": [beside, mover]});
+        assert_eq!(judge(&pod(&status)), PodState::Ended("done".to_owned()));
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl KubernetesRuntime {
             self.accepts(namespace, restore.from_namespace.as_deref()).await?;
         }
         self.have_claims(job, namespace, &names).await?;
-        self.nobody_works_on(job, &names).await?;
+        let beside = self.nobody_works_on(job, workload.as_ref(), &names).await?;
         let stores = [store_claim.clone()];
         let store = claims::describe(&self.cluster, namespace, &stores).await?;
         if store.iter().any(Result::is_err) {
@@ -59,7 +59,7 @@ impl KubernetesRuntime {
         }
         let found = claims::describe(&self.cluster, namespace, &names).await?;
         let facts: Vec<ClaimFacts> = found.iter().flatten().map(claims::facts).collect();
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = beside.into_iter().collect();
         for claim in found.iter().flatten().filter(|claim| !claims::is_bound(claim)) {
             let name = claim.metadata.name.clone().unwrap_or_default();
             warnings.push(format!("claim {namespace}/{name} is not bound yet"));
@@ -102,26 +102,39 @@ impl KubernetesRuntime {
         Ok(json!(answer))
     }
 
-    /// Fails if a pod mounts claims that are to stand still: a target of claims alone names nobody who
-    /// could be held still.
-    pub(super) async fn nobody_works_on(&self, job: &Job, names: &[String]) -> Result<(), Failure> {
-        let live_backup = matches!(
-            job,
-            Job::Backup(job) if job.spec.consistency.mode == ConsistencyMode::Live
-        );
-        if job.target().workload.is_some() || live_backup {
-            return Ok(());
+    /// Fails if a pod that is not held still mounts claims that are to stand still: anybody's where the
+    /// target is claims alone, another workload's where it is one. A Backup of a workload whose claims
+    /// others read or write too gets a warning instead.
+    pub(super) async fn nobody_works_on(
+        &self,
+        job: &Job,
+        workload: Option<&Workload>,
+        names: &[String],
+    ) -> Result<Option<String>, Failure> {
+        let mode = match job {
+            Job::Backup(job) => job.spec.consistency.mode,
+            Job::Restore(job) => job.spec.consistency.mode,
+            Job::Upgrade(_) => return Ok(None),
+        };
+        let of_claims = job.target().workload.is_none();
+        let is_backup = matches!(job, Job::Backup(_));
+        if mode == ConsistencyMode::Live && (is_backup || !of_claims) {
+            return Ok(None);
         }
         let namespace = &job.operation().namespace;
-        let Some(pod) = claims::user_of(&self.cluster, namespace, names).await? else {
-            return Ok(());
+        let Some(pod) = claims::user_of(&self.cluster, namespace, names, workload).await? else {
+            return Ok(None);
         };
         let pod = pod.metadata.name.unwrap_or_default();
+        let message = format!("pod {namespace}/{pod} works on {}", names.join(", "));
+        if is_backup && !of_claims {
+            return Ok(Some(format!("{message} too, and is not held still")));
+        }
         let hint = match job {
             Job::Backup(_) => "name its workload as the target, or use `consistency.mode: Live`",
-            _ => "name its workload as the target, or scale it to zero first",
+            _ if of_claims => "name its workload as the target, or scale it to zero first",
+            _ => "scale its workload to zero first: a Restore would replace files that it has open",
         };
-        let message = format!("pod {namespace}/{pod} works on {}", names.join(", "));
         Err(Failure::new(Reason::TargetBusy, message).hint(hint))
     }
 

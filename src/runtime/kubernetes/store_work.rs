@@ -1,12 +1,14 @@
 //! Work on a store alone: looking into it, removing archives. A mover of its own does it.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::conversation::Conversation;
 use super::mover_job::identity_of;
 use super::{KubernetesRuntime, claims, translate};
-use crate::engine::{Cancel, Silent};
+use crate::engine::{Cancel, Progress, Silent};
 use crate::plan::{Failure, OperationId, StoreBinding};
 use crate::runtime::mover::{Mission, Request, Saying, Work};
 use crate::runtime::{Handles, Turn};
@@ -33,17 +35,34 @@ pub enum StoreWork {
     Delete(Vec<String>),
 }
 
+/// A piece of work with what it needs.
+pub struct StoreErrand {
+    /// What is to be done.
+    pub work: StoreWork,
+    /// As whom the store was written last.
+    pub writer: Option<MoverSecurityContext>,
+    /// Told what the work waits for.
+    pub progress: Arc<dyn Progress>,
+    /// The place among those that work at the same time; lent while the mover cannot start.
+    pub turn: Turn,
+}
+
+impl StoreErrand {
+    /// Work that nobody follows.
+    pub fn new(work: StoreWork, writer: Option<MoverSecurityContext>, turn: Turn) -> Self {
+        Self { work, writer, progress: Arc::new(Silent), turn }
+    }
+}
+
 impl KubernetesRuntime {
     /// Has a mover work on a store. `object` is what the mover belongs to and goes with: the store, a
-    /// schedule, a Backup. `purpose` tells pieces of work on the same object apart; `writer` is as whom
-    /// the store was written last.
+    /// schedule, a Backup. `purpose` tells pieces of work on the same object apart.
     pub async fn work_on_store(
         &self,
         object: &OperationId,
         purpose: &str,
         binding: &StoreBinding,
-        writer: Option<MoverSecurityContext>,
-        work: StoreWork,
+        errand: StoreErrand,
     ) -> Result<(StoreFigures, Vec<Value>), Failure> {
         let (store_claim, mounted) = translate::store(binding)?;
         let found =
@@ -59,11 +78,8 @@ impl KubernetesRuntime {
             )
             .hint("make the claim; stores are claims of the namespace that uses them"));
         }
-        let handles = Handles {
-            progress: std::sync::Arc::new(Silent),
-            cancel: Cancel::new(),
-            turn: Turn::default(),
-        };
+        let StoreErrand { writer, work, progress, turn } = errand;
+        let handles = Handles { progress, cancel: Cancel::new(), turn };
         let conversation = Conversation {
             cluster: &self.cluster,
             namespace: &object.namespace,
@@ -73,6 +89,7 @@ impl KubernetesRuntime {
             writes: false,
             store_claim,
             identity: writer.unwrap_or_else(|| identity_of(None)),
+            tolerations: Vec::new(),
             handles: &handles,
         };
         let work = match work {

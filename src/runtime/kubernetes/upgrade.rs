@@ -79,6 +79,15 @@ pub async fn preflight(
             .hint("set `spec.force: true` to do it all the same"));
     }
     let mut warnings = Vec::new();
+    if workload.replicas_before() == 0 {
+        warnings.push(format!(
+            "{} runs no replica: nothing has tried the new version",
+            workload.title()
+        ));
+    }
+    for scaler in workload.autoscalers(cluster).await? {
+        warnings.push(format!("HorizontalPodAutoscaler {scaler} scales {}", workload.title()));
+    }
     let managers = workload.managers_of("template");
     let gitops = ["argocd", "kustomize-controller", "helm-controller", "fleet", "flux"];
     for manager in managers.iter().filter(|name| gitops.iter().any(|known| name.contains(known))) {
@@ -183,6 +192,13 @@ async fn forget(cluster: &Cluster, workload: &Workload) -> Result<Value, Failure
             .annotate(cluster, IMAGES_ANNOTATION, None)
             .await
             .map_err(|error| failure(&format!("clear the mark of {}", workload.title()), &error))?;
+    }
+    let namespace = &workload.namespace;
+    let target =
+        WorkloadTarget { kind: workload.kind, name: workload.name.clone(), volume_claims: None };
+    // As it is by now: with the images, and without the mark.
+    if let Some(workload) = Workload::find(cluster, namespace, &target).await? {
+        workload.disown_images(cluster).await?;
     }
     Ok(Value::Null)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Container, Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodTemplateSpec, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
 use kube::core::Selector;
@@ -34,9 +34,14 @@ pub struct Workload {
     pub template: PodTemplateSpec,
     /// Names of the claim templates of a StatefulSet.
     pub claim_templates: Vec<String>,
+    /// The number of its first pod: 0 unless `spec.ordinals.start` says otherwise (from 1.26 on).
+    pub first_ordinal: u32,
     selector: Selector,
     pub(super) object: DynamicObject,
 }
+
+/// The field manager of images that an Upgrade sets.
+const IMAGE_MANAGER: &str = "eider-upgrade";
 
 fn resource(kind: WorkloadKind) -> ApiResource {
     let kind = match kind {
@@ -116,6 +121,10 @@ impl Workload {
             replicas,
             template,
             claim_templates,
+            first_ordinal: spec["ordinals"]["start"]
+                .as_u64()
+                .and_then(|start| u32::try_from(start).ok())
+                .unwrap_or(0),
             selector,
             object,
         })
@@ -167,6 +176,12 @@ impl Workload {
             .collect()
     }
 
+    /// What its pods tolerate.
+    pub fn tolerations(&self) -> Vec<Toleration> {
+        let spec = self.template.spec.as_ref();
+        spec.and_then(|spec| spec.tolerations.clone()).unwrap_or_default()
+    }
+
     /// Its containers, those that run first and end among them: names are unique over both.
     pub fn containers(&self) -> impl Iterator<Item = &Container> {
         let spec = self.template.spec.iter();
@@ -186,7 +201,7 @@ impl Workload {
     }
 
     /// Selectors of two workloads may overlap by mistake; owners do not.
-    fn owns(&self, pod: &Pod) -> bool {
+    pub(super) fn owns(&self, pod: &Pod) -> bool {
         let kind = format!("{:?}", self.kind);
         let prefix = format!("{}-", self.name);
         pod.owner_references().iter().any(|owner| match self.kind {
@@ -253,13 +268,40 @@ impl Workload {
             "spec": {"template": {"spec": pod}},
         }));
         let api = api(cluster, self.kind, &self.namespace);
-        let parameters = PatchParams::apply("eider-upgrade").force();
+        let parameters = PatchParams::apply(IMAGE_MANAGER).force();
         let what = format!("set the images of {}", self.title());
         cluster
             .patiently(&what, None, || api.patch(&self.name, &parameters, &patch))
             .await
             .map_err(|error| failure(&what, &error))?;
         Ok(())
+    }
+
+    /// Gives up the images that were set: what they are stays, and their owner may change them without a
+    /// conflict.
+    pub async fn disown_images(&self, cluster: &Cluster) -> Result<(), Failure> {
+        let fields = self.object.managed_fields();
+        let others: Vec<_> =
+            fields.iter().filter(|entry| entry.manager.as_deref() != Some(IMAGE_MANAGER)).collect();
+        if others.len() == fields.len() {
+            return Ok(());
+        }
+        let patch = Patch::Merge(json!({"metadata": {
+            "managedFields": others,
+            // Somebody who writes meanwhile is not to lose what is his: the next try sees it.
+            "resourceVersion": self.object.metadata.resource_version,
+        }}));
+        let api = api(cluster, self.kind, &self.namespace);
+        let parameters =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        match api.patch(&self.name, &parameters, &patch).await {
+            Ok(_) => Ok(()),
+            // A courtesy: what could not be given up now can be taken by force.
+            Err(error) => {
+                tracing::warn!("{} keeps a field manager of ours: {error}", self.title());
+                Ok(())
+            }
+        }
     }
 
     /// Who manages a field below `spec`, besides Eider: `replicas`, or `template` for images.

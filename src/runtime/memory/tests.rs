@@ -178,6 +178,21 @@ fn an_upgrade_that_never_started_leaves_the_data_alone() {
 }
 
 #[test]
+fn a_version_that_never_ran_keeps_no_service_down_whatever_the_rollback_mode() {
+    let undisturbed = simulate(&upgrade(), World::default(), &[]).unwrap();
+    let begun = undisturbed.actions.iter().position(|step| step == "start").unwrap();
+    for mode in ["Manual", "Never"] {
+        let Job::Upgrade(mut job) = upgrade() else { unreachable!() };
+        job.spec.rollback.mode = serde_json::from_value(json!(mode)).unwrap();
+        let job = Job::Upgrade(job);
+        for at in 0..begun {
+            let trace = simulate(&job, World::default(), &[(at, Fault::Fails)]).unwrap();
+            judge(&job, &trace, &format!("{mode}, fails at {at}"));
+        }
+    }
+}
+
+#[test]
 fn a_service_that_needs_several_tries_to_start_is_tried_again() {
     let job = backup(&docker());
     let undisturbed = simulate(&job, World::default(), &[]).unwrap();

@@ -41,6 +41,53 @@ async fn a_restore_waits_for_its_backup_and_says_so_once() {
 }
 
 #[tokio::test]
+async fn upgrades_of_another_day_keep_nobody_waiting() {
+    let scene = Scene::new();
+    scene.mirror(Kind::BackupStore, "main", &json!({"volumeClaim": {"name": "backups"}})).await;
+    // As many as may work at the same time, and one of them on the very workload.
+    for name in ["one", "two"] {
+        let upgrade = object(
+            Kind::Upgrade,
+            name,
+            &json!({
+                "target": {"workload": {"kind": "StatefulSet", "name": "db"}},
+                "toVersion": "2.0.0", "images": {"service": "db:2.0.0"},
+                "scheduledAt": "2999-01-01T02:00:00Z",
+                "backup": {"storeRef": {"name": "main"}},
+            }),
+        );
+        scene.server.put(UPGRADES, &upgrade);
+        scene.look(Kind::Upgrade, &upgrade).await.unwrap();
+    }
+    let path = format!("{UPGRADES}/one");
+    let status = scene.until(&path, |status| status["phase"] == "Pending").await;
+    assert!(status["message"].as_str().unwrap().contains("2999-01-01"), "{status:#}");
+    scene.server.put(BACKUPS, &backup());
+    scene.look(Kind::Backup, &backup()).await.unwrap();
+    let path = format!("{BACKUPS}/first");
+    scene.until(&path, |status| status["phase"] == "Failed").await;
+}
+
+#[tokio::test]
+async fn a_schedule_whose_name_fits_into_no_label_is_refused() {
+    let scene = Scene::new();
+    let spec = json!({
+        "schedule": "0 0 1 1 *",
+        "template": {"spec": {
+            "target": {"workload": {"kind": "StatefulSet", "name": "db"}},
+            "storeRef": {"name": "main"},
+        }},
+    });
+    let name = "long-".repeat(14);
+    let schedule = object(Kind::BackupSchedule, name.trim_end_matches('-'), &spec);
+    scene.server.put(SCHEDULES, &schedule);
+    scene.look(Kind::BackupSchedule, &schedule).await.unwrap();
+    let calls = scene.server.calls();
+    assert_eq!(calls.len(), 1, "{calls:#?}");
+    assert_eq!(condition(&calls[0].body["status"], "Ready")["reason"], "InvalidSpec");
+}
+
+#[tokio::test]
 async fn an_upgrade_of_nothing_ends_without_touching_anything() {
     let scene = Scene::new();
     scene.mirror(Kind::BackupStore, "main", &json!({"volumeClaim": {"name": "backups"}})).await;
