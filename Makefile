@@ -52,6 +52,10 @@ ci: ## Everything a change must pass, cheapest first
 	@$(MAKE) generate-check
 	@$(MAKE) test
 
+.PHONY: bench
+bench: ## Compare the archive engine with its peers and write docs/reference/benchmarks.md
+	@$(SETUP); scripts/bench.sh
+
 .PHONY: fmt
 fmt: ## Format the sources
 	@cargo fmt

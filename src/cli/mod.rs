@@ -145,7 +145,9 @@ async fn dispatch_async(
         Command::Rollback(arguments) => restore::rollback(global, arguments, output).await,
         Command::Upgrade(command) => upgrade::upgrade(global, command, output).await,
         Command::Schedule(command) => schedule::schedule(global, command, output).await,
-        Command::AutoBackup(command) => schedule::auto_backup(global, command, output).await,
+        Command::AutoBackup(command) => {
+            Box::pin(schedule::auto_backup(global, command, output)).await
+        }
         Command::Store(command) => store::store(global, command, output).await,
         Command::Get(arguments) => get::get(global, arguments, output).await,
         Command::Describe(arguments) => get::describe(global, arguments, output).await,

@@ -89,3 +89,18 @@ pub(crate) fn display_bytes(bytes: &[u8]) -> String {
         _ => bytes.escape_ascii().to_string(),
     }
 }
+
+/// A short stand-in for a name, so that a million names cost little memory.
+pub(super) type Key = [u8; 16];
+
+/// The stand-in of a name: half of its BLAKE3.
+pub(super) fn key(name: &[u8]) -> Key {
+    let mut key = [0; 16];
+    key.copy_from_slice(&blake3::hash(name).as_bytes()[..16]);
+    key
+}
+
+/// The name of a directory without its final slash; other names as they are.
+pub(super) fn trimmed(name: &[u8]) -> &[u8] {
+    name.strip_suffix(b"/").unwrap_or(name)
+}

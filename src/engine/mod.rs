@@ -11,6 +11,7 @@
 
 mod archive;
 mod codec;
+mod difference;
 mod entry;
 mod error;
 mod extract;
@@ -36,14 +37,17 @@ mod walk;
 mod tests;
 
 pub use codec::detect_format;
+pub use difference::{Change, Difference, differences};
 pub use entry::{EntryInfo, EntryKind, Moment};
 pub use error::EngineError;
-pub use extract::{Limits, UnpackOptions, check_names, extract_one, extract_tree, unpack};
+pub use extract::{
+    Limits, Salvaged, UnpackOptions, check_names, extract_one, extract_tree, salvage, unpack,
+};
 pub use listing::{list_entries, read_through};
 pub use manifest::{
     FORMAT_VERSION, MANIFEST_SUFFIX, Manifest, ManifestDigest, ManifestRoot, ParentArchive,
 };
-pub use pack::{PackOptions, estimate, pack};
+pub use pack::{PackOptions, ParentOptions, estimate, pack};
 pub use progress::{Cancel, Progress, Silent};
 pub use roots::{Root, name_roots};
 pub use store::{Cleaned, LocalStore, PendingArchive, StoreListing, StoredArchive};

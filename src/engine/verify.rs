@@ -3,7 +3,7 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::archive::{Archive, Broken, EntrySink, read_units};
+use super::archive::{Archive, Broken, EntrySink, Reading, read_units};
 use super::codec::{Tap, hex, open_archive, open_stream};
 use super::entry::EntryKind;
 use super::error::EngineError;
@@ -66,10 +66,21 @@ pub fn verify(
     {
         return Err(archive.damaged("its index and its manifest count different things"));
     }
+    // An incremental archive is worth what all of its ancestors are worth.
+    for ancestor in &index.description.ancestors {
+        archive.open_ancestor(ancestor)?;
+    }
     if mode == VerifyMode::Full {
         progress.phase("verify");
         progress.total(manifest.counts.entries, manifest.source_bytes);
         verify_members(&archive, index, &manifest, progress, cancel)?;
+        for ancestor in &index.description.ancestors {
+            let opened = archive.open_ancestor(ancestor)?;
+            let manifest = store.read_manifest(&ancestor.name)?;
+            if let Some(index) = &opened.index {
+                verify_members(&opened, index, &manifest, progress, cancel)?;
+            }
+        }
     }
     Ok(manifest)
 }
@@ -123,7 +134,8 @@ pub(super) fn read_contents(
     let (sinks, digest) = std::thread::scope(|scope| {
         // Both read the same pages at about the same time; the disk is read once.
         let digest = scope.spawn(|| file_digest(&archive.path, cancel));
-        let sinks = read_units(archive, index, thread_count(None), cancel, &|_| Ok(true), &|| {
+        let reading = Reading { threads: thread_count(None), cancel, patched: None };
+        let sinks = read_units(archive, index, &reading, &|_| Ok(true), &|| {
             Ok(Verifier {
                 progress,
                 first: &first,

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::hooks::Hooks;
-use super::quantity::DurationText;
+use super::quantity::{ByteSize, DurationText};
 use super::reference::NameReference;
 use super::target::{Consistency, Target};
 
@@ -168,6 +168,13 @@ pub struct ArchiveOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 19))]
     pub level: Option<u8>,
+    /// Threads that compress; as many as there are cores if none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub threads: Option<u8>,
+    /// The most bytes of files that are read in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_limit: Option<ByteSize>,
 }
 
 /// The format of an archive.

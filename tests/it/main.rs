@@ -12,6 +12,7 @@ mod disk_full;
 mod docker;
 mod examples;
 mod host;
+mod hostile;
 mod kubernetes;
 mod messages;
 mod packaging;

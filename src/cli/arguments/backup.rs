@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
+use crate::spec::ByteSize;
+
 /// What `--type` of `backup create` takes: how much is kept or, as older spellings have it, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BackupTypeArgument {
@@ -77,6 +79,12 @@ pub struct BackupCreateArguments {
     /// Compression level.
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=19))]
     pub level: Option<u8>,
+    /// Threads that compress; as many as there are cores if none is given.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub threads: Option<u8>,
+    /// The most bytes of files to read in a second, such as `50Mi`.
+    #[arg(long, value_name = "SIZE")]
+    pub io_limit: Option<ByteSize>,
     /// Unreadable paths are warnings instead of a failure.
     #[arg(long)]
     pub allow_unreadable: bool,
@@ -165,6 +173,9 @@ pub struct BackupFilesArguments {
     /// Only names that match this pattern in gitignore syntax; may be repeated.
     #[arg(long, short, value_name = "PATTERN")]
     pub include: Vec<String>,
+    /// List what differs from this earlier backup instead, by the indexes of both.
+    #[arg(long, value_name = "BACKUP")]
+    pub diff: Option<String>,
 }
 
 /// `eider backup extract`.
@@ -182,6 +193,9 @@ pub struct BackupExtractArguments {
     /// Write this one file to standard output.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["to", "include"])]
     pub stdout: Option<String>,
+    /// Take out of a damaged archive what it still holds, and list what is lost.
+    #[arg(long, conflicts_with = "stdout")]
+    pub salvage: bool,
 }
 
 /// `eider backup verify`.

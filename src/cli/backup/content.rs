@@ -11,7 +11,7 @@ use crate::cli::arguments::{BackupExtractArguments, BackupFilesArguments};
 use crate::cli::output::format::{local_time, size};
 use crate::cli::output::{CliError, ExitCode};
 use crate::cli::session::Session;
-use crate::engine::{self, EntryInfo, EntryKind};
+use crate::engine::{self, Change, EntryInfo, EntryKind, Salvaged};
 use crate::spec::{ArchiveFormat, Reason, counted};
 
 /// The archive's file, if it is there.
@@ -52,6 +52,10 @@ pub(super) async fn files(
     let record = super::resolve(session, &arguments.backup).await?;
     let (path, format) = archive(&record)?;
     let patterns = patterns(&arguments.include)?;
+    if let Some(earlier) = &arguments.diff {
+        let earlier = archive(&super::find(session, earlier).await?)?;
+        return differences(session, earlier, (path, format), patterns).await;
+    }
     let entries = tokio::task::spawn_blocking(move || {
         let mut entries: Vec<EntryInfo> = Vec::new();
         let mut visit = |entry: &EntryInfo| {
@@ -99,6 +103,38 @@ pub(super) async fn files(
         })
         .collect();
     session.output.table(&["MODE", "OWNER", "SIZE", "MODIFIED", "NAME"], &rows, &items)
+}
+
+/// What changed between two backups.
+async fn differences(
+    session: &Session,
+    earlier: (PathBuf, ArchiveFormat),
+    later: (PathBuf, ArchiveFormat),
+    patterns: Option<Gitignore>,
+) -> Result<(), CliError> {
+    let work = tokio::task::spawn_blocking(move || {
+        let mut found: Vec<(String, Change)> = Vec::new();
+        let (earlier, later) = ((earlier.0.as_path(), earlier.1), (later.0.as_path(), later.1));
+        engine::differences(earlier, later, &mut |difference| {
+            let name = difference.display_name();
+            let wanted = patterns.as_ref().is_none_or(|patterns| {
+                patterns.matched_path_or_any_parents(Path::new(&name), false).is_ignore()
+            });
+            if wanted {
+                found.push((name, difference.change));
+            }
+            Ok(())
+        })
+        .map(|()| found)
+    });
+    let found = work.await.map_err(|error| CliError::internal(error.to_string()))??;
+    let rows: Vec<Vec<String>> =
+        found.iter().map(|(name, change)| vec![change.as_str().to_owned(), name.clone()]).collect();
+    let items: Vec<Value> = found
+        .iter()
+        .map(|(name, change)| json!({"name": name, "change": change.as_str()}))
+        .collect();
+    session.output.table(&["CHANGE", "NAME"], &rows, &items)
 }
 
 fn letter(kind: EntryKind) -> char {
@@ -170,6 +206,14 @@ pub(super) async fn extract(
     let (include, progress, cancel) =
         (arguments.include.clone(), session.progress(), session.interrupted().clone());
     let to = directory.clone();
+    if arguments.salvage {
+        let work = tokio::task::spawn_blocking(move || {
+            engine::salvage(&path, format, &include, &to, progress.as_ref(), &cancel)
+        });
+        let salvaged = work.await.map_err(failed)?;
+        session.finish_progress();
+        return report_salvaged(session, &salvaged?, &directory);
+    }
     let work = tokio::task::spawn_blocking(move || {
         progress.phase("extracting");
         engine::extract_tree(&path, format, &include, &to, progress.as_ref(), &cancel)
@@ -186,4 +230,32 @@ pub(super) async fn extract(
         ),
         &json!({"files": summary.files, "bytes": summary.bytes, "directory": directory}),
     )
+}
+
+/// What was saved and what was not. That something is lost is a failure, as for whoever scripts it.
+fn report_salvaged(
+    session: &Session,
+    salvaged: &Salvaged,
+    directory: &Path,
+) -> Result<(), CliError> {
+    let files = salvaged.summary.files;
+    let saved = format!("{} in {}", counted(files, "file"), directory.display());
+    let value = json!({
+        "files": files, "bytes": salvaged.summary.bytes, "directory": directory,
+        "lost": salvaged.lost, "lostCount": salvaged.lost_count, "indexed": salvaged.indexed,
+        "gaps": salvaged.gaps,
+    });
+    session.output.done(&saved, &value)?;
+    let unknown = !salvaged.indexed && salvaged.gaps > 0;
+    if salvaged.lost_count == 0 && !unknown {
+        return Ok(());
+    }
+    let names: Vec<&str> = salvaged.lost.iter().take(20).map(String::as_str).collect();
+    let more = if unknown { "; the index is lost too, so there may be more" } else { "" };
+    Err(CliError::new(
+        ExitCode::Failed,
+        Reason::ArchiveDamaged,
+        format!("{} entries not saved whole: {}{more}", salvaged.lost_count, names.join(", ")),
+    )
+    .hint("take these from another backup or another copy of the archive; `-o json` lists all"))
 }

@@ -114,6 +114,12 @@ async fn documents(
     if let Some(level) = arguments.level {
         archive.insert("level".to_owned(), json!(level));
     }
+    if let Some(threads) = arguments.threads {
+        archive.insert("threads".to_owned(), json!(threads));
+    }
+    if let Some(limit) = &arguments.io_limit {
+        archive.insert("ioLimit".to_owned(), json!(limit));
+    }
     options.insert("archive".to_owned(), Value::Object(archive));
     options.insert("allowUnreadable".to_owned(), json!(arguments.allow_unreadable));
     options.insert("trigger".to_owned(), json!(trigger));
@@ -154,6 +160,10 @@ fn lay_over(spec: &mut BackupSpec, arguments: &BackupCreateArguments) {
         _ => {}
     }
     spec.archive.level = arguments.level.or(spec.archive.level);
+    spec.archive.threads = arguments.threads.or(spec.archive.threads);
+    if arguments.io_limit.is_some() {
+        spec.archive.io_limit.clone_from(&arguments.io_limit);
+    }
 }
 
 /// A name that says when: `backup-20261121-041500`.

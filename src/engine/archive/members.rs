@@ -19,20 +19,40 @@ pub(in crate::engine) struct MemberSource<'a> {
     members: &'a [Member],
     decoder: Decoder,
     packed: Vec<u8>,
+    patched: Patched<'a>,
 }
+
+/// Where damaged members are noted for which zeros stand in, if that is allowed.
+pub(in crate::engine) type Patched<'a> = Option<&'a Mutex<Vec<usize>>>;
 
 impl<'a> MemberSource<'a> {
     pub(in crate::engine) fn new(
         file: &'a File,
         format: ArchiveFormat,
         members: &'a [Member],
+        patched: Patched<'a>,
     ) -> io::Result<Self> {
-        Ok(Self { file, members, decoder: Decoder::new(format)?, packed: Vec::new() })
+        Ok(Self { file, members, decoder: Decoder::new(format)?, packed: Vec::new(), patched })
     }
 
     /// Replaces `raw` by what a member holds. Damage is an error of kind `InvalidData` that says
     /// which member it is.
     pub(in crate::engine) fn read(&mut self, number: usize, raw: &mut Vec<u8>) -> io::Result<()> {
+        let result = self.read_whole(number, raw);
+        if let (Err(error), Some(patched), Some(member)) =
+            (&result, self.patched, self.members.get(number))
+            && error.kind() == io::ErrorKind::InvalidData
+            && !member.begins_entry
+        {
+            raw.clear();
+            raw.resize(usize::try_from(member.raw).map_err(io::Error::other)?, 0);
+            patched.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+            return Ok(());
+        }
+        result
+    }
+
+    fn read_whole(&mut self, number: usize, raw: &mut Vec<u8>) -> io::Result<()> {
         let missing = || io::Error::new(io::ErrorKind::InvalidData, "a member is missing");
         let member = self.members.get(number).ok_or_else(missing)?;
         let length = |length: u64| usize::try_from(length).map_err(io::Error::other);
@@ -72,7 +92,7 @@ pub(in crate::engine) fn with_members<T>(
     format: ArchiveFormat,
     members: &[Member],
     range: Range<usize>,
-    threads: usize,
+    (threads, patched): (usize, Patched<'_>),
     consume: impl FnOnce(&mut dyn Read) -> T,
 ) -> T {
     let next = AtomicUsize::new(range.start);
@@ -85,7 +105,10 @@ pub(in crate::engine) fn with_members<T>(
     std::thread::scope(|scope| {
         for _ in 0..threads.min(range.len()) {
             let (next, free, sender) = (&next, &free, sender.clone());
-            scope.spawn(move || decode(file, format, members, range.end, next, free, &sender));
+            scope.spawn(move || {
+                let source = MemberSource::new(file, format, members, patched);
+                decode(source, range.end, next, free, &sender);
+            });
         }
         drop(sender);
         let mut stream = Ordered {
@@ -103,15 +126,13 @@ pub(in crate::engine) fn with_members<T>(
 }
 
 fn decode(
-    file: &File,
-    format: ArchiveFormat,
-    members: &[Member],
+    source: io::Result<MemberSource<'_>>,
     end: usize,
     next: &AtomicUsize,
     free: &Mutex<Receiver<Vec<u8>>>,
     results: &Sender<Decoded>,
 ) {
-    let mut source = match MemberSource::new(file, format, members) {
+    let mut source = match source {
         Ok(source) => source,
         Err(error) => {
             let _ = results.send((next.load(Ordering::Relaxed), Err(error)));

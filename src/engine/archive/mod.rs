@@ -4,6 +4,7 @@
 //! another program or an older one, is read as a stream. Both ways end in the same tar reader.
 
 mod members;
+mod salvage;
 mod units;
 
 use std::fs::File;
@@ -11,16 +12,19 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::codec::{Tap, archive_label, open_archive, open_stream};
+use super::codec::{Tap, archive_label, hex, open_archive, open_stream};
 use super::entry::EntryInfo;
 use super::error::EngineError;
 use super::index::frame::{TailError, read_footer, read_payload, write_tail};
 use super::index::{self, Index, IndexEntry};
+use super::manifest::ParentArchive;
+use super::store::LocalStore;
 use super::tar::TarReader;
 use crate::spec::ArchiveFormat;
 
 pub(super) use members::{MemberSource, with_members};
-pub(super) use units::{Broken, EntrySink, read_units};
+pub(super) use salvage::each_entry;
+pub(super) use units::{Broken, EntrySink, Reading, read_units};
 
 /// Length of the blocks that end a tar stream.
 const END: u64 = super::tar::END_OF_ARCHIVE.len() as u64;
@@ -76,6 +80,23 @@ impl Archive {
         }
         let path = path.to_owned();
         Ok(Self { file, path, label, format, index: Some(index), index_hash: footer.hash })
+    }
+
+    /// Opens an archive that this one refers to, which lies beside it, and proves that it is the one
+    /// that is meant: by its manifest, and by the index that the manifest names.
+    pub(super) fn open_ancestor(&self, ancestor: &ParentArchive) -> Result<Self, EngineError> {
+        let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
+        let store = LocalStore::open(directory.unwrap_or(Path::new(".")), "ancestors", false)?;
+        let manifest = store.read_manifest(&ancestor.name)?;
+        let opened = Self::open(&store.archive_path(&ancestor.name), manifest.format)?;
+        if manifest.sha256 != ancestor.sha256
+            || opened.index.is_none()
+            || hex(&opened.index_hash) != manifest.content_digest
+        {
+            let detail = format!("it continues another archive of the name {}", ancestor.name);
+            return Err(self.damaged(detail));
+        }
+        Ok(opened)
     }
 
     pub(super) fn damaged(&self, detail: impl Into<String>) -> EngineError {

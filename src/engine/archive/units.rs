@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Archive, MemberSource, with_members};
+use super::{Archive, END, MemberSource, with_members};
 use crate::engine::error::EngineError;
 use crate::engine::index::{Index, IndexEntry, Location};
 use crate::engine::progress::Cancel;
@@ -51,6 +51,15 @@ struct Unit {
     entries: Vec<IndexEntry>,
 }
 
+/// How an archive is read.
+pub(in crate::engine) struct Reading<'a> {
+    pub threads: usize,
+    pub cancel: &'a Cancel,
+    /// Where members are noted that are damaged and only a piece of a file: zeros stand in for them.
+    /// Without it all damage is an error.
+    pub patched: Option<&'a Mutex<Vec<usize>>>,
+}
+
 /// Reads every entry that is in this archive, each exactly once, in no particular order. Units in
 /// which no entry is `wanted` are left out.
 ///
@@ -58,11 +67,11 @@ struct Unit {
 pub(in crate::engine) fn read_units<S: EntrySink>(
     archive: &Archive,
     index: &Index,
-    threads: usize,
-    cancel: &Cancel,
+    reading: &Reading<'_>,
     wanted: &dyn Fn(&IndexEntry) -> Result<bool, EngineError>,
     sink: &(dyn Fn() -> Result<S, EngineError> + Sync),
 ) -> Result<Vec<S>, EngineError> {
+    let &Reading { threads, cancel, .. } = reading;
     let (sender, units) = mpsc::sync_channel::<Unit>(2 * threads);
     let units = Mutex::new(Some(units));
     std::thread::scope(|scope| {
@@ -71,7 +80,7 @@ pub(in crate::engine) fn read_units<S: EntrySink>(
                 let units = &units;
                 scope.spawn(move || {
                     let _guard = Guard(units);
-                    let result = small_units(archive, index, cancel, units, sink);
+                    let result = small_units(archive, index, reading, units, sink);
                     if result.is_err() {
                         // Nobody takes units any more: the producer stops too.
                         units.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -83,7 +92,7 @@ pub(in crate::engine) fn read_units<S: EntrySink>(
         let mut own = None;
         let produced = each_unit(archive, index, wanted, &mut |unit| {
             cancel.check()?;
-            if !unit.wanted {
+            if !unit.wanted && !unit.entries.is_empty() {
                 return Ok(());
             }
             if unit.members.len() < LARGE {
@@ -99,7 +108,7 @@ pub(in crate::engine) fn read_units<S: EntrySink>(
                 archive.format,
                 &index.members,
                 members,
-                threads,
+                (threads, reading.patched),
                 |stream| read_unit(archive, index, &unit, stream, cancel, sink),
             )
         });
@@ -135,14 +144,15 @@ impl Drop for Guard<'_> {
 fn small_units<S: EntrySink>(
     archive: &Archive,
     index: &Index,
-    cancel: &Cancel,
+    reading: &Reading<'_>,
     units: &Mutex<Option<Receiver<Unit>>>,
     sink: &(dyn Fn() -> Result<S, EngineError> + Sync),
 ) -> Result<Option<S>, EngineError> {
     let failed =
         |source| EngineError::Store { action: "reading", path: archive.path.clone(), source };
     let mut source =
-        MemberSource::new(&archive.file, archive.format, &index.members).map_err(failed)?;
+        MemberSource::new(&archive.file, archive.format, &index.members, reading.patched)
+            .map_err(failed)?;
     let mut own: Option<S> = None;
     let mut raw = Vec::new();
     loop {
@@ -158,7 +168,7 @@ fn small_units<S: EntrySink>(
         raw.clear();
         let (next, end) = (unit.members.start, unit.members.end);
         let mut stream = Sequence { source: &mut source, next, end, raw: &mut raw, at: 0 };
-        read_unit(archive, index, &unit, &mut stream, cancel, sink)?;
+        read_unit(archive, index, &unit, &mut stream, reading.cancel, sink)?;
     }
 }
 
@@ -261,7 +271,9 @@ fn each_unit(
         let end = members[range.end - 1].offset + members[range.end - 1].raw;
         Unit { members: range, end, last, wanted: false, entries: Vec::new() }
     };
-    if !members.first().is_some_and(|member| member.begins_entry) {
+    // Only an archive whose entries are all in ancestors begins with its end blocks.
+    let empty = index.stream_length() == END;
+    if !members.first().is_some_and(|member| member.begins_entry || empty) {
         return Err(disagree());
     }
     let mut unit = unit_at(0);

@@ -69,25 +69,7 @@ pub(super) fn check(
     options: &UnpackOptions,
     cancel: &Cancel,
 ) -> Result<Plan, EngineError> {
-    let mut checker = Checker {
-        archive: archive.label.clone(),
-        options,
-        seen: HashMap::new(),
-        total_bytes: 0,
-        plan: Plan {
-            selector: Selector::new(options)?,
-            entries: 0,
-            bytes: 0,
-            above_selected: HashSet::new(),
-            link_targets: HashSet::new(),
-            stand_ins: HashMap::new(),
-            links: HashMap::new(),
-            repeated: HashSet::new(),
-            single_files: HashSet::new(),
-        },
-        total_entries: 0,
-        selected: HashSet::new(),
-    };
+    let mut checker = Checker::new(&archive.label, options)?;
     if let Some(index) = &archive.index {
         archive.visit_index(index, &mut |entry| {
             cancel.check()?;
@@ -103,7 +85,7 @@ pub(super) fn check(
     Ok(checker.plan)
 }
 
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     archive: String,
     options: &'a UnpackOptions,
     seen: HashMap<Key, Seen>,
@@ -113,8 +95,35 @@ struct Checker<'a> {
     plan: Plan,
 }
 
-impl Checker<'_> {
-    fn entry(&mut self, info: &EntryInfo) -> Result<(), EngineError> {
+impl<'a> Checker<'a> {
+    pub(super) fn new(archive: &str, options: &'a UnpackOptions) -> Result<Self, EngineError> {
+        Ok(Self {
+            archive: archive.to_owned(),
+            options,
+            seen: HashMap::new(),
+            total_bytes: 0,
+            plan: Plan {
+                selector: Selector::new(options)?,
+                entries: 0,
+                bytes: 0,
+                above_selected: HashSet::new(),
+                link_targets: HashSet::new(),
+                stand_ins: HashMap::new(),
+                links: HashMap::new(),
+                repeated: HashSet::new(),
+                single_files: HashSet::new(),
+            },
+            total_entries: 0,
+            selected: HashSet::new(),
+        })
+    }
+
+    pub(super) fn into_plan(self) -> Plan {
+        self.plan
+    }
+
+    /// Looks at the next entry.
+    pub(super) fn entry(&mut self, info: &EntryInfo) -> Result<(), EngineError> {
         self.count(info)?;
         let name = clean(&self.archive, &info.name)?;
         if name.is_empty() && info.kind != EntryKind::Directory {

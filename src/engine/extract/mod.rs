@@ -10,6 +10,8 @@ mod check;
 mod names;
 mod one;
 mod place;
+mod run;
+mod salvage;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ use super::summary::UnpackSummary;
 use crate::failpoint;
 use crate::spec::ArchiveFormat;
 pub use one::extract_one;
+pub use salvage::{Salvaged, salvage};
 
 /// What an archive may hold at most; none means that only its own size limits it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,7 +88,7 @@ pub fn unpack(
     let plan = check::check(&archive, options, cancel)?;
     progress.phase("extract");
     progress.total(plan.entries, plan.bytes);
-    let summary = place::extract(&archive, options, &plan, progress, cancel)?;
+    let summary = run::extract(&archive, options, &plan, progress, cancel)?;
     failpoint::hit("extract.finished");
     Ok(summary)
 }
@@ -101,17 +104,22 @@ pub fn extract_tree(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<UnpackSummary, EngineError> {
-    let options = UnpackOptions {
-        include: include.to_vec(),
-        destinations: vec![(String::new(), destination.to_owned())],
-        ..UnpackOptions::default()
-    };
+    let options = tree_options(include, destination)?;
+    unpack(path, format, &options, progress, cancel)
+}
+
+/// Everything, beneath one directory, which is created if it does not exist.
+fn tree_options(include: &[String], destination: &Path) -> Result<UnpackOptions, EngineError> {
     std::fs::create_dir_all(destination).map_err(|source| EngineError::Extract {
         action: "creating",
         path: destination.to_owned(),
         source,
     })?;
-    unpack(path, format, &options, progress, cancel)
+    Ok(UnpackOptions {
+        include: include.to_vec(),
+        destinations: vec![(String::new(), destination.to_owned())],
+        ..UnpackOptions::default()
+    })
 }
 
 /// Reads a whole archive and refuses, as [`unpack`] would, what must never be written: names and links

@@ -1,6 +1,7 @@
 //! Names in archives: which are refused, and which destination they belong to. Pure.
 
 use super::UnpackOptions;
+pub(super) use crate::engine::entry::{Key, key};
 use crate::engine::error::EngineError;
 use crate::engine::select::Patterns;
 
@@ -8,15 +9,6 @@ use crate::engine::select::Patterns;
 const COMPONENT_LIMIT: usize = 255;
 /// The longest name in an archive: deeper trees than the kernel can name in one path.
 const NAME_LIMIT: usize = 64 << 10;
-
-/// A short stand-in for a name, so that a million names cost little memory.
-pub(super) type Key = [u8; 16];
-
-pub(super) fn key(name: &[u8]) -> Key {
-    let mut key = [0; 16];
-    key.copy_from_slice(&blake3::hash(name).as_bytes()[..16]);
-    key
-}
 
 /// The name relative to the destination, without `.` and slashes to spare; empty for `./`.
 pub(super) fn clean(archive: &str, name: &[u8]) -> Result<Vec<u8>, EngineError> {

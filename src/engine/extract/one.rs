@@ -91,9 +91,19 @@ fn copy_indexed(
     found: &IndexEntry,
     output: &mut dyn Write,
 ) -> Result<u64, EngineError> {
-    let Location::Here { offset, header, stored } = found.location else {
-        let detail = "its data is in another archive".to_owned();
-        return Err(EngineError::Unsupported { name: archive.label.clone(), detail });
+    let (offset, header, stored) = match found.location {
+        Location::Here { offset, header, stored } => (offset, header, stored),
+        Location::Ancestor(position) => {
+            let lacking = || archive.damaged("its ancestors lack an entry that it refers to");
+            let ancestors = &index.description.ancestors;
+            let position = usize::try_from(position).unwrap_or(usize::MAX);
+            let opened = archive.open_ancestor(ancestors.get(position).ok_or_else(lacking)?)?;
+            let held = opened.index.as_ref().ok_or_else(lacking)?;
+            let there = find(&opened, held, &found.info.name, "")?.filter(|there| {
+                matches!(there.location, Location::Here { .. }) && there.hash == found.hash
+            });
+            return copy_indexed(&opened, held, &there.ok_or_else(lacking)?, output);
+        }
     };
     let outside = || archive.damaged("the members and entries of its index do not fit");
     let first = index.member_at(offset).ok_or_else(outside)?;
@@ -110,7 +120,7 @@ fn copy_indexed(
         copy_to(&mut reader, &entry, output)
     };
     let (file, format, members) = (&archive.file, archive.format, &index.members);
-    with_members(file, format, members, first..last + 1, threads, read)
+    with_members(file, format, members, first..last + 1, (threads, None), read)
 }
 
 /// Writes a file of the archive to a stream, holes as zeros.

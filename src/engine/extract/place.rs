@@ -4,92 +4,26 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::UnpackOptions;
 use super::attributes::{apply, apply_to_special, apply_to_symlink};
 use super::beneath::{Beneath, failed};
-use super::check::Plan;
 use super::names::{Key, Position, clean, key};
-use crate::engine::archive::{Archive, EntrySink, read_units};
+use super::run::Shared;
+use crate::engine::archive::{Broken, EntrySink};
 use crate::engine::entry::{EntryInfo, EntryKind};
 use crate::engine::error::EngineError;
 use crate::engine::index::IndexEntry;
-use crate::engine::pack::thread_count;
-use crate::engine::progress::{Cancel, Progress};
 use crate::engine::summary::{UnpackSummary, WarningKind};
 use crate::engine::tar::{TarEntry, TarReader};
 
 const BUFFER: usize = 256 << 10;
 
-/// What all threads of one extraction share.
-struct Shared<'a> {
-    archive: &'a str,
-    options: &'a UnpackOptions,
-    plan: &'a Plan,
-    /// The directory of each destination, and for a root that is a file its name there.
-    places: Vec<(PathBuf, Vec<u8>)>,
-    first_file: AtomicBool,
-    progress: &'a dyn Progress,
-    cancel: &'a Cancel,
-}
-
-/// Unpacks what the plan selects.
-pub(super) fn extract(
-    archive: &Archive,
-    options: &UnpackOptions,
-    plan: &Plan,
-    progress: &dyn Progress,
-    cancel: &Cancel,
-) -> Result<UnpackSummary, EngineError> {
-    let places = options.destinations.iter().enumerate().map(|(index, (_, place))| {
-        match (place.parent(), place.file_name()) {
-            (Some(parent), Some(name)) if plan.single_files.contains(&index) => {
-                (parent.to_owned(), name.as_bytes().to_vec())
-            }
-            _ => (place.clone(), Vec::new()),
-        }
-    });
-    let shared = Shared {
-        archive: &archive.label,
-        options,
-        plan,
-        places: places.collect(),
-        first_file: AtomicBool::new(true),
-        progress,
-        cancel,
-    };
-    // The later of two entries of one name counts, so these have to come in their order. Archives of
-    // this program have none.
-    if let Some(index) = archive.index.as_ref().filter(|_| plan.repeated.is_empty()) {
-        let threads = thread_count(options.threads);
-        let wanted =
-            |entry: &IndexEntry| plan.place(&archive.label, &entry.info).map(|p| p.is_some());
-        let make = || Extractor::new(&shared, true);
-        let mut sinks = read_units(archive, index, threads, cancel, &wanted, &make)?.into_iter();
-        let mut all = match sinks.next() {
-            Some(first) => first,
-            None => make()?,
-        };
-        sinks.for_each(|other| all.join(other));
-        return all.finish();
-    }
-    let mut extractor = Extractor::new(&shared, false)?;
-    let mut reader = archive.stream()?;
-    while let Some(entry) = reader.next_entry()? {
-        cancel.check()?;
-        extractor.take(&mut reader, entry)?;
-    }
-    extractor.finish()
-}
-
-struct Extractor<'a> {
+pub(super) struct Extractor<'a> {
     shared: &'a Shared<'a>,
     /// Hard links wait for the end: what they name may be another thread's.
     defer_links: bool,
@@ -113,10 +47,18 @@ impl EntrySink for Extractor<'_> {
     ) -> Result<(), EngineError> {
         self.take(reader, entry)
     }
+
+    fn broken(&mut self, broken: Broken) -> Result<(), EngineError> {
+        let mut noted = false;
+        for name in broken.names {
+            noted = self.shared.lose(name);
+        }
+        if noted { Ok(()) } else { Err(broken.error) }
+    }
 }
 
 impl<'a> Extractor<'a> {
-    fn new(shared: &'a Shared<'a>, defer_links: bool) -> Result<Self, EngineError> {
+    pub(super) fn new(shared: &'a Shared<'a>, defer_links: bool) -> Result<Self, EngineError> {
         Ok(Self {
             shared,
             defer_links,
@@ -134,8 +76,14 @@ impl<'a> Extractor<'a> {
         })
     }
 
+    /// How many entries were put in place, or wait for the end.
+    pub(super) fn taken(&self) -> u64 {
+        // Directories are counted when they are created.
+        self.summary.entries + self.late.len() as u64
+    }
+
     /// Takes over what another thread has unpacked and what it has left for the end.
-    fn join(&mut self, other: Self) {
+    pub(super) fn join(&mut self, other: Self) {
         self.placed.extend(other.placed);
         self.late.extend(other.late);
         self.directories.extend(other.directories);
@@ -144,7 +92,7 @@ impl<'a> Extractor<'a> {
 }
 
 impl Extractor<'_> {
-    fn take<R: Read>(
+    pub(super) fn take<R: Read>(
         &mut self,
         reader: &mut TarReader<R>,
         entry: TarEntry,
@@ -230,7 +178,14 @@ impl Extractor<'_> {
             while done < segment.length {
                 self.shared.cancel.check()?;
                 let wanted = usize::try_from(segment.length - done).unwrap_or(BUFFER).min(BUFFER);
-                let count = reader.read_data(&mut self.buffer[..wanted])?;
+                let count = match reader.read_data(&mut self.buffer[..wanted]) {
+                    Err(error) if self.shared.lost.is_some() => {
+                        // Better none than one that looks whole.
+                        let _ = rustix::fs::unlinkat(parent, name, AtFlags::empty());
+                        return Err(error);
+                    }
+                    result => result?,
+                };
                 file.write_all_at(&self.buffer[..count], segment.offset + done).map_err(report)?;
                 done += count as u64;
                 self.shared.progress.advance(0, count as u64);
@@ -336,15 +291,17 @@ impl Extractor<'_> {
     }
 
     /// Symlinks, then what is linked to them, then directories from the deepest up, then the disk.
-    fn finish(mut self) -> Result<UnpackSummary, EngineError> {
+    pub(super) fn finish(mut self) -> Result<UnpackSummary, EngineError> {
         let mut late = std::mem::take(&mut self.late);
-        late.sort_by_key(|(order, ..)| *order);
+        // Symlinks first: what is linked to one may be in another archive of the chain.
+        late.sort_by_key(|(order, info, ..)| (info.kind == EntryKind::HardLink, *order));
         for (_, info, position, name) in late {
             self.shared.cancel.check()?;
             if info.kind == EntryKind::HardLink {
                 let target = self.target_of(&info)?;
                 match self.placed.get(&target).cloned() {
                     Some(Some(source)) => self.link(&info, &source, &position)?,
+                    _ if self.shared.lose(info.display_name()) => {}
                     _ => return Err(self.link_to_nothing(&info)),
                 }
                 continue;

@@ -123,7 +123,10 @@ pub(super) struct Index {
     pub description: Description,
     pub members: Vec<Member>,
     /// Names that the parent has and this archive has not; for people, restoring does not need them.
-    #[cfg_attr(not(test), expect(dead_code, reason = "incremental archives are not written yet"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for other programs; restoring needs no names")
+    )]
     pub removed: Vec<Vec<u8>>,
     payload: Vec<u8>,
     blocks: Vec<read::EntryBlock>,

@@ -145,7 +145,6 @@ impl IndexWriter {
     }
 
     /// Notes that the parent has a name which is no longer there.
-    #[cfg_attr(not(test), expect(dead_code, reason = "incremental archives are not written yet"))]
     pub(in crate::engine) fn remove(&mut self, name: &[u8]) {
         push_bytes(&mut self.removed, name);
         self.removed_count += 1;

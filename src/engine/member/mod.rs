@@ -10,9 +10,7 @@ use std::io;
 
 use crate::spec::ArchiveFormat;
 
-#[cfg(test)]
-pub(super) use gzip::parse_member_header;
-pub(super) use gzip::{EMPTY_END, extra_member};
+pub(super) use gzip::{EMPTY_END, extra_member, parse_member_header};
 use probe::Probe;
 
 /// Raw bytes in one gzip member, and in one piece of a bare tar.

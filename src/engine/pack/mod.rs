@@ -6,6 +6,7 @@
 
 mod estimate;
 mod packer;
+mod previous;
 mod stream;
 mod throttle;
 mod work;
@@ -20,7 +21,7 @@ use super::codec::hex;
 use super::entry::display_bytes;
 use super::error::EngineError;
 use super::index::{Description, INDEX_VERSION, IndexWriter};
-use super::manifest::{FORMAT_VERSION, ManifestRoot};
+use super::manifest::{FORMAT_VERSION, ManifestRoot, ParentArchive};
 use super::member::piece_length;
 use super::progress::{Cancel, Progress};
 use super::roots::Root;
@@ -31,6 +32,7 @@ use crate::failpoint;
 use crate::spec::ArchiveFormat;
 pub use estimate::estimate;
 use packer::Packed;
+pub use previous::ParentOptions;
 use stream::{MemberStream, Slot};
 use work::{Tail, Written};
 
@@ -62,6 +64,8 @@ pub struct PackOptions {
     pub threads: Option<NonZeroUsize>,
     /// The most bytes of files that are read in a second.
     pub io_limit: Option<u64>,
+    /// The archive to continue: what has not changed since is not stored again.
+    pub parent: Option<ParentOptions>,
 }
 
 impl PackOptions {
@@ -130,8 +134,8 @@ pub fn pack<W: Write + Send>(
     });
     // A writer that failed made the reader stop, so that its error is the cause.
     let written = written.map_err(write_failed)?;
-    let Packed { mut summary, index } = packed?;
-    finish(options, output, &mut summary, index, written).map_err(write_failed)?;
+    let Packed { mut summary, index, ancestors } = packed?;
+    finish(options, output, &mut summary, (index, ancestors), written).map_err(write_failed)?;
     failpoint::hit("archive.written");
     Ok(summary)
 }
@@ -141,7 +145,7 @@ fn finish<W: Write>(
     options: &PackOptions,
     output: &mut W,
     summary: &mut PackSummary,
-    index: IndexWriter,
+    (index, ancestors): (IndexWriter, Vec<ParentArchive>),
     written: Written,
 ) -> std::io::Result<()> {
     let Written { members, hashes, mut sha256, mut bytes } = written;
@@ -157,7 +161,7 @@ fn finish<W: Write>(
                 path: root.path.to_string_lossy().into_owned(),
             })
             .collect(),
-        ancestors: Vec::new(),
+        ancestors,
         counts: summary.counts,
         source_bytes: summary.source_bytes,
         warnings: summary.warnings.iter().take(WARNINGS_LISTED).cloned().collect(),

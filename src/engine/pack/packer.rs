@@ -7,12 +7,14 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::previous::Previous;
 use super::stream::MemberStream;
 use super::throttle::Throttle;
 use super::{PackOptions, display_path, write_failed};
 use crate::engine::entry::{EntryInfo, EntryKind};
 use crate::engine::error::EngineError;
 use crate::engine::index::{IndexEntry, IndexWriter, Location};
+use crate::engine::manifest::ParentArchive;
 use crate::engine::progress::{Cancel, Progress};
 use crate::engine::source::{self, AttributeSource, Reader};
 use crate::engine::summary::{PackSummary, WarningKind};
@@ -25,6 +27,8 @@ const UNREADABLE_LISTED: usize = 20;
 pub(super) struct Packed {
     pub summary: PackSummary,
     pub index: IndexWriter,
+    /// The archives that entries refer to.
+    pub ancestors: Vec<ParentArchive>,
 }
 
 /// Feeds all roots into the stream.
@@ -41,6 +45,7 @@ pub(super) fn pack_roots(
         summary: PackSummary::default(),
         links: HashMap::new(),
         reader: Reader::default(),
+        previous: options.parent.as_ref().map(Previous::open).transpose()?,
         throttle: Throttle::new(options.io_limit),
         allow_unreadable: options.allow_unreadable,
         unreadable: Vec::new(),
@@ -54,7 +59,13 @@ pub(super) fn pack_roots(
         return Err(packer.refusal());
     }
     packer.stream.end(&END_OF_ARCHIVE)?;
-    Ok(Packed { summary: packer.summary, index: packer.index })
+    let Packer { summary, mut index, previous, .. } = packer;
+    let mut ancestors = Vec::new();
+    if let Some(previous) = previous {
+        previous.removed(&mut |name| index.remove(name))?;
+        ancestors = previous.ancestors;
+    }
+    Ok(Packed { summary, index, ancestors })
 }
 
 /// A file that has further names, which become hard links to the first.
@@ -69,6 +80,7 @@ struct Packer<'a> {
     summary: PackSummary,
     links: HashMap<(u64, u64), FirstName>,
     reader: Reader,
+    previous: Option<Previous>,
     throttle: Throttle,
     allow_unreadable: bool,
     unreadable: Vec<String>,
@@ -85,6 +97,9 @@ impl Visitor for Packer<'_> {
     ) -> Result<(), EngineError> {
         let name = [found.name, b"/"].concat();
         let mut entry = source::describe(name, EntryKind::Directory, stat);
+        if self.refer(&entry, stat)? {
+            return Ok(());
+        }
         self.read_attributes(&mut entry, &AttributeSource::Open(directory), found.path);
         self.write_entry(entry, stat, found.path)
     }
@@ -162,6 +177,10 @@ impl Packer<'_> {
                 Err(error) => return self.missed(found.path, error),
             }
         }
+        if self.refer(&entry, stat)? {
+            self.remember_name(found, stat);
+            return Ok(());
+        }
         let attributes = AttributeSource::Named(found.parent, found.file_name);
         self.read_attributes(&mut entry, &attributes, found.path);
         self.write_entry(entry, stat, found.path)?;
@@ -170,6 +189,9 @@ impl Packer<'_> {
     }
 
     fn file(&mut self, found: &Found<'_>) -> Result<(), EngineError> {
+        if self.previous.is_some() && self.refer_to_file(found)? {
+            return Ok(());
+        }
         let file = match source::open(found.parent, found.file_name, OFlags::empty()) {
             Ok(file) => file,
             Err(error) => return self.missed(found.path, error),
@@ -238,6 +260,41 @@ impl Packer<'_> {
         self.progress.advance(0, size.saturating_sub(data));
         self.compare(&file, &stat, found.path);
         Ok(())
+    }
+
+    /// Refers to the parent's entry instead of opening a file that has not changed since.
+    fn refer_to_file(&mut self, found: &Found<'_>) -> Result<bool, EngineError> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        // Whatever is wrong with it shows again when it is opened.
+        let Ok(stat) = rustix::fs::statat(found.parent, found.file_name, flags) else {
+            return Ok(false);
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(false);
+        }
+        if self.add_link(found, &stat)? {
+            return Ok(true);
+        }
+        let entry = source::describe(found.name.to_vec(), EntryKind::File, &stat);
+        let size = entry.size;
+        if !self.refer(&entry, &stat)? {
+            return Ok(false);
+        }
+        self.remember_name(found, &stat);
+        self.summary.source_bytes = self.summary.source_bytes.saturating_add(size);
+        self.progress.advance(0, size);
+        Ok(true)
+    }
+
+    /// Refers to the parent's entry if nothing has changed since.
+    fn refer(&mut self, entry: &EntryInfo, stat: &Stat) -> Result<bool, EngineError> {
+        let Some(previous) = &mut self.previous else { return Ok(false) };
+        previous.see(&entry.name);
+        let Some(reference) = previous.unchanged(entry, stat) else { return Ok(false) };
+        self.summary.counts.add(entry.kind);
+        self.index.add(&reference, false).map_err(write_failed)?;
+        self.progress.advance(1, 0);
+        Ok(true)
     }
 
     fn copy_bytes(&mut self, mut bytes: &[u8]) -> Result<(), EngineError> {
@@ -310,6 +367,9 @@ impl Packer<'_> {
         let Some(first) = self.links.get_mut(&key) else { return Ok(false) };
         let mut entry = source::describe(found.name.to_vec(), EntryKind::HardLink, stat);
         entry.link_target = Some(first.name.clone());
+        if let Some(previous) = &mut self.previous {
+            previous.see(found.name);
+        }
         first.remaining = first.remaining.saturating_sub(1);
         if first.remaining == 0 {
             self.links.remove(&key);

@@ -5,6 +5,13 @@ use super::BLOCK;
 /// A header as it was read; fields are taken out on demand.
 pub(super) struct Header<'a>(pub &'a [u8; BLOCK]);
 
+/// Whether bytes begin with a POSIX or GNU header whose checksum is right.
+pub(crate) fn is_header(bytes: &[u8]) -> bool {
+    let Some(Ok(block)) = bytes.get(..BLOCK).map(TryInto::try_into) else { return false };
+    let header = Header(block);
+    header.field(257, 5) == b"ustar" && header.checksum_is_right()
+}
+
 /// The sparse table of an old GNU header.
 pub(super) struct OldSparse {
     pub pairs: Vec<(u64, u64)>,

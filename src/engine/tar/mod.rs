@@ -10,6 +10,7 @@ mod reader;
 mod sparse;
 mod writer;
 
+pub(crate) use header::is_header;
 pub(crate) use reader::{TarEntry, TarReader};
 pub(crate) use sparse::{Segment, encode_map};
 #[cfg(test)]

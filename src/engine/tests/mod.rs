@@ -1,10 +1,13 @@
 //! The engine as a whole, judged by other programs wherever there is one.
 
 mod changing;
+mod corruption;
 mod foreign;
 mod hostile;
+mod incremental;
 mod layout;
 mod roundtrip;
+mod salvaging;
 mod selecting;
 mod storing;
 

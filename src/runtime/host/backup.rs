@@ -1,5 +1,6 @@
 //! The actions of a Backup on a host.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -17,7 +18,7 @@ use crate::plan::{
     self, Action, ArchiveFacts, ArchivePresence, BackupJob, Failure, Job, Log, PreflightFacts,
     SealFacts, StoreBinding, VerifyFacts, guard, names,
 };
-use crate::spec::{Reason, VerifyMode};
+use crate::spec::{ByteSize, Reason, VerifyMode};
 
 /// Written with the intent of the archive step: what a later start has to look for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -141,6 +142,8 @@ fn options(job: &BackupJob) -> Result<PackOptions, Failure> {
         exclude: job.spec.exclude.clone(),
         format: job.spec.archive.format,
         level: job.spec.archive.level,
+        threads: job.spec.archive.threads.and_then(|count| NonZeroUsize::new(count.into())),
+        io_limit: job.spec.archive.io_limit.as_ref().map(ByteSize::bytes),
         allow_unreadable: job.spec.allow_unreadable,
         cross_file_systems: job.spec.cross_file_systems,
         ..PackOptions::default()

@@ -1,0 +1,241 @@
+//! Runs an extraction: on all cores by the index, as a stream without, or what damage has left.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
+
+use super::UnpackOptions;
+use super::check::Plan;
+use super::place::Extractor;
+use crate::engine::archive::{Archive, Broken, EntrySink, Reading, read_units};
+use crate::engine::entry::{Key, Moment, key, trimmed};
+use crate::engine::error::EngineError;
+use crate::engine::index::{Index, IndexEntry, Location};
+use crate::engine::pack::thread_count;
+use crate::engine::progress::{Cancel, Progress};
+use crate::engine::summary::UnpackSummary;
+use crate::engine::tar::{TarEntry, TarReader};
+
+/// What all threads of one extraction share.
+pub(super) struct Shared<'a> {
+    pub archive: &'a str,
+    pub options: &'a UnpackOptions,
+    pub plan: &'a Plan,
+    /// The directory of each destination, and for a root that is a file its name there.
+    pub places: Vec<(PathBuf, Vec<u8>)>,
+    /// Where damage is noted instead of ending the work.
+    pub lost: Option<&'a Mutex<Lost>>,
+    pub first_file: AtomicBool,
+    pub progress: &'a dyn Progress,
+    pub cancel: &'a Cancel,
+}
+
+/// Entries that a damaged archive no longer gives.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    pub names: Vec<String>,
+    pub count: u64,
+}
+
+impl Lost {
+    pub(super) fn add(&mut self, name: String) {
+        self.count += 1;
+        if self.names.len() < super::Salvaged::LISTED {
+            self.names.push(name);
+        }
+    }
+}
+
+impl<'a> Shared<'a> {
+    fn new(
+        archive: &'a str,
+        options: &'a UnpackOptions,
+        plan: &'a Plan,
+        lost: Option<&'a Mutex<Lost>>,
+        progress: &'a dyn Progress,
+        cancel: &'a Cancel,
+    ) -> Self {
+        let places = options.destinations.iter().enumerate().map(|(index, (_, place))| {
+            match (place.parent(), place.file_name()) {
+                (Some(parent), Some(name)) if plan.single_files.contains(&index) => {
+                    (parent.to_owned(), name.as_bytes().to_vec())
+                }
+                _ => (place.clone(), Vec::new()),
+            }
+        });
+        let places = places.collect();
+        let first_file = AtomicBool::new(true);
+        Self { archive, options, plan, places, lost, first_file, progress, cancel }
+    }
+
+    /// Notes an entry as lost, if that is allowed.
+    pub(super) fn lose(&self, name: String) -> bool {
+        let Some(lost) = self.lost else { return false };
+        lost.lock().unwrap_or_else(PoisonError::into_inner).add(name);
+        true
+    }
+}
+
+/// Unpacks what the plan selects.
+pub(super) fn extract(
+    archive: &Archive,
+    options: &UnpackOptions,
+    plan: &Plan,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<UnpackSummary, EngineError> {
+    let shared = Shared::new(&archive.label, options, plan, None, progress, cancel);
+    // The later of two entries of one name counts, so these have to come in their order. Archives of
+    // this program have none.
+    if let Some(index) = archive.index.as_ref().filter(|_| plan.repeated.is_empty()) {
+        return extract_units(archive, index, &shared, None);
+    }
+    let mut extractor = Extractor::new(&shared, false)?;
+    let mut reader = archive.stream()?;
+    while let Some(entry) = reader.next_entry()? {
+        cancel.check()?;
+        extractor.take(&mut reader, entry)?;
+    }
+    extractor.finish()
+}
+
+/// Unpacks what is not damaged, by an index that is whole.
+pub(super) fn extract_lenient(
+    archive: &Archive,
+    options: &UnpackOptions,
+    plan: &Plan,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<(UnpackSummary, Lost), EngineError> {
+    let Some(index) = &archive.index else { return Err(archive.damaged("it has no index")) };
+    let lost = Mutex::new(Lost::default());
+    let patched = Mutex::new(Vec::new());
+    let shared = Shared::new(&archive.label, options, plan, Some(&lost), progress, cancel);
+    let summary = extract_units(archive, index, &shared, Some(&patched))?;
+    let patched = patched.into_inner().unwrap_or_else(PoisonError::into_inner);
+    archive.visit_index(index, &mut |entry| {
+        if let Location::Here { offset, header, stored } = entry.location {
+            let end = offset + header + stored;
+            let hit = |number: &usize| {
+                let member = &index.members[*number];
+                member.offset < end && member.offset + member.raw > offset
+            };
+            if patched.iter().any(hit) {
+                shared.lose(entry.info.display_name());
+            }
+        }
+        Ok(())
+    })?;
+    Ok((summary, lost.into_inner().unwrap_or_else(PoisonError::into_inner)))
+}
+
+/// What takes an entry out of a piece.
+pub(super) type Take<'a> =
+    dyn FnMut(&mut TarReader<&mut dyn Read>, TarEntry) -> Result<(), EngineError> + 'a;
+
+/// Unpacks what `each` finds.
+pub(super) fn extract_pieces(
+    label: &str,
+    options: &UnpackOptions,
+    plan: &Plan,
+    lost: &Mutex<Lost>,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+    each: &mut dyn FnMut(&mut Take<'_>) -> Result<(), EngineError>,
+) -> Result<UnpackSummary, EngineError> {
+    let shared = Shared::new(label, options, plan, Some(lost), progress, cancel);
+    let mut extractor = Extractor::new(&shared, true)?;
+    each(&mut |reader, entry| {
+        let name = entry.info.display_name();
+        let result = extractor.take(reader, entry);
+        if matches!(result, Err(EngineError::Damaged { .. })) {
+            shared.lose(name);
+        }
+        result
+    })?;
+    extractor.finish()
+}
+
+fn extract_units(
+    archive: &Archive,
+    index: &Index,
+    shared: &Shared<'_>,
+    patched: Option<&Mutex<Vec<usize>>>,
+) -> Result<UnpackSummary, EngineError> {
+    let threads = thread_count(shared.options.threads);
+    let wanted = |entry: &IndexEntry| {
+        shared.plan.place(shared.archive, &entry.info).map(|place| place.is_some())
+    };
+    let make = || Extractor::new(shared, true);
+    let reading = Reading { threads, cancel: shared.cancel, patched };
+    let mut all = make()?;
+    // What is in ancestors comes first; links, wherever they are, wait until all is there.
+    let elsewhere = entries_elsewhere(archive, index)?;
+    for (position, ancestor) in (0_u32..).zip(&index.description.ancestors) {
+        if !elsewhere.values().any(|(found, _)| *found == position) {
+            continue;
+        }
+        let opened = archive.open_ancestor(ancestor)?;
+        let Some(held) = &opened.index else { return Err(opened.damaged("it has no index")) };
+        let meant = |entry: &IndexEntry| {
+            elsewhere.get(&key(trimmed(&entry.info.name))).is_some_and(|(found, changed)| {
+                *found == position && *changed == (entry.changed, entry.inode)
+            })
+        };
+        let wanted = |entry: &IndexEntry| Ok(meant(entry) && wanted(entry)?);
+        let make = || Ok(Chosen { extractor: Extractor::new(shared, true)?, meant: &meant });
+        for other in read_units(&opened, held, &reading, &wanted, &make)? {
+            all.join(other.extractor);
+        }
+    }
+    for other in read_units(archive, index, &reading, &wanted, &make)? {
+        all.join(other);
+    }
+    // Whatever the ancestors hold, what was planned has to be there.
+    let left = shared.plan.entries.saturating_sub(all.taken());
+    if left > 0 && shared.lost.is_none() && !elsewhere.is_empty() {
+        return Err(archive.damaged(format!("its ancestors lack {left} of its entries")));
+    }
+    all.finish()
+}
+
+/// Which entries are in which ancestor, and what tells them from others of their name.
+type Elsewhere = HashMap<Key, (u32, (Moment, u64))>;
+
+fn entries_elsewhere(archive: &Archive, index: &Index) -> Result<Elsewhere, EngineError> {
+    let mut elsewhere = HashMap::new();
+    if !index.description.ancestors.is_empty() {
+        archive.visit_index(index, &mut |entry| {
+            if let Location::Ancestor(position) = entry.location {
+                let name = key(trimmed(&entry.info.name));
+                elsewhere.insert(name, (position, (entry.changed, entry.inode)));
+            }
+            Ok(())
+        })?;
+    }
+    Ok(elsewhere)
+}
+
+/// Takes only those entries of an ancestor that are meant.
+struct Chosen<'a, 'b> {
+    extractor: Extractor<'a>,
+    meant: &'b (dyn Fn(&IndexEntry) -> bool + Sync),
+}
+
+impl EntrySink for Chosen<'_, '_> {
+    fn entry(
+        &mut self,
+        reader: &mut TarReader<&mut dyn Read>,
+        entry: TarEntry,
+        indexed: &IndexEntry,
+    ) -> Result<(), EngineError> {
+        if (self.meant)(indexed) { self.extractor.take(reader, entry) } else { Ok(()) }
+    }
+
+    fn broken(&mut self, broken: Broken) -> Result<(), EngineError> {
+        self.extractor.broken(broken)
+    }
+}

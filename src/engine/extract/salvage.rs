@@ -1,0 +1,111 @@
+//! Saves what a damaged archive still holds. What it cannot save it names; nothing is made up but the
+//! zeros in the place of a missing piece of a large file, which is named too.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Mutex;
+
+use super::check::{Checker, Plan, check};
+use super::run::{Lost, extract_lenient, extract_pieces};
+use super::{UnpackOptions, tree_options};
+use crate::engine::archive::{Archive, each_entry};
+use crate::engine::codec::{archive_label, open_archive};
+use crate::engine::error::EngineError;
+use crate::engine::progress::{Cancel, Progress};
+use crate::engine::summary::UnpackSummary;
+use crate::spec::ArchiveFormat;
+
+/// What was saved of a damaged archive, and what was not.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Salvaged {
+    /// What was put in place.
+    pub summary: UnpackSummary,
+    /// Names of entries that are lost, and of large files in which pieces are zeros, as far as they
+    /// are known; at most [`Salvaged::LISTED`].
+    pub lost: Vec<String>,
+    /// How many are lost, as far as that is known.
+    pub lost_count: u64,
+    /// Whether the index was whole, so that everything that is lost is known.
+    pub indexed: bool,
+    /// Places where reading had to begin anew, in an archive whose index is lost too.
+    pub gaps: u64,
+}
+
+impl Salvaged {
+    /// The most names that are listed.
+    pub const LISTED: usize = 1000;
+}
+
+/// Unpacks everything that can still be read of an archive, as [`super::extract_tree`] would.
+///
+/// # Errors
+/// What is not damage: an unsafe name, no rights, no space.
+pub fn salvage(
+    path: &Path,
+    format: ArchiveFormat,
+    include: &[String],
+    destination: &Path,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Salvaged, EngineError> {
+    let options = tree_options(include, destination)?;
+    progress.phase("salvage");
+    match Archive::open(path, format) {
+        Ok(archive) if archive.index.is_some() => {
+            let plan = check(&archive, &options, cancel)?;
+            progress.total(plan.entries, plan.bytes);
+            let (summary, lost) = extract_lenient(&archive, &options, &plan, progress, cancel)?;
+            Ok(salvaged(summary, lost, true, 0))
+        }
+        Ok(_) | Err(EngineError::Damaged { .. }) => {
+            without_index(path, format, &options, progress, cancel)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn salvaged(summary: UnpackSummary, lost: Lost, indexed: bool, gaps: u64) -> Salvaged {
+    Salvaged { summary, lost: lost.names, lost_count: lost.count, indexed, gaps }
+}
+
+fn without_index(
+    path: &Path,
+    format: ArchiveFormat,
+    options: &UnpackOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Salvaged, EngineError> {
+    let file = open_archive(path)?;
+    let label = archive_label(path);
+    let mut checker = Checker::new(&label, options)?;
+    // What may not be written is lost too: a link to a file that is lost looks like one out of it.
+    let mut refused = HashSet::new();
+    let lost = Mutex::new(Lost::default());
+    let mut number = 0_u64;
+    each_entry(&file, format, &label, cancel, &mut |_, entry| {
+        number += 1;
+        match checker.entry(&entry.info) {
+            Err(EngineError::Unsafe { .. }) => {
+                refused.insert(number);
+                lost.lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .add(entry.info.display_name());
+                Ok(())
+            }
+            result => result,
+        }
+    })?;
+    let plan: Plan = checker.into_plan();
+    progress.total(plan.entries, plan.bytes);
+    let mut gaps = 0;
+    let summary = extract_pieces(&label, options, &plan, &lost, progress, cancel, &mut |take| {
+        let mut number = 0_u64;
+        gaps = each_entry(&file, format, &label, cancel, &mut |reader, entry| {
+            number += 1;
+            if refused.contains(&number) { Ok(()) } else { take(reader, entry) }
+        })?;
+        Ok(())
+    })?;
+    let lost = lost.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok(salvaged(summary, lost, false, gaps))
+}

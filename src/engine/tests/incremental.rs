@@ -1,0 +1,207 @@
+use super::*;
+use crate::spec::VerifyMode;
+
+/// Long after the files were written: nothing is too fresh to be trusted.
+const LATER: i64 = i64::MAX / 2;
+
+/// A store with a chain of archives of one tree.
+struct Chain {
+    store: LocalStore,
+    format: ArchiveFormat,
+    root: PathBuf,
+    names: Vec<String>,
+}
+
+impl Chain {
+    fn new(place: &Path, format: ArchiveFormat) -> Self {
+        let store = LocalStore::open(&place.join("store"), "main", true).unwrap();
+        Self { store, format, root: place.join("data"), names: Vec::new() }
+    }
+
+    /// Backs the tree up as it is, against the archive before.
+    fn add(&mut self, started: i64) -> Manifest {
+        let name = format!("backup_manual_v{}.{}", self.names.len(), self.format.extension());
+        let mut options = options(&self.root, self.format);
+        let parent = self.names.last().map(|parent| {
+            let manifest = self.store.read_manifest(parent).unwrap();
+            ParentArchive { name: parent.clone(), sha256: manifest.sha256 }
+        });
+        options.parent = parent.clone().map(|archive| ParentOptions {
+            path: self.store.archive_path(&archive.name),
+            format: self.format,
+            archive,
+            started,
+        });
+        let mut pending = self.store.begin(&name).unwrap();
+        let summary = pack(&options, &mut pending, &Silent, &Cancel::new()).unwrap();
+        let mut manifest = super::manifest(&name, &summary);
+        manifest.parent = parent;
+        pending.seal(&manifest).unwrap();
+        self.names.push(name);
+        manifest
+    }
+
+    /// Restores one archive of the chain and compares it with the tree.
+    fn restore(&self, name: &str, expected: &Path) {
+        let to = self.store.path().join("../out");
+        let _ = std::fs::remove_dir_all(&to);
+        let unpacked = unpack_to(&self.store.archive_path(name), "data", &to).unwrap();
+        assert_eq!(unpacked.warnings, []);
+        assert_eq!(snapshot(expected), snapshot(&to), "{name}");
+        assert_same_by_rsync(expected, &to);
+    }
+}
+
+#[test]
+fn an_unchanged_tree_costs_next_to_nothing_and_restores_exactly() {
+    for format in FORMATS {
+        let place = tempfile::tempdir().unwrap();
+        let mut chain = Chain::new(place.path(), format);
+        build_tree(&chain.root);
+        let first = chain.add(0);
+        let second = chain.add(LATER);
+        assert_eq!((second.counts, second.source_bytes), (first.counts, first.source_bytes));
+        // Only hard links are stored again.
+        assert!(second.size_bytes < 15_000, "{format:?}: {}", second.size_bytes);
+        for name in &chain.names {
+            verify(&chain.store, name, VerifyMode::Full, &Silent, &Cancel::new()).unwrap();
+            chain.restore(name, &chain.root);
+        }
+        let last = chain.store.archive_path(&chain.names[1]);
+        assert_eq!(names_in(&last).len() as u64, first.counts.entries);
+        let mut text = Vec::new();
+        extract_one(&last, format, "data/a/b/c/link2", &mut text).unwrap();
+        assert_eq!(text, b"hello");
+    }
+}
+
+#[test]
+fn a_chain_of_thirty_restores_every_state_exactly() {
+    let place = tempfile::tempdir().unwrap();
+    let mut chain = Chain::new(place.path(), ArchiveFormat::TarGz);
+    build_tree(&chain.root);
+    let copies = place.path().join("copies");
+    std::fs::create_dir(&copies).unwrap();
+    for number in 0..30 {
+        // Deleted, renamed, changed in type, linked across the bounds of archives, times put back.
+        let script = match number % 10 {
+            0 => "echo new > n$0; mkdir -p sub/$0; echo $0 > sub/$0/f",
+            1 => "rm -f n$(($0 - 1)); ln a/file l$0",
+            2 => "mv sub/$(($0 - 2)) moved$0; echo more >> moved$0/f",
+            3 => "rm -rf moved$(($0 - 1)); echo 'now a file' > moved$(($0 - 1))",
+            4 => "rm moved$(($0 - 2)); mkdir moved$(($0 - 2)); touch moved$(($0 - 2))/x",
+            5 => "ln -sfn a s; chmod 700 a/b; touch -d '1999-01-01 UTC' a/big",
+            6 => {
+                "printf XXXXX | dd of=a/file conv=notrunc 2>/dev/null; touch -d '2020-01-01 UTC' a/file"
+            }
+            7 => "rm -f s; mkfifo s; mv 'with space' spaced$0; mv spaced$0 'with space'",
+            8 => {
+                "printf z | dd of=a/hole bs=1 seek=$((3000000 + $0)) conv=notrunc 2>/dev/null; rm s"
+            }
+            _ => "setfattr -n user.n -v $0 a/zero 2>/dev/null || true; rm l$(($0 - 8))",
+        };
+        let script = script.replace("$0", &number.to_string());
+        shell(&chain.root, &script);
+        // The clock of the source goes back and forth.
+        chain.add(if number % 7 == 3 { 0 } else { LATER });
+        shell(place.path(), &format!("cp -a data copies/{number}"));
+    }
+    for (number, name) in chain.names.iter().enumerate() {
+        if number % 4 == 1 || number == 29 {
+            chain.restore(name, &copies.join(number.to_string()));
+        }
+    }
+    verify(&chain.store, &chain.names[29], VerifyMode::Full, &Silent, &Cancel::new()).unwrap();
+    // One archive of the chain lost: what needs it is refused, what does not is not.
+    std::fs::remove_file(chain.store.archive_path(&chain.names[5])).unwrap();
+    assert!(
+        verify(&chain.store, &chain.names[29], VerifyMode::Full, &Silent, &Cancel::new()).is_err()
+    );
+    chain.restore(&chain.names[4], &copies.join("4"));
+}
+
+#[test]
+fn what_is_too_fresh_is_stored_again() {
+    let place = tempfile::tempdir().unwrap();
+    let mut chain = Chain::new(place.path(), ArchiveFormat::TarZst);
+    std::fs::create_dir(&chain.root).unwrap();
+    std::fs::write(chain.root.join("f"), "x".repeat(100_000)).unwrap();
+    chain.add(0);
+    let now = chain.root.join("f").metadata().unwrap();
+    // Read in the very second of the change: the times cannot tell what came after.
+    let fresh = chain.add(std::os::unix::fs::MetadataExt::ctime(&now));
+    let later = chain.add(std::os::unix::fs::MetadataExt::ctime(&now) + 10);
+    let here = |name: &str| {
+        let archive = super::super::archive::Archive::open(
+            &chain.store.archive_path(name),
+            ArchiveFormat::TarZst,
+        )
+        .unwrap();
+        archive.index.as_ref().unwrap().stream_length()
+    };
+    assert!(here(&fresh.name) > 100_000);
+    assert_eq!(here(&later.name), 1024);
+    chain.restore(&later.name, &chain.root);
+}
+
+#[test]
+fn another_parent_of_the_same_name_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let mut chain = Chain::new(place.path(), ArchiveFormat::TarGz);
+    build_tree(&chain.root);
+    chain.add(0);
+    chain.add(LATER);
+    let first = chain.names[0].clone();
+    chain.store.delete(&first).unwrap();
+    shell(&chain.root, "echo other > a/file");
+    let mut other =
+        Chain { names: Vec::new(), root: chain.root.clone(), store: chain.store.clone(), ..chain };
+    assert_eq!(other.add(0).name, first);
+    let to = place.path().join("to");
+    let result = unpack_to(&other.store.archive_path("backup_manual_v1.tar.gz"), "data", &to);
+    assert!(matches!(result, Err(EngineError::Damaged { .. })), "{result:?}");
+    assert_eq!(std::fs::read_dir(&to).unwrap().count(), 0);
+}
+
+#[test]
+fn differences_are_told_from_the_indexes_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let mut chain = Chain::new(place.path(), ArchiveFormat::TarGz);
+    std::fs::create_dir(&chain.root).unwrap();
+    shell(
+        &chain.root,
+        "echo 1 > same; echo 1 > changed; echo 1 > touched; echo 1 > gone; echo 1 > kind; mkdir d; echo 1 > d/f",
+    );
+    chain.add(0);
+    shell(
+        &chain.root,
+        "echo 2 > changed; touch -d '2001-01-01 UTC' touched; rm gone; rm kind; mkdir kind; mv d e",
+    );
+    chain.add(LATER);
+    let mut found = BTreeMap::new();
+    let paths: Vec<PathBuf> =
+        chain.names.iter().map(|name| chain.store.archive_path(name)).collect();
+    let format = ArchiveFormat::TarGz;
+    differences((&paths[0], format), (&paths[1], format), &mut |difference| {
+        found.insert(difference.display_name(), difference.change);
+        Ok(())
+    })
+    .unwrap();
+    found.remove("data");
+    let expected = [
+        ("data/changed", Change::Changed),
+        ("data/d", Change::Removed),
+        ("data/d/f", Change::Removed),
+        ("data/e", Change::Added),
+        ("data/e/f", Change::Added),
+        ("data/gone", Change::Removed),
+        ("data/kind", Change::Changed),
+        ("data/touched", Change::Attributes),
+    ];
+    assert_eq!(found, expected.map(|(name, change)| (name.to_owned(), change)).into());
+    // The later archive alone says which names are gone.
+    let archive = super::super::archive::Archive::open(&paths[1], format).unwrap();
+    let mut removed = archive.index.unwrap().removed;
+    removed.sort();
+    assert_eq!(removed, [b"data/d".to_vec(), b"data/d/f".to_vec(), b"data/gone".to_vec()]);
+}
