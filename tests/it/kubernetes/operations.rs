@@ -34,8 +34,15 @@ fn a_service_is_backed_up_damaged_and_restored_identically() {
     assert_same(before.path(), &data);
     // What was there before is kept, verified, as a Backup of its own.
     let safety = status["safetyBackupName"].as_str().unwrap();
-    scene.succeeded("backup", safety);
+    let safety = scene.succeeded("backup", safety);
     assert_eq!(scene.archives().len(), 2);
+    // What the Restore has laid ready beside the data is no part of it.
+    let store = scene.cluster.claim_path(&scene.namespace, "backups");
+    let archive = store.join(safety["archive"]["name"].as_str().unwrap());
+    let listed = std::process::Command::new("tar").arg("tzf").arg(archive).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains("linked.txt"), "{listed}");
+    assert!(!listed.contains(".eider-restore"), "{listed}");
     scene.tidy("db");
 
     let listing = scene.cluster.kubectl(&["-n", &scene.namespace, "get", "eider"]);
@@ -61,6 +68,9 @@ fn a_good_upgrade_changes_the_image_and_keeps_a_backup() {
     let found = scene.object("statefulset", "db").unwrap();
     assert_eq!(found["spec"]["template"]["spec"]["containers"][0]["image"], image.as_str());
     assert_eq!(found["spec"]["replicas"], 1);
+    // Whoever manages the workload may set the next image without a conflict.
+    let managers = found["metadata"]["managedFields"].to_string();
+    assert!(!managers.contains("eider-upgrade"), "{managers}");
     assert_eq!(std::fs::read_to_string(scene.data("db").join("version")).unwrap(), "2\n");
     let backup = status["backupName"].as_str().unwrap();
     scene.succeeded("backup", backup);
