@@ -21,7 +21,7 @@ use crate::spec::Target;
 const EVERY: Duration = Duration::from_secs(30);
 /// How soon again while there is nothing to look at, and how often so soon.
 const SOON: Duration = Duration::from_secs(3);
-const IMPATIENT: u32 = 20;
+const IMPATIENT: u32 = 4;
 /// Events come in flocks: a start is several.
 const SETTLE: Duration = Duration::from_millis(300);
 
@@ -61,17 +61,21 @@ impl Operator {
     }
 
     async fn follow_events(self, changed: mpsc::Sender<()>) {
+        let mut impatient = IMPATIENT;
         loop {
-            // A host without a Docker target may be one without an engine.
-            if self.docker.is_configured()
-                && let Err(failure) = self.docker.changes(&changed).await
-            {
+            // A host without a Docker target may be one without an engine, or one whose engine is busy with
+            // what is none of ours: its events would keep an idle daemon awake.
+            let wanted = self.docker.is_configured()
+                && self.docker_targets().await.is_ok_and(|targets| !targets.is_empty());
+            if wanted && let Err(failure) = self.docker.changes(&changed).await {
                 debug!("{}", failure.message);
             }
             if changed.is_closed() {
                 return;
             }
-            tokio::time::sleep(if self.docker.is_configured() { SOON } else { EVERY }).await;
+            let soon = wanted || (impatient > 0 && self.docker.is_configured());
+            impatient = impatient.saturating_sub(1);
+            tokio::time::sleep(if soon { SOON } else { EVERY }).await;
         }
     }
 
