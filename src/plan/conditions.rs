@@ -139,8 +139,19 @@ pub fn running(
     generation: i64,
     now: Timestamp,
 ) {
-    use ConditionType::{Reconciling, Stalled, Succeeded};
-    set(conditions, Succeeded, Truth::Unknown, reason, message, generation, now);
+    set(conditions, ConditionType::Succeeded, Truth::Unknown, reason, message, generation, now);
+    on_its_way(conditions, reason, message, generation, now);
+}
+
+/// Work goes on, or waits for something that may come.
+fn on_its_way(
+    conditions: &mut Vec<Condition>,
+    reason: Reason,
+    message: &str,
+    generation: i64,
+    now: Timestamp,
+) {
+    use ConditionType::{Reconciling, Stalled};
     set(conditions, Reconciling, Truth::True, reason, message, generation, now);
     set(conditions, Stalled, Truth::False, reason, "", generation, now);
 }
@@ -211,10 +222,8 @@ pub fn waiting(
     generation: i64,
     now: Timestamp,
 ) {
-    use ConditionType::{Ready, Reconciling, Stalled};
-    set(conditions, Ready, Truth::False, reason, message, generation, now);
-    set(conditions, Reconciling, Truth::True, reason, message, generation, now);
-    set(conditions, Stalled, Truth::False, reason, "", generation, now);
+    set(conditions, ConditionType::Ready, Truth::False, reason, message, generation, now);
+    on_its_way(conditions, reason, message, generation, now);
 }
 
 /// Whether the last success of a schedule is too old.
