@@ -189,6 +189,7 @@ impl Operator {
             cancel: running.cancel.clone(),
             turn,
         };
+        let mut blind = false;
         loop {
             let journal = self.catalog.journal(operation).await?;
             let log = Log::new(&journal);
@@ -197,10 +198,17 @@ impl Operator {
                 self.publish(job, &log, running).await?;
             }
             let observed = match runtime.observe(job, log).await {
-                Ok(observed) => observed,
+                Ok(observed) => {
+                    if std::mem::take(&mut blind) {
+                        running.meter.waits(None);
+                    }
+                    observed
+                }
                 Err(failure) => {
                     // Not seeing is no ground for deciding: look again, as long as it takes.
                     warn!(%operation, %failure, "cannot observe; looking again in 5 s");
+                    running.meter.waits(Some((failure.reason, &failure.message)));
+                    blind = true;
                     if running.cancel.is_cancelled() && journal.is_empty() {
                         return self
                             .conclude(resolved, &journal, Conclusion::failed(failure))

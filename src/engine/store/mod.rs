@@ -58,10 +58,26 @@ impl LocalStore {
 
     /// Fails unless files can be created here.
     pub fn check_writable(&self) -> Result<(), EngineError> {
-        let probe = self.path.join(format!("{PARTIAL_PREFIX}probe-{}", std::process::id()));
         let action = "writing to the store";
-        files::create_exclusive(&probe).map_err(store_failed(action, &self.path))?;
-        std::fs::remove_file(&probe).map_err(store_failed(action, &self.path))
+        // Others may be asking the same, in this process or, from a container, under the same number.
+        for number in 0_u32.. {
+            let name = format!("{PARTIAL_PREFIX}probe-{}-{number}", std::process::id());
+            let probe = self.path.join(name);
+            match files::create_exclusive(&probe) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(store_failed(action, &self.path)(error)),
+                Ok(_) => {
+                    return match std::fs::remove_file(&probe) {
+                        // A clean-up took it for what somebody who was killed has left.
+                        Err(error) if error.kind() != ErrorKind::NotFound => {
+                            Err(store_failed(action, &self.path)(error))
+                        }
+                        _ => Ok(()),
+                    };
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Name of the BackupStore.

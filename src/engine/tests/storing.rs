@@ -29,6 +29,20 @@ fn check(store: &LocalStore, name: &str, mode: VerifyMode) -> Result<Manifest, E
     verify(store, name, mode, &Silent, &Cancel::new())
 }
 
+/// Ten schedules of one second: one of them failed with "File exists".
+#[test]
+fn those_who_ask_at_once_whether_a_store_can_be_written_to_all_hear_that_it_can() {
+    let place = tempfile::tempdir().unwrap();
+    let store = store(place.path(), "main");
+    let ask = || (0..200).for_each(|_| store.check_writable().unwrap());
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(ask);
+        }
+    });
+    assert_eq!(std::fs::read_dir(store.path()).unwrap().count(), 0);
+}
+
 #[test]
 fn every_single_changed_byte_is_detected() {
     for format in FORMATS {

@@ -217,17 +217,19 @@ impl Runtime for DockerRuntime {
     ) -> BoxFuture<'a, Result<Observed, Failure>> {
         Box::pin(async move {
             let translated = on_host(job, &log);
-            let known = log.facts::<PreflightFacts>(backup_step::PREFLIGHT);
-            if known.is_none_or(|facts| facts.places.is_empty()) && matches!(job, Job::Restore(_)) {
-                return Ok(Observed::default());
-            }
-            match (self.connected().await?, &translated) {
-                // What a store holds is seen from here.
-                ((_, None), _) | (_, Job::Backup(_)) => self.host.observe(&translated, log).await,
-                ((docker, Some(own)), _) => {
-                    let places = places(&log);
-                    self.workers.observe(&docker, own, &places, (&translated, log)).await
-                }
+            let places = places(&log);
+            match job {
+                // Its Backup and its Restore look for themselves.
+                Job::Upgrade(_) => Ok(Observed::default()),
+                // What a store holds is seen from here, engine or no engine.
+                Job::Backup(_) => self.host.observe(&translated, log).await,
+                Job::Restore(_) if places.is_empty() => Ok(Observed::default()),
+                Job::Restore(_) => match self.connected().await? {
+                    (_, None) => self.host.observe(&translated, log).await,
+                    (docker, Some(own)) => {
+                        self.workers.observe(&docker, own, &places, (&translated, log)).await
+                    }
+                },
             }
         })
     }
