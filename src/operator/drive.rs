@@ -88,6 +88,7 @@ impl Operator {
         };
         let running = self.begin(operation, &resolved);
         let result = self.turn(&resolved, &running, admission.turn.clone()).await;
+        self.docker.conclude(operation).await;
         self.end(operation);
         result.map(Some)
     }
@@ -160,6 +161,7 @@ impl Operator {
                     running.cancel = cancel;
                     // Its parent has a turn already, which is not the child's to lend.
                     let result = self.turn(&resolved, &running, Turn::default()).await;
+                    self.docker.conclude(operation).await;
                     self.end(operation);
                     result
                 }

@@ -27,8 +27,6 @@ impl Operator {
         for operation in open {
             warn!(%operation, "was interrupted; finishing or undoing it");
             let conclusion = self.drive(&operation).await?;
-            // Whatever came of it, it holds nobody any more.
-            self.docker.forget(&operation);
             info!(%operation, "{}", conclusion.message);
             recovered.push((operation, conclusion));
         }

@@ -100,9 +100,10 @@ impl DockerRuntime {
         }
     }
 
-    /// Ends what [`Self::remember`] began.
-    pub fn forget(&self, operation: &OperationId) {
+    /// An operation has come to its end: whatever came of it, it holds nobody and needs no worker.
+    pub async fn conclude(&self, operation: &OperationId) {
         self.holds.drop(operation);
+        self.workers.conclude(&self.connection, operation).await;
     }
 
     /// Who is to be held still: as an earlier turn has found it, with those that have come up since.

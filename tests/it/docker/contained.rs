@@ -163,6 +163,30 @@ fn missing_volumes_and_paths_are_made_and_volumes_that_are_nowhere_are_reached()
 }
 
 #[test]
+fn whatever_way_an_operation_ends_it_leaves_no_worker() {
+    let Some(project) = Project::new() else { return };
+    project.shop();
+    let name = project.of("eider");
+    let specs = project.scene.path("specs");
+    let mut arguments = arguments(&project, &["--detach", "--name", &name]);
+    arguments.extend(["daemon", "--specs", specs.to_str().unwrap()].map(str::to_owned));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    // It fails between its look at the data and reading it: the way back has nothing to do with data.
+    let failing = "hooks: {before: [{exec: {container: db, command: [\"false\"]}}]}";
+    project.scene.write("specs/night.yaml", project.scene.fill(&night(&project, failing)));
+    docker(&arguments);
+    let get = ["exec", &name, "/usr/local/bin/eider", "get", "backup", "night", "-o", "json"];
+    wait_longer("the Backup has failed", Duration::from_mins(1), &mut || {
+        let found = Command::new("docker").args(get).output().unwrap();
+        String::from_utf8_lossy(&found.stdout).contains("\"HookFailed\"")
+    });
+    wait_longer("its worker is gone", Duration::from_secs(10), &mut || {
+        workers(&project).is_empty()
+    });
+    assert_eq!(text(&project.inspected()["eider"]["State"]["Status"]), "running");
+}
+
+#[test]
 fn a_store_that_would_go_with_the_container_or_lies_on_the_data_is_refused() {
     let Some(project) = Project::new() else { return };
     project.shop();

@@ -21,7 +21,7 @@ use bollard::query_parameters::{
 use serde_json::Value;
 use tokio::sync::{Mutex, OnceCell};
 
-use super::connection::{ANSWER, failure, is_missing, limited};
+use super::connection::{ANSWER, Connection, failure, is_missing, limited};
 use super::listing::inspect;
 use crate::failpoint;
 use crate::plan::docker::Place;
@@ -114,6 +114,18 @@ impl Workers {
     fn slot(&self, operation: &OperationId) -> Slot {
         let mut map = self.by_operation.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(map.entry(operation.clone()).or_default())
+    }
+
+    /// Ends the worker of an operation that has ended, if it still has one: not every way out of an
+    /// operation leads by a last step on data.
+    pub async fn conclude(&self, connection: &Connection, operation: &OperationId) {
+        let has_one = {
+            let map = self.by_operation.lock().unwrap_or_else(PoisonError::into_inner);
+            map.contains_key(operation)
+        };
+        if has_one && let Ok(docker) = connection.docker().await {
+            self.dismiss(&docker, operation).await;
+        }
     }
 
     /// Ends the worker of an operation. One that cannot be removed ends with its pipe.
