@@ -196,6 +196,7 @@ fn of_backup(job: &BackupJob, log: &Log<'_>, progress: Option<ProgressStatus>) -
         completed_at: time(completed),
         message: Some(message),
         target: Some(job.spec.target.summary()),
+        duration: seconds(log.began_at().zip(completed).map(|(from, to)| to.duration_since(from))),
         downtime: seconds(downtime(log)),
         archive: facts.filter(|_| kept).map(|facts| ArchiveStatus {
             location: log.facts::<SealFacts>(SEAL).unwrap_or_default().location,

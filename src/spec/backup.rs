@@ -37,13 +37,15 @@ use super::target::{Consistency, Target};
         name = "Files",
         type_ = "integer",
         format = "int64",
-        json_path = ".status.archive.files"
+        json_path = ".status.archive.files",
+        priority = 1
     ),
     printcolumn(
         name = "Verified",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Verified')].status"
     ),
+    printcolumn(name = "Duration", type_ = "string", json_path = ".status.duration"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message")
 )]
@@ -262,6 +264,9 @@ pub struct BackupStatus {
     /// The target in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// How long it took from its first step to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
     /// How long the service was held still.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downtime: Option<String>,

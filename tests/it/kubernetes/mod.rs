@@ -18,6 +18,7 @@ mod proxy;
 mod proxy_tests;
 mod reader;
 mod refusals;
+mod removal;
 mod restores;
 mod restricted;
 mod scale;

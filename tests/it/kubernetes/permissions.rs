@@ -11,11 +11,12 @@ use serde_json::{Value, json};
 use super::cluster::{Cluster, PATIENCE};
 use super::process::Operator;
 use super::proxy::{Exchange, Proxy};
+use super::removal;
 use super::scene::{LONG, STOPS, Scene, service_image};
 use super::waiting::waits;
 
 /// An access as RBAC sees it: group, resource with its subresource, verb.
-type Access = (String, String, String);
+pub type Access = (String, String, String);
 
 /// In the list, and not provoked here.
 const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
@@ -51,7 +52,7 @@ fn kubeconfig_of(cluster: &Cluster, namespace: &str, account: &str, directory: &
 }
 
 /// The accesses that the rules of a Role give.
-fn given(role: &Value) -> BTreeSet<Access> {
+pub fn given(role: &Value) -> BTreeSet<Access> {
     let mut given = BTreeSet::new();
     let words = |value: &Value| -> Vec<String> {
         value.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
@@ -69,7 +70,7 @@ fn given(role: &Value) -> BTreeSet<Access> {
 }
 
 /// What a request is to RBAC; nothing if it is not about objects of a namespace.
-fn access(request: &Exchange) -> Option<Access> {
+pub fn access(request: &Exchange) -> Option<Access> {
     let (path, query) = request.uri.split_once('?').unwrap_or((&request.uri, ""));
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let (group, rest) = match parts.as_slice() {
@@ -135,8 +136,8 @@ fn the_permissions_are_enough_and_every_one_is_needed() {
         requests.iter().filter(|one| one.server == Some(403)).map(|one| &one.uri).collect();
     assert!(refused.is_empty(), "{refused:?}");
     let used: BTreeSet<Access> = requests.iter().filter_map(access).collect();
-    let mut given = given(&scene.object("role", "eider").unwrap());
-    given.extend(self::given(&scene.object("role", "eider-operator").unwrap()));
+    let roles = ["eider", "eider-operator"].map(|name| scene.object("role", name).unwrap());
+    let given = &given(&roles[0]) | &given(&roles[1]);
     let missing: Vec<_> = used.difference(&given).collect();
     assert!(missing.is_empty(), "used and not in the list: {missing:#?}");
     // A command in a pod is a create for servers from 1.35 on and a get for older ones.
@@ -155,6 +156,12 @@ fn the_permissions_are_enough_and_every_one_is_needed() {
     for one in ELSEWHERE {
         let own = (one.0.to_owned(), one.1.to_owned(), one.2.to_owned());
         assert!(given.contains(&own), "excused and not in the list: {one:?}");
+    }
+    let removed = removal::each(&scene.cluster, &account, &roles, &requests);
+    assert_eq!(removed, given.intersection(&used).count());
+    #[allow(clippy::print_stderr)] // The number is for the report.
+    {
+        eprintln!("PERMISSIONS removed one by one, each refused: {removed} of {}", given.len());
     }
 }
 

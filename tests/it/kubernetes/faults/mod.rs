@@ -4,6 +4,7 @@
 //! written more often than the fault explains. May not call the library.
 
 mod blind;
+mod stopped;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -278,7 +279,6 @@ fn every_write_of_a_longer_operation_is_in_trouble_once() {
     assert_eq!(writes, (1..=40).collect::<Vec<_>>());
 }
 
-/// A Restore with trouble at every sixth of its writes.
 /// Damages the data, and has a Restore of the Backup `base` put it back through these faults.
 fn restore(stage: &mut Stage, data: &Path, name: &str, faults: Vec<Fault>) {
     let before = stage.scene.archives();
@@ -315,7 +315,6 @@ fn restores(first: usize) {
     }
 }
 
-/// An Upgrade with trouble at every sixth of its writes.
 /// Has an Upgrade change the service to its other version through these faults.
 fn upgrade(stage: &mut Stage, number: &mut u32, name: &str, faults: Vec<Fault>) {
     let before = stage.scene.archives();
