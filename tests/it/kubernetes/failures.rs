@@ -36,11 +36,11 @@ fn provided(volume: &str, namespace: &str, claim: &str, path: &Path) -> String {
     )
 }
 
-/// A Backup of claims.
+/// A Backup of claims, whoever works on them.
 fn of_claims(name: &str, claims: &str, store: &str) -> String {
     format!(
         "apiVersion: eider.dev/v1alpha1\nkind: Backup\nmetadata: {{name: {name}}}\nspec:\n  \
-         target: {{volumeClaims: [{claims}]}}\n  storeRef: {{name: {store}}}\n"
+         target: {{volumeClaims: [{claims}]}}\n  storeRef: {{name: {store}}}\n{LIVE}"
     )
 }
 
@@ -322,7 +322,10 @@ fn objects_may_be_applied_in_any_order() {
          spec: {from: {backupRef: {name: first}}, safetyBackup: false}\n",
     );
     scene.waits("restore", "early", "BackupNotFound");
-    scene.apply(&of_claims("first", "data-db-0", "later"));
+    scene.apply(
+        "apiVersion: eider.dev/v1alpha1\nkind: Backup\nmetadata: {name: first}\nspec:\n  \
+         target: {workload: {kind: StatefulSet, name: db}}\n  storeRef: {name: later}\n",
+    );
     scene.waits("backup", "first", "StoreNotFound");
     scene.apply(
         "apiVersion: eider.dev/v1alpha1\nkind: BackupStore\nmetadata: {name: later}\n\
