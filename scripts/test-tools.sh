@@ -16,6 +16,7 @@ package_of() {
     getfacl) echo acl ;;
     xz) echo xz-utils ;;
     busybox) echo busybox-static ;;
+    7z) echo p7zip-full ;;
     *) echo "$1" ;;
     esac
 }
@@ -27,7 +28,7 @@ missing() {
 # A list of words.
 # shellcheck disable=SC2046,SC2086
 {
-    apt_tools=$(missing rsync bsdtar python3 strace getfattr getfacl zstd xz busybox jq lua5.1)
+    apt_tools=$(missing rsync bsdtar python3 strace getfattr getfacl zstd xz busybox jq lua5.1 pigz 7z)
     wanted=$apt_tools$(missing promtool)
     if [ -n "$wanted" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "test-tools.sh: installing what the tests are judged by: $wanted" >&2
