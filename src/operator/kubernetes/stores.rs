@@ -53,7 +53,9 @@ pub(super) async fn look(
     // Once for each generation, every few hours, and whenever somebody asks for it.
     let asked = object.annotations().get(crate::spec::RECONCILE_AT).cloned().unwrap_or_default();
     let hours = Timestamp::now().as_second() / INSPECT.as_secs().cast_signed();
-    let look = format!("{}/{hours}/{asked}", operation.generation);
+    // One that was deleted and made again counts from one again, and is another.
+    let look =
+        format!("{}/{}/{hours}/{asked}", object.uid().unwrap_or_default(), operation.generation);
     let recent = context.known_stores.contains(&key) && is_recent(object, operation, &asked);
     {
         let mut inspected = context.inspected.lock().unwrap_or_else(PoisonError::into_inner);

@@ -144,6 +144,22 @@ async fn a_store_without_its_claim_says_so_and_makes_nothing() {
     assert_eq!(condition(status, "Ready")["reason"], "UnsupportedTarget");
 }
 
+/// Its first generation had been looked into, so it never became ready.
+#[tokio::test]
+async fn a_store_that_was_deleted_and_made_again_is_looked_into() {
+    let scene = Scene::new();
+    let path = format!("{STORES}/main");
+    for uid in ["the-first", "the-second"] {
+        let spec = json!({"volumeClaim": {"name": "backups"}});
+        let mut store = object(Kind::BackupStore, "main", &spec);
+        store["metadata"]["uid"] = json!(uid);
+        scene.server.put(STORES, &store);
+        scene.look(Kind::BackupStore, &store).await.unwrap();
+        let status = scene.until(&path, |status| status["conditions"].is_array()).await;
+        assert_eq!(condition(&status, "Ready")["reason"], "StoreUnavailable", "{uid}");
+    }
+}
+
 #[tokio::test]
 async fn a_store_is_looked_into_as_whoever_wrote_it_last() {
     let scene = Scene::new();
