@@ -34,6 +34,10 @@ pub async fn in_pods(
         if wanted > 0 && pods.len() >= wanted {
             break pods;
         }
+        if begun.elapsed() > timeout && wanted == 0 {
+            let title = workload.title();
+            return Err(format!("{title} is scaled to zero: a command has no pod to run in"));
+        }
         if begun.elapsed() > timeout {
             return Err(format!(
                 "{} of {wanted} pods of {} were ready within {} s",
