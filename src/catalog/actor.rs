@@ -250,7 +250,7 @@ fn remove_resource(
 fn insert_backup(store: &mut Store, mut record: BackupRecord) -> Result<i64, CatalogError> {
     // The same archive recorded twice is a repeated attempt after a crash, not a second backup.
     let same = find_backup(store, &BackupKey::Name(record.backup_name.clone()))?;
-    record.id = match same.first() {
+    record.id = match same.iter().find(|present| present.is_same_archive(&record)) {
         Some(present) => present.id,
         None => store.next_number::<BackupRecord>()?,
     };

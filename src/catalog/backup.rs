@@ -42,7 +42,7 @@ impl RecordStatus {
 pub struct BackupRecord {
     /// Number of the row; 0 before it is inserted.
     pub id: i64,
-    /// File name of the archive; no two records share one.
+    /// File name of the archive: unique within a store, see [`Self::is_same_archive`].
     pub backup_name: String,
     /// `Full`, `Incremental` or `DataOnly`.
     pub backup_type: String,
@@ -110,6 +110,20 @@ pub struct BackupRecord {
     /// What was noticed but did not fail the backup.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+impl BackupRecord {
+    /// Whether both speak of one archive: of one name in one store, or of the same bytes in two.
+    ///
+    /// The name alone does not tell: it holds a time to the second, and schedules of many namespaces
+    /// run at two in the morning.
+    pub fn is_same_archive(&self, other: &Self) -> bool {
+        let known = |store: &str| !store.is_empty();
+        let place = self.namespace == other.namespace
+            && (self.store == other.store || !known(&self.store) || !known(&other.store));
+        let content = self.backup_hash.is_some() && self.backup_hash == other.backup_hash;
+        self.backup_name == other.backup_name && (place || content)
+    }
 }
 
 impl Record for BackupRecord {

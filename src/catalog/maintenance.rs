@@ -55,26 +55,49 @@ pub(super) fn rebuild(
     store: &mut Store,
     mut backups: Vec<BackupRecord>,
 ) -> Result<RebuildReport, CatalogError> {
-    // Of several rows of one name the last counts: the one whose archive has not been deleted.
     let present: Vec<BackupRecord> = store.select("ORDER BY deleted_at IS NULL, id", &[])?;
-    let numbers: HashMap<String, i64> =
-        present.into_iter().map(|record| (record.backup_name, record.id)).collect();
+    let known = u64::try_from(present.len()).unwrap_or(u64::MAX);
+    let mut by_name: HashMap<String, Vec<BackupRecord>> = HashMap::new();
+    for record in present {
+        by_name.entry(record.backup_name.clone()).or_default().push(record);
+    }
     backups.sort_by(|one, other| {
         (one.created_at, &one.backup_name).cmp(&(other.created_at, &other.backup_name))
     });
-    // Two stores may hold the same archive; one record speaks of it.
-    backups.dedup_by(|one, other| one.backup_name == other.backup_name);
     let mut report = RebuildReport::default();
-    for backup in &mut backups {
-        if let Some(number) = numbers.get(&backup.backup_name) {
-            backup.id = *number;
-            report.rewritten += 1;
-        } else {
-            backup.id = store.next_number::<BackupRecord>()?;
-            report.added += 1;
+    let mut rewritten: Vec<BackupRecord> = Vec::with_capacity(backups.len());
+    for mut backup in backups {
+        let of_name = by_name.entry(backup.backup_name.clone()).or_default();
+        // Of several rows the last counts: the one whose archive has not been deleted.
+        let same = of_name.iter().rposition(|record| record.is_same_archive(&backup));
+        match same.map(|index| of_name.remove(index)) {
+            // Two stores may hold the same archive; one record speaks of it.
+            Some(record) if record.id == 0 => {
+                of_name.push(record);
+                continue;
+            }
+            // That of an object says more than a manifest; a copy in another store is no reason to move it.
+            Some(record)
+                if record.uid.is_some()
+                    && record.deleted_at.is_none()
+                    && record.store != backup.store =>
+            {
+                of_name.push(record);
+                continue;
+            }
+            Some(record) => {
+                backup.id = record.id;
+                report.rewritten += 1;
+            }
+            None => {
+                backup.id = store.next_number::<BackupRecord>()?;
+                report.added += 1;
+            }
         }
+        of_name.push(BackupRecord { id: 0, ..backup.clone() });
+        rewritten.push(backup);
     }
-    let known = u64::try_from(numbers.len()).unwrap_or(u64::MAX);
+    let backups = rewritten;
     report.kept = known.saturating_sub(report.rewritten);
     store.transaction(|store| {
         let failed = |error| CatalogError::statement("write rebuilt records", error);

@@ -445,6 +445,42 @@ async fn a_rebuild_gives_the_same_records_and_may_be_repeated() {
     assert_eq!(&std::fs::read(&files[0]).unwrap()[..4], b"PAR1");
 }
 
+/// Archives are named after the second they were begun in: one record was left of each second.
+#[tokio::test]
+async fn archives_of_one_name_in_several_places_have_a_record_each() {
+    let (_directory, path) = place();
+    let catalog = open(&path).catalog;
+    let of = |namespace: &str, store: &str, hash: &str| BackupRecord {
+        namespace: namespace.to_owned(),
+        store: store.to_owned(),
+        backup_hash: Some(hash.to_owned()),
+        ..backup(1)
+    };
+    let records = vec![of("shop", "main", "a"), of("blog", "main", "b"), of("shop", "off", "c")];
+    let copy = of("shop", "copies", "a");
+    let with_copy = [records.clone(), vec![copy]].concat();
+    let report = catalog.rebuild(with_copy.clone()).await.unwrap();
+    assert_eq!((report.added, report.rewritten, report.kept), (3, 0, 0), "a copy is no other");
+    let found = catalog.backups(BackupFilter::default()).await.unwrap();
+    let mut places: Vec<_> =
+        found.iter().map(|one| (one.namespace.as_str(), one.store.as_str())).collect();
+    places.sort_unstable();
+    assert_eq!(places, [("blog", "main"), ("shop", "main"), ("shop", "off")]);
+    let again = catalog.rebuild(with_copy).await.unwrap();
+    assert_eq!((again.added, again.rewritten, again.kept), (0, 3, 0));
+    // Recorded once more after a crash, each is still its own.
+    for record in records {
+        catalog.insert_backup(record).await.unwrap();
+    }
+    assert_eq!(catalog.backups(BackupFilter::default()).await.unwrap().len(), 3);
+    // What an object has said stays where it is.
+    let mut own = found.into_iter().find(|one| one.namespace == "blog").unwrap();
+    own.uid = Some("uid".to_owned());
+    catalog.update_backup(own).await.unwrap();
+    let report = catalog.rebuild(vec![of("blog", "copies", "b")]).await.unwrap();
+    assert_eq!((report.added, report.rewritten, report.kept), (0, 0, 3));
+}
+
 #[tokio::test]
 async fn a_copy_can_take_the_catalogs_place() {
     let (directory, path) = place();

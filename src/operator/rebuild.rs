@@ -1,6 +1,6 @@
 //! Records made again from manifests: the archive is the truth, and the catalog a record of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -45,13 +45,11 @@ impl Operator {
     /// Adds a record for every archive in a known store that has none: what a log that was cut off
     /// by a crash may have lost. Records that are there are left alone.
     pub async fn add_missing_records(&self) -> Result<u64, OperatorError> {
-        let known: HashSet<String> = self
-            .catalog
-            .backups(BackupFilter::default())
-            .await?
-            .into_iter()
-            .map(|record| record.backup_name)
-            .collect();
+        let known = self.catalog.backups(BackupFilter::default()).await?;
+        let mut by_name: HashMap<&str, Vec<&BackupRecord>> = HashMap::new();
+        for record in &known {
+            by_name.entry(&record.backup_name).or_default().push(record);
+        }
         // What an open operation is about to record is not for us to record.
         let mut open = HashSet::new();
         for operation in self.catalog.open_operations().await? {
@@ -66,7 +64,10 @@ impl Operator {
             for manifest in blocking(move || manifests(&store)).await? {
                 let record = record_of(&manifest, &directory);
                 let running = open.contains(&(record.namespace.clone(), record.object.clone()));
-                if !known.contains(&record.backup_name) && !running {
+                let named = by_name.get(record.backup_name.as_str());
+                let there =
+                    named.is_some_and(|all| all.iter().any(|one| one.is_same_archive(&record)));
+                if !there && !running {
                     rows.push(record);
                 }
             }

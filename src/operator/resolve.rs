@@ -277,8 +277,9 @@ impl Operator {
                     "to restore it all the same, name the archive: `from.archive.name: {}`",
                     record.backup_name
                 ))),
+                // A Backup runs once: there is nothing to wait for.
                 RecordStatus::Failed | RecordStatus::Deleted => Err(Failure::new(
-                    Reason::BackupNotFound,
+                    Reason::ArchiveMissing,
                     format!(
                         "Backup {namespace}/{} has no archive: {}",
                         reference.name,

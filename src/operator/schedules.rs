@@ -101,6 +101,8 @@ impl Operator {
         let mut task = tasks
             .into_iter()
             .find(|task| task.namespace == *namespace && task.task_name == *name)
+            // One that was deleted and made again owes nothing of the time before.
+            .filter(|task| created_at(known).is_none_or(|created| created <= task.created_at))
             .unwrap_or_else(|| first_task(known, now));
         task.schedule.clone_from(&known.spec.schedule);
         task.time_zone = Some(known.spec.time_zone.clone());
@@ -355,17 +357,20 @@ impl Operator {
 
 /// The state of a schedule that this catalog has not seen: new, or known to the cluster, where its
 /// status says how far it has come.
+/// When the object was made, where it is one of a cluster.
+fn created_at(known: &KnownSchedule) -> Option<Timestamp> {
+    known.resource.document["metadata"]["creationTimestamp"].as_str()?.parse().ok()
+}
+
 fn first_task(known: &KnownSchedule, now: Timestamp) -> ScheduledTask {
     let status: BackupScheduleStatus =
         serde_json::from_value(known.resource.status.clone()).unwrap_or_default();
-    let created = &known.resource.document["metadata"]["creationTimestamp"];
-    let created = created.as_str().and_then(|text| text.parse().ok());
     let last_run_at = status.last_run_at.map(|time| time.0);
     ScheduledTask {
         task_name: known.resource.name.clone(),
         namespace: known.resource.namespace.clone(),
         task_type: "BACKUP".to_owned(),
-        created_at: created.unwrap_or(now),
+        created_at: created_at(known).unwrap_or(now),
         last_run_at,
         decided_until: last_run_at,
         last_success_at: status.last_success_at.map(|time| time.0),

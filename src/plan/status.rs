@@ -111,8 +111,14 @@ fn told(log: &Log<'_>, step: &str) -> Option<Timestamp> {
     log.facts::<Value>(step)?["at"].as_str()?.parse().ok()
 }
 
-/// Whether the service was held still and not let go again.
+/// Whether the service was held still and not let go again, although it was to be.
 pub fn left_down(log: &Log<'_>) -> bool {
+    if let (Some(Job::Restore(job)), Some((conclusion, _))) = (log.job(), log.conclusion())
+        && !job.spec.start
+        && conclusion.is_success()
+    {
+        return false;
+    }
     use backup::step::{HOOKS_AFTER, HOOKS_BEFORE, QUIESCE, RESUME};
     use restore::step::{UNDO_HOOKS_AFTER, UNDO_RESUME};
     use upgrade::step::{ROLLBACK_RESUME, START};
@@ -318,6 +324,7 @@ fn of_upgrade(job: &UpgradeJob, log: &Log<'_>) -> UpgradeStatus {
             .filter(|failure| matches!(failure.reason, Reason::RolledBack | Reason::RollbackFailed))
             .map(|failure| failure.message),
         downtime: seconds(downtime(log)),
+        warnings: warnings(log, Vec::new()),
         steps: steps(log),
         journal: Vec::new(),
         conditions,

@@ -252,6 +252,9 @@ pub struct UpgradeStatus {
     /// How long the service was held still.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downtime: Option<String>,
+    /// What people should know: who scales or manages the workload, who else works on its data.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Every step with its outcome.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<StepStatus>,

@@ -1,7 +1,7 @@
 //! Objects that are being deleted: what is under way is undone, what is asked for is removed, and only
 //! then the object may go.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +9,10 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::Store;
 use tracing::{info, warn};
 
+use super::look;
 use super::{ARCHIVE_FINALIZER, Context, LookError, OPERATION_FINALIZER, WAIT};
 use crate::operator::OperatorError;
 use crate::plan::{Failure, Log, OperationId, StoreBinding, status};
@@ -19,6 +21,8 @@ use crate::spec::{DeletionPolicy, Kind, Reason};
 
 /// How often an object that waits for its operation to be undone is looked at.
 const LOOK: Duration = Duration::from_secs(2);
+/// How soon it is noticed that an object has gone which nothing held back.
+const GONE: Duration = Duration::from_secs(5);
 
 /// One look at an object that is being deleted.
 pub(super) async fn leave(
@@ -207,7 +211,7 @@ async fn take_finalizer_off(
     Ok(())
 }
 
-/// Marks the mirrored object as gone.
+/// Marks the mirrored object as gone, and takes away what would go on speaking of it.
 async fn forget(kind: Kind, operation: &OperationId, context: &Context) -> Result<(), LookError> {
     let catalog = context.operator.catalog();
     let (namespace, name) = (&operation.namespace, &operation.name);
@@ -218,6 +222,16 @@ async fn forget(kind: Kind, operation: &OperationId, context: &Context) -> Resul
     if same && resource.removed_at.is_none() {
         resource.removed_at = Some(Timestamp::now());
         catalog.put_resource(resource).await.map_err(OperatorError::from)?;
+        let metrics = context.operator.metrics();
+        match kind {
+            Kind::BackupSchedule => {
+                metrics.forget_schedule(namespace, name);
+                let removed = catalog.remove_scheduled_task(namespace, name).await;
+                removed.map_err(OperatorError::from)?;
+            }
+            Kind::BackupStore => metrics.forget_store(namespace, name),
+            Kind::Backup | Kind::Restore | Kind::Upgrade => {}
+        }
     }
     Ok(())
 }
@@ -236,14 +250,48 @@ pub(super) async fn forget_the_gone(
         for object in context.link.list(*kind, namespaces).await? {
             present.insert((object.namespace().unwrap_or_default(), object.name_any()));
         }
-        for mut resource in mirrored {
+        for resource in mirrored {
             let watched = namespaces.is_empty() || namespaces.contains(&resource.namespace);
             let key = (resource.namespace.clone(), resource.name.clone());
             if resource.removed_at.is_none() && watched && !present.contains(&key) {
-                resource.removed_at = Some(Timestamp::now());
-                catalog.put_resource(resource).await.map_err(OperatorError::from)?;
+                let operation = OperationId {
+                    kind: kind.as_str().to_owned(),
+                    namespace: resource.namespace,
+                    name: resource.name,
+                    generation: resource.generation,
+                    uid: resource.document["metadata"]["uid"].as_str().map(str::to_owned),
+                };
+                forget(*kind, &operation, context).await?;
             }
         }
     }
     Ok(())
+}
+
+/// Forgets what disappears from a watch: an object that nothing holds back leaves without a word to its
+/// reconciler. Runs until it is dropped.
+pub(super) async fn forget_as_they_go(
+    kind: Kind,
+    store: Store<DynamicObject>,
+    context: Arc<Context>,
+) {
+    if store.wait_until_ready().await.is_err() {
+        return;
+    }
+    let mut known: HashMap<Option<String>, OperationId> = HashMap::new();
+    loop {
+        let present: HashMap<_, _> = store
+            .state()
+            .iter()
+            .map(|object| (object.uid(), look::identity(kind, object)))
+            .collect();
+        for (_, operation) in known.iter().filter(|(uid, _)| !present.contains_key(*uid)) {
+            // Whoever comes by every half hour tries again.
+            if let Err(error) = forget(kind, operation, &context).await {
+                warn!(%operation, "it is gone, which could not be noted: {error}");
+            }
+        }
+        known = present;
+        tokio::time::sleep(GONE).await;
+    }
 }

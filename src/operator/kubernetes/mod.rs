@@ -254,13 +254,24 @@ fn control(
     };
     // Metadata and a JSON value: an object that no type can hold never stalls the watch.
     let controller = Controller::new_with(api, watcher::Config::default(), resource(kind))
-        .with_config(Config::default().concurrency(CONCURRENCY))
-        .run(reconcile, on_error, Arc::clone(context));
-    Box::pin(controller.for_each(move |result| async move {
-        if let Err(error) = result {
-            tracing::debug!(%kind, "{error}");
+        .with_config(Config::default().concurrency(CONCURRENCY));
+    let gone = leave::forget_as_they_go(kind, controller.store(), Arc::clone(context));
+    let controller = controller.run(reconcile, on_error, Arc::clone(context));
+    Box::pin(async move {
+        let controlled = controller.for_each(move |result| async move {
+            if let Err(error) = result {
+                tracing::debug!(%kind, "{error}");
+            }
+        });
+        let forgotten = async {
+            gone.await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = controlled => {}
+            () = forgotten => {}
         }
-    }))
+    })
 }
 
 #[cfg(test)]

@@ -187,7 +187,7 @@ impl Operator {
             let mut record = record_of(&manifest, directory);
             record.store.clone_from(&binding.name);
             let running = open.contains(&(record.namespace.clone(), record.object.clone()));
-            let there = known.iter().any(|known| known.backup_name == record.backup_name);
+            let there = known.iter().any(|known| known.is_same_archive(&record));
             if !there && !running && record.namespace == store.namespace {
                 rows.push(record);
             }

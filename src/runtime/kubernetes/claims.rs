@@ -1,6 +1,6 @@
 //! Which claims an operation is about, and what is known of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod, VolumeResourceRequirements,
@@ -12,29 +12,33 @@ use kube::{Api, ResourceExt};
 use super::cluster::{Cluster, failure};
 use super::names::OPERATION_LABEL;
 use super::workload::Workload;
-use crate::plan::{ClaimFacts, Failure};
-use crate::spec::{Reason, Target};
+use crate::plan::{ClaimFacts, Failure, Job};
+use crate::spec::Reason;
 
 fn api(cluster: &Cluster, namespace: &str) -> Api<PersistentVolumeClaim> {
     Api::namespaced(cluster.client.clone(), namespace)
 }
 
-/// The names of the claims of a target, in a stable order. `workload` is the target's, if it has one.
+/// The names of the claims of a job's target, in a stable order. `workload` is the target's, if it has
+/// one. A Restore is about those as well that its backup had and that are lost.
 pub async fn names(
     cluster: &Cluster,
-    namespace: &str,
-    target: &Target,
+    job: &Job,
     workload: Option<&Workload>,
 ) -> Result<Vec<String>, Failure> {
-    if let Some(claims) = &target.volume_claims {
-        return Ok(claims.clone());
-    }
+    let (namespace, target) = (&job.operation().namespace, job.target());
+    let recorded = match job {
+        Job::Restore(job) => job.claims.as_slice(),
+        Job::Backup(_) | Job::Upgrade(_) => &[],
+    };
     let chosen = target.workload.as_ref().and_then(|workload| workload.volume_claims.clone());
-    if let Some(claims) = chosen {
-        return Ok(claims);
-    }
-    let Some(workload) = workload else { return Ok(Vec::new()) };
-    let mut names = mounted_by(workload);
+    let named = target.volume_claims.clone().or(chosen);
+    let mut names = match (named, workload) {
+        (Some(claims), _) => return Ok(once_each(claims)),
+        (None, None) => return Ok(Vec::new()),
+        (None, Some(workload)) => mounted_by(workload),
+    };
+    let Some(workload) = workload else { return Ok(names) };
     if !workload.claim_templates.is_empty() {
         let what = format!("list the claims in {namespace}");
         let claims = api(cluster, namespace);
@@ -42,8 +46,9 @@ pub async fn names(
             .patiently(&what, None, || async { claims.list(&ListParams::default()).await })
             .await
             .map_err(|error| failure(&what, &error))?;
-        let present = list.items.iter().map(ResourceExt::name_any);
-        names.extend(of_templates(workload, present));
+        let mut known: BTreeSet<String> = list.items.iter().map(ResourceExt::name_any).collect();
+        known.extend(recorded.iter().map(|claim| claim.name.clone()));
+        names.extend(of_templates(workload, known.into_iter()));
     }
     if names.is_empty() {
         return Err(Failure::new(
@@ -52,7 +57,14 @@ pub async fn names(
         )
         .hint("name claims in `spec.target.workload.volumeClaims`, or back up something else"));
     }
-    Ok(names)
+    Ok(once_each(names))
+}
+
+/// Two volumes of a pod may be of one claim, and a list may name one twice.
+fn once_each(mut names: Vec<String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
 }
 
 /// The claims that the pod template names itself.
@@ -76,8 +88,7 @@ fn of_templates(workload: &Workload, present: impl Iterator<Item = String>) -> V
             Some((index, ordinal, name))
         })
         .collect();
-    let held = workload.held().map_or(workload.replicas, |held| held.replicas);
-    if let Ok(wanted) = u32::try_from(held)
+    if let Ok(wanted) = u32::try_from(workload.replicas_before())
         && wanted > 0
     {
         let first = workload.first_ordinal;
@@ -132,6 +143,12 @@ pub fn facts(claim: &PersistentVolumeClaim) -> ClaimFacts {
 /// Whether a claim is bound to a volume.
 pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
     claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
+}
+
+/// Whether one pod at a time can mount the claim.
+pub fn is_for_one_pod(claim: &PersistentVolumeClaim) -> bool {
+    let modes = claim.spec.iter().flat_map(|spec| spec.access_modes.iter().flatten());
+    modes.clone().any(|mode| mode == "ReadWriteOncePod")
 }
 
 /// Whether only one node, or one pod, can mount the claim.
@@ -266,6 +283,7 @@ async fn pods(cluster: &Cluster, namespace: &str) -> Result<Vec<Pod>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::names::HELD_ANNOTATION;
     use super::*;
     use crate::spec::target::WorkloadKind;
     use serde_json::json;
@@ -283,9 +301,11 @@ mod tests {
 
     #[test]
     fn the_claims_of_a_stateful_set_are_those_of_its_pods_wherever_their_numbers_begin() {
-        let claims = |replicas: i32, ordinals: serde_json::Value| {
+        let marked = |replicas: i32, mark: i32, ordinals: serde_json::Value| {
+            let mark = json!({"operation": "Restore/shop/r/1", "replicas": mark}).to_string();
             let object = json!({
-                "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"},
+                "apiVersion": "apps/v1", "kind": "StatefulSet",
+                "metadata": {"name": "db", "annotations": {HELD_ANNOTATION: mark}},
                 "spec": {
                     "replicas": replicas, "ordinals": ordinals,
                     "selector": {"matchLabels": {"app": "db"}}, "template": {},
@@ -296,9 +316,13 @@ mod tests {
             let workload = Workload::read(WorkloadKind::StatefulSet, object).unwrap();
             of_templates(&workload, (0..5).map(|number| format!("data-db-{number}")))
         };
+        let claims = |replicas: i32, ordinals| marked(replicas, 0, ordinals);
         assert_eq!(claims(2, json!(null)), ["data-db-0", "data-db-1"]);
         assert_eq!(claims(3, json!({"start": 1})), ["data-db-1", "data-db-2", "data-db-3"]);
         assert_eq!(claims(0, json!({"start": 1})).len(), 5, "what is stopped is all of it");
+        // A mark that a Restore left when the set had one replica is of then: a Backup lacked the second.
+        assert_eq!(marked(2, 1, json!(null)), ["data-db-0", "data-db-1"]);
+        assert_eq!(marked(0, 1, json!(null)), ["data-db-0"]);
     }
 
     #[test]

@@ -179,6 +179,19 @@ pub async fn release(
     Ok(json!({"replicas": held.replicas}))
 }
 
+/// Takes the mark off a workload that is to stay as it is.
+pub async fn let_lie(cluster: &Cluster, workload: Option<&Workload>) -> Result<(), Failure> {
+    let Some(workload) = workload.filter(|workload| workload.held().is_some()) else {
+        return Ok(());
+    };
+    match workload.annotate(cluster, HELD_ANNOTATION, None).await {
+        Err(error) if !is_missing(&error) => {
+            Err(failure(&format!("clear the mark of {}", workload.title()), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -75,8 +75,7 @@ impl KubernetesRuntime {
     pub async fn claims_of(&self, job: &Job) -> Vec<String> {
         let found = async {
             let workload = self.workload(job).await?;
-            let namespace = &job.operation().namespace;
-            claims::names(&self.cluster, namespace, job.target(), workload.as_ref()).await
+            claims::names(&self.cluster, job, workload.as_ref()).await
         };
         // What is not there is for preflight to say.
         found.await.unwrap_or_default()
@@ -168,8 +167,7 @@ impl KubernetesRuntime {
         if !known.is_empty() {
             return Ok(known.into_iter().map(|claim| claim.name).collect());
         }
-        let namespace = &job.operation().namespace;
-        claims::names(&self.cluster, namespace, job.target(), workload).await
+        claims::names(&self.cluster, job, workload).await
     }
 
     async fn perform_backup(
@@ -436,6 +434,14 @@ impl Runtime for KubernetesRuntime {
                             let workload = self.workload(job).await?;
                             self.nobody_works_on(job, workload.as_ref(), &claims).await?;
                             self.ask(job, action, log, handles).await
+                        }
+                        (Action::DropOld, Some(_)) if !restore.spec.start => {
+                            let facts = self.ask(job, action, log, handles).await?;
+                            // It stays down because that was wanted: nobody is to take it for one that
+                            // was left behind, and start it.
+                            let workload = self.workload(job).await?;
+                            holding::let_lie(&self.cluster, workload.as_ref()).await?;
+                            Ok(facts)
                         }
                         _ => self.ask(job, action, log, handles).await,
                     },

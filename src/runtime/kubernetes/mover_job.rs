@@ -214,7 +214,8 @@ pub fn build(plan: &MoverPlan<'_>, settings: &Settings) -> Result<Job, serde_jso
     }))
 }
 
-fn resources(settings: &Settings) -> Value {
+/// What a mover asks for.
+pub(super) fn resources(settings: &Settings) -> Value {
     let mut limits = json!({});
     if let Some(memory) = &settings.memory {
         limits["memory"] = json!(memory);

@@ -9,13 +9,17 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, failure, is_missing};
-use super::names;
 use super::pod_state::{PodState, judge};
+use super::warnings;
 use super::workload::Workload;
-use crate::engine::Cancel;
+use super::{mover_job, names};
 use crate::plan::{Failure, UpgradeJob};
+use crate::runtime::Handles;
 use crate::spec::Reason;
 use crate::spec::target::WorkloadTarget;
+
+/// How often the events are asked why there is no pod.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Makes the node of the workload's first pod pull every new image, and fails if it cannot.
 ///
@@ -25,7 +29,7 @@ pub async fn fetch(
     cluster: &Cluster,
     job: &UpgradeJob,
     target: &WorkloadTarget,
-    cancel: &Cancel,
+    handles: &Handles,
 ) -> Result<Value, Failure> {
     let namespace = &job.operation.namespace;
     let workload = Workload::get(cluster, namespace, target).await?;
@@ -37,7 +41,8 @@ pub async fn fetch(
     let images = job.spec.images.clone().unwrap_or_default();
     let containers: Vec<Value> = images
         .iter()
-        .map(|(container, image)| {
+        .enumerate()
+        .map(|(number, (container, image))| {
             let policy = workload
                 .containers()
                 .find(|known| known.name == *container)
@@ -47,6 +52,7 @@ pub async fn fetch(
                 "image": image,
                 "imagePullPolicy": policy.unwrap_or_else(|| "IfNotPresent".to_owned()),
                 "command": ["/eider-looks-whether-the-image-is-here"],
+                "resources": room(cluster, number),
                 "securityContext": {
                     "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]},
                 },
@@ -91,12 +97,21 @@ pub async fn fetch(
     let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), namespace);
     let what = format!("look for the images of {}", workload.title());
     let parameters = PostParams::default();
-    match cluster.patiently(&what, None, || jobs.create(&parameters, &made)).await {
-        Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+    let uid = match cluster.patiently(&what, None, || jobs.create(&parameters, &made)).await {
+        Ok(made) => made.uid(),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            let own = ListParams::default().fields(&format!("metadata.name={name}"));
+            let list = cluster
+                .patiently(&what, None, || jobs.list(&own))
+                .await
+                .map_err(|error| failure(&what, &error))?;
+            list.items.first().and_then(ResourceExt::uid)
+        }
         Err(error) => return Err(failure(&what, &error)),
-    }
-    let found = wait(cluster, namespace, &name, images.len(), cancel).await;
+    };
+    let awaited = Awaited { cluster, namespace, job: &name, uid, images: images.len() };
+    let found = awaited.wait(handles).await;
+    handles.progress.waits(None);
     let parameters = DeleteParams::background();
     match cluster.patiently(&what, None, || jobs.delete(&name, &parameters)).await {
         Ok(_) => {}
@@ -106,87 +121,120 @@ pub async fn fetch(
     found.map(|()| json!({"images": images}))
 }
 
-async fn wait(
-    cluster: &Cluster,
-    namespace: &str,
-    job: &str,
-    wanted: usize,
-    cancel: &Cancel,
-) -> Result<(), Failure> {
-    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
-    let selector = ListParams::default().labels(&format!("job-name={job}"));
-    let begun = Instant::now();
-    let mut unavailable_since: Option<Instant> = None;
-    loop {
-        let what = "look at the image pod";
-        let list = cluster
-            .patiently(what, None, || pods.list(&selector))
-            .await
-            .map_err(|error| failure(what, &error))?;
-        let mut here = 0;
-        let mut missing = None;
-        for pod in &list.items {
-            let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
-            for container in statuses {
-                let state = container.state.clone().unwrap_or_default();
-                let reason =
-                    state.waiting.as_ref().and_then(|w| w.reason.clone()).unwrap_or_default();
-                let message = state.waiting.as_ref().and_then(|w| w.message.clone());
-                match reason.as_str() {
-                    "ErrImagePull"
-                    | "ImagePullBackOff"
-                    | "ErrImageNeverPull"
-                    | "InvalidImageName"
-                    | "RegistryUnavailable" => {
-                        missing = Some(format!(
-                            "image {} of container {}: {reason}: {}",
-                            container.image,
-                            container.name,
-                            message.unwrap_or_default()
+/// What a container of the image pod asks for: the first what a mover does, so that a namespace without
+/// room for the mover of the backup is found while the service runs; the others next to nothing.
+fn room(cluster: &Cluster, number: usize) -> Value {
+    let mut resources = mover_job::resources(&cluster.settings);
+    if number > 0 && cluster.settings.memory.is_some() {
+        resources = json!({"requests": {"memory": "16Mi"}, "limits": {"memory": "16Mi"}});
+    }
+    resources
+}
+
+/// The image pod.
+struct Awaited<'a> {
+    cluster: &'a Cluster,
+    namespace: &'a str,
+    job: &'a str,
+    uid: Option<String>,
+    images: usize,
+}
+
+impl Awaited<'_> {
+    async fn wait(&self, handles: &Handles) -> Result<(), Failure> {
+        let Self { cluster, namespace, job, .. } = *self;
+        let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
+        let selector = ListParams::default().labels(&format!("job-name={job}"));
+        let begun = Instant::now();
+        let mut unavailable_since: Option<Instant> = None;
+        let mut obstacle: Option<Failure> = None;
+        let mut asked = Instant::now();
+        loop {
+            let what = "look at the image pod";
+            let list = cluster
+                .patiently(what, None, || pods.list(&selector))
+                .await
+                .map_err(|error| failure(what, &error))?;
+            let mut here = 0;
+            let mut missing = None;
+            for pod in &list.items {
+                let statuses =
+                    pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+                for container in statuses {
+                    let state = container.state.clone().unwrap_or_default();
+                    let reason =
+                        state.waiting.as_ref().and_then(|w| w.reason.clone()).unwrap_or_default();
+                    let message = state.waiting.as_ref().and_then(|w| w.message.clone());
+                    match reason.as_str() {
+                        "ErrImagePull"
+                        | "ImagePullBackOff"
+                        | "ErrImageNeverPull"
+                        | "InvalidImageName"
+                        | "RegistryUnavailable" => {
+                            missing = Some(format!(
+                                "image {} of container {}: {reason}: {}",
+                                container.image,
+                                container.name,
+                                message.unwrap_or_default()
+                            ));
+                        }
+                        "CreateContainerError"
+                        | "RunContainerError"
+                        | "CreateContainerConfigError" => {
+                            here += 1;
+                        }
+                        _ if state.terminated.is_some() || state.running.is_some() => here += 1,
+                        _ => {}
+                    }
+                }
+                let unschedulable = judge(pod);
+                if let PodState::Starting(Some(obstacle)) = unschedulable
+                    && obstacle.reason != Reason::ImageUnavailable
+                    && begun.elapsed() > Duration::from_mins(2)
+                {
+                    let name = pod.name_any();
+                    return Err(Failure {
+                        message: format!("{name}: {}", obstacle.message),
+                        ..obstacle
+                    });
+                }
+            }
+            if here >= self.images {
+                return Ok(());
+            }
+            // A pod that a quota keeps away is nowhere; the events of its Job say so.
+            if let Some(uid) = self.uid.as_deref().filter(|_| list.items.is_empty())
+                && asked.elapsed() > ASK_AGAIN
+            {
+                obstacle = warnings::latest(cluster, namespace, uid).await?;
+                handles
+                    .progress
+                    .waits(obstacle.as_ref().map(|why| (why.reason, why.message.as_str())));
+                asked = Instant::now();
+            }
+            match missing {
+                // A registry may stumble once; what is missing for twenty seconds is missing.
+                Some(why) => {
+                    let since = *unavailable_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > Duration::from_secs(20) {
+                        return Err(Failure::new(Reason::ImageUnavailable, why).hint(
+                            "nothing was stopped; check the image's name and the pull secrets",
                         ));
                     }
-                    "CreateContainerError" | "RunContainerError" | "CreateContainerConfigError" => {
-                        here += 1;
-                    }
-                    _ if state.terminated.is_some() || state.running.is_some() => here += 1,
-                    _ => {}
                 }
+                None => unavailable_since = None,
             }
-            let unschedulable = judge(pod);
-            if let PodState::Starting(Some(obstacle)) = unschedulable
-                && obstacle.reason != Reason::ImageUnavailable
-                && begun.elapsed() > Duration::from_mins(2)
-            {
-                let name = pod.name_any();
-                return Err(Failure {
-                    message: format!("{name}: {}", obstacle.message),
-                    ..obstacle
-                });
+            if handles.cancel.is_cancelled() {
+                return Err(Failure::new(Reason::Cancelled, "cancelled while images were fetched"));
             }
-        }
-        if here >= wanted {
-            return Ok(());
-        }
-        match missing {
-            // A registry may stumble once; what is missing for twenty seconds is missing.
-            Some(why) => {
-                let since = *unavailable_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > Duration::from_secs(20) {
-                    return Err(Failure::new(Reason::ImageUnavailable, why)
-                        .hint("nothing was stopped; check the image's name and the pull secrets"));
-                }
+            if begun.elapsed() > cluster.settings.start_timeout {
+                return Err(obstacle.unwrap_or_else(|| {
+                    let seconds = begun.elapsed().as_secs();
+                    let message = format!("the new images were not there after {seconds} s");
+                    Failure::new(Reason::ImageUnavailable, message)
+                }));
             }
-            None => unavailable_since = None,
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        if cancel.is_cancelled() {
-            return Err(Failure::new(Reason::Cancelled, "cancelled while images were fetched"));
-        }
-        if begun.elapsed() > cluster.settings.start_timeout {
-            return Err(Failure::new(
-                Reason::ImageUnavailable,
-                format!("the new images were not there after {} s", begun.elapsed().as_secs()),
-            ));
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }

@@ -1,5 +1,7 @@
 //! Looking at a target and a store of the cluster before anything changes.
 
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::mover_job::identity_of;
@@ -29,8 +31,7 @@ impl KubernetesRuntime {
             }
         }
         let workload = self.workload(job).await?;
-        let names =
-            claims::names(&self.cluster, namespace, job.target(), workload.as_ref()).await?;
+        let names = claims::names(&self.cluster, job, workload.as_ref()).await?;
         let (store_claim, _) = translate::store(binding)?;
         if names.contains(&store_claim) {
             return Err(Failure::new(
@@ -45,19 +46,9 @@ impl KubernetesRuntime {
         }
         self.have_claims(job, namespace, &names).await?;
         let beside = self.nobody_works_on(job, workload.as_ref(), &names).await?;
-        let stores = [store_claim.clone()];
-        let store = claims::describe(&self.cluster, namespace, &stores).await?;
-        if store.iter().any(Result::is_err) {
-            return Err(Failure::new(
-                Reason::StoreUnavailable,
-                format!(
-                    "store {} names claim {namespace}/{store_claim}, which is not there",
-                    binding.name
-                ),
-            )
-            .hint("make the claim; stores are claims of the namespace that uses them"));
-        }
+        self.has_store(namespace, binding).await?;
         let found = claims::describe(&self.cluster, namespace, &names).await?;
+        self.can_be_mounted(namespace, &found).await?;
         let facts: Vec<ClaimFacts> = found.iter().flatten().map(claims::facts).collect();
         let mut warnings: Vec<String> = beside.into_iter().collect();
         for claim in found.iter().flatten().filter(|claim| !claims::is_bound(claim)) {
@@ -102,38 +93,94 @@ impl KubernetesRuntime {
         Ok(json!(answer))
     }
 
-    /// Fails if a pod that is not held still mounts claims that are to stand still: anybody's where the
-    /// target is claims alone, another workload's where it is one. A Backup of a workload whose claims
-    /// others read or write too gets a warning instead.
+    /// Fails if the claim of a store is not there.
+    pub(super) async fn has_store(
+        &self,
+        namespace: &str,
+        binding: &StoreBinding,
+    ) -> Result<(), Failure> {
+        let (claim, _) = translate::store(binding)?;
+        let found =
+            claims::describe(&self.cluster, namespace, std::slice::from_ref(&claim)).await?;
+        if found.iter().all(Result::is_ok) {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Reason::StoreUnavailable,
+            format!("store {} names claim {namespace}/{claim}, which is not there", binding.name),
+        )
+        .hint("make the claim; stores are claims of the namespace that uses them"))
+    }
+
+    /// Fails for claims that a mover could never mount.
+    async fn can_be_mounted(
+        &self,
+        namespace: &str,
+        found: &[Result<PersistentVolumeClaim, String>],
+    ) -> Result<(), Failure> {
+        for claim in found.iter().flatten() {
+            let names = [claim.name_any()];
+            let title = format!("claim {namespace}/{}", names[0]);
+            if claim.metadata.deletion_timestamp.is_some() {
+                let message = format!("{title} is being deleted");
+                return Err(Failure::new(Reason::TargetNotFound, message)
+                    .hint("once it is gone, a Restore makes it again"));
+            }
+            if claims::is_for_one_pod(claim)
+                && let Some(pod) = claims::user_of(&self.cluster, namespace, &names, None).await?
+            {
+                let message = format!(
+                    "{title} is ReadWriteOncePod and mounted by pod {}: no mover can look at it",
+                    pod.name_any()
+                );
+                return Err(Failure::new(Reason::UnsupportedTarget, message)
+                    .hint("scale its workload to zero first, or use a ReadWriteOnce claim"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if a pod that is not held still mounts claims that are to stand still: anybody's where
+    /// nothing is held, another workload's where one is. A Backup of a workload whose claims others read
+    /// or write too gets a warning instead, as does an Upgrade that will not put data back.
     pub(super) async fn nobody_works_on(
         &self,
         job: &Job,
         workload: Option<&Workload>,
         names: &[String],
     ) -> Result<Option<String>, Failure> {
-        let mode = match job {
-            Job::Backup(job) => job.spec.consistency.mode,
-            Job::Restore(job) => job.spec.consistency.mode,
-            Job::Upgrade(_) => return Ok(None),
-        };
         let of_claims = job.target().workload.is_none();
-        let is_backup = matches!(job, Job::Backup(_));
-        if mode == ConsistencyMode::Live && (is_backup || !of_claims) {
-            return Ok(None);
-        }
+        let live = |mode: ConsistencyMode| mode == ConsistencyMode::Live;
+        // Whose pods are held still, and so are no matter; and whether others are more than a warning.
+        let (held, refused) = match job {
+            Job::Backup(job) if live(job.spec.consistency.mode) => return Ok(None),
+            Job::Backup(_) => (workload, of_claims),
+            Job::Restore(job) if live(job.spec.consistency.mode) => (None, true),
+            Job::Restore(_) => (workload, true),
+            Job::Upgrade(job) if job.store.is_none() => return Ok(None),
+            Job::Upgrade(job) => (workload, job.spec.rollback.data),
+        };
         let namespace = &job.operation().namespace;
-        let Some(pod) = claims::user_of(&self.cluster, namespace, names, workload).await? else {
+        let Some(pod) = claims::user_of(&self.cluster, namespace, names, held).await? else {
             return Ok(None);
         };
-        let pod = pod.metadata.name.unwrap_or_default();
-        let message = format!("pod {namespace}/{pod} works on {}", names.join(", "));
-        if is_backup && !of_claims {
+        let message = format!("pod {namespace}/{} works on {}", pod.name_any(), names.join(", "));
+        if !refused {
             return Ok(Some(format!("{message} too, and is not held still")));
         }
         let hint = match job {
             Job::Backup(_) => "name its workload as the target, or use `consistency.mode: Live`",
-            _ if of_claims => "name its workload as the target, or scale it to zero first",
-            _ => "scale its workload to zero first: a Restore would replace files that it has open",
+            Job::Upgrade(_) => {
+                "a rollback would replace files that it has open: scale its workload to zero first, or \
+                 use `rollback.data: false`"
+            }
+            Job::Restore(_) if of_claims => {
+                "name its workload as the target, or scale it to zero first"
+            }
+            Job::Restore(_) => {
+                "a Restore would replace files that it has open: use `consistency.mode: Stop` for the \
+                 target's own pods, and scale other workloads to zero first"
+            }
         };
         Err(Failure::new(Reason::TargetBusy, message).hint(hint))
     }

@@ -53,7 +53,7 @@ pub async fn preflight(
     cluster: &Cluster,
     job: &UpgradeJob,
     target: &WorkloadTarget,
-) -> Result<Value, Failure> {
+) -> Result<PreflightFacts, Failure> {
     let workload = Workload::get(cluster, &job.operation.namespace, target).await?;
     if workload.kind == WorkloadKind::DaemonSet {
         return Err(Failure::new(
@@ -96,7 +96,7 @@ pub async fn preflight(
             workload.title()
         ));
     }
-    Ok(json!(PreflightFacts {
+    Ok(PreflightFacts {
         live_data: true,
         from_version: from,
         warnings,
@@ -106,7 +106,7 @@ pub async fn preflight(
             format!("{} with {} replicas", workload.title(), workload.replicas),
         )],
         ..PreflightFacts::default()
-    }))
+    })
 }
 
 /// What the workload's containers run before it is changed; what an earlier intent says counts more.

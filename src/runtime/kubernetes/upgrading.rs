@@ -1,10 +1,11 @@
 //! The actions of an Upgrade, each to whoever carries it out.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::holding::{self, Held};
 use super::upgrade::{self, ImagesBefore, Watch};
-use super::{KubernetesRuntime, no_mover, prefetch};
+use super::workload::Workload;
+use super::{KubernetesRuntime, claims, no_mover, prefetch};
 use crate::plan::upgrade::step as upgrade_step;
 use crate::plan::{Action, Failure, Job, Log, UpgradeJob};
 use crate::runtime::Handles;
@@ -24,8 +25,13 @@ impl KubernetesRuntime {
         let cluster = &self.cluster;
         let before = log.intent::<ImagesBefore>(upgrade_step::KEEP_OLD);
         match action {
-            Action::Preflight => upgrade::preflight(cluster, job, target).await,
-            Action::Fetch => prefetch::fetch(cluster, job, target, &handles.cancel).await,
+            Action::Preflight => {
+                let mut facts = upgrade::preflight(cluster, job, target).await?;
+                let warnings = self.can_be_backed_up(job, target).await?;
+                facts.warnings.extend(warnings);
+                Ok(json!(facts))
+            }
+            Action::Fetch => prefetch::fetch(cluster, job, target, handles).await,
             Action::KeepOld => {
                 let before = upgrade::images_before(cluster, job, target, before).await?;
                 upgrade::keep_old(cluster, namespace, target, &before).await
@@ -68,5 +74,32 @@ impl KubernetesRuntime {
             gate: job.spec.health_gate.clone(),
             cancel: &handles.cancel,
         }
+    }
+
+    /// Fails before anything is stopped if the backup of an Upgrade could not be taken, or its data not
+    /// be put back beneath whoever else works on it; what people should know besides.
+    async fn can_be_backed_up(
+        &self,
+        job: &UpgradeJob,
+        target: &WorkloadTarget,
+    ) -> Result<Option<String>, Failure> {
+        let Some(store) = &job.store else { return Ok(None) };
+        let namespace = &job.operation.namespace;
+        let workload = Workload::get(&self.cluster, namespace, target).await?;
+        let whole = Job::Upgrade(job.clone());
+        let names =
+            claims::names(&self.cluster, &whole, Some(&workload)).await.map_err(|error| {
+                if error.reason != Reason::TargetNotFound {
+                    return error;
+                }
+                error.hint("an upgrade of what keeps no data needs no backup: `backup.mode: Skip`")
+            })?;
+        let found = claims::describe(&self.cluster, namespace, &names).await?;
+        let missing: Vec<String> = found.into_iter().filter_map(Result::err).collect();
+        if !missing.is_empty() {
+            return Err(claims::missing(namespace, &missing));
+        }
+        self.has_store(namespace, store).await?;
+        self.nobody_works_on(&whole, Some(&workload), &names).await
     }
 }

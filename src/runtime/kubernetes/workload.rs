@@ -203,10 +203,12 @@ impl Workload {
     /// Selectors of two workloads may overlap by mistake; owners do not.
     pub(super) fn owns(&self, pod: &Pod) -> bool {
         let kind = format!("{:?}", self.kind);
-        let prefix = format!("{}-", self.name);
+        // Not by the beginning of the name alone: the ReplicaSets of `web-api` begin with `web-`, too.
+        let hash = pod.labels().get("pod-template-hash");
+        let replica_set = hash.map(|hash| format!("{}-{hash}", self.name));
         pod.owner_references().iter().any(|owner| match self.kind {
             WorkloadKind::Deployment => {
-                owner.kind == "ReplicaSet" && owner.name.starts_with(&prefix)
+                owner.kind == "ReplicaSet" && Some(&owner.name) == replica_set.as_ref()
             }
             _ => owner.kind == kind && owner.name == self.name,
         })
@@ -404,6 +406,29 @@ mod tests {
         assert_eq!(before(2, Some(1)), 2);
         assert_eq!(before(0, Some(3)), 3);
         assert_eq!(before(0, None), 0);
+    }
+
+    /// A Restore of `web` replaced files that `web-api` had open.
+    #[test]
+    fn a_deployment_does_not_own_the_pods_of_one_whose_name_begins_like_its_own() {
+        let object = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {}},
+        });
+        let object = serde_json::from_value(object).unwrap();
+        let web = Workload::read(WorkloadKind::Deployment, object).unwrap();
+        let owns = |replica_set: &str, hash: &str| {
+            let pod = json!({"metadata": {
+                "name": "p", "labels": {"pod-template-hash": hash},
+                "ownerReferences": [{
+                    "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": replica_set, "uid": "u",
+                }],
+            }});
+            web.owns(&serde_json::from_value(pod).unwrap())
+        };
+        assert!(owns("web-6cd7b4466c", "6cd7b4466c"));
+        assert!(!owns("web-api-7f98d7f844", "7f98d7f844"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::cluster::Cluster;
 use super::process::Operator;
-use super::scene::Scene;
+use super::scene::{Scene, service_image};
 
 #[test]
 fn what_would_do_harm_is_refused_before_anything_is_touched() {
@@ -40,6 +40,68 @@ fn what_would_do_harm_is_refused_before_anything_is_touched() {
     );
     scene.failed("restore", "beneath", "TargetBusy");
     assert_eq!(scene.object("pod", "db-0").unwrap()["status"]["phase"], "Running");
+    assert!(!process.stop().stderr.contains("panicked"));
+}
+
+/// A Deployment of one pod that sleeps.
+fn sleeper(scene: &Scene, name: &str, more: &str) {
+    let image = scene.cluster.busybox();
+    scene.apply(&format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  \
+         selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    \
+         metadata: {{labels: {{app: {name}}}}}\n    spec:\n      \
+         terminationGracePeriodSeconds: 1\n      containers: [{{name: service, image: {image}, \
+         imagePullPolicy: IfNotPresent, command: [sleep, \"100000\"]}}]\n{more}"
+    ));
+    let rollout = ["-n", &scene.namespace, "rollout", "status", &format!("deployment/{name}")];
+    scene.cluster.kubectl(&rollout);
+}
+
+/// Data was replaced beneath whoever else had it open, and a service stopped for a backup that could
+/// not be taken.
+#[test]
+fn what_others_have_open_is_not_replaced_and_what_cannot_be_backed_up_is_not_stopped() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    let volumes = "      volumes: [{name: v, persistentVolumeClaim: {claimName: data-db-0}}]\n";
+    sleeper(&scene, "db-keeper", volumes);
+    sleeper(&scene, "bare", "");
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let process = operator.start();
+    scene.back_up("base", "db", "  consistency: {mode: Live}\n");
+    scene.succeeded("backup", "base");
+    let uid = || scene.object("pod", "db-0").unwrap()["metadata"]["uid"].clone();
+    let before = uid();
+    let upgrade = |name: &str, target: &str| {
+        let image = service_image(&scene.cluster, 2);
+        scene.apply(&format!(
+            "apiVersion: eider.dev/v1alpha1\nkind: Upgrade\nmetadata: {{name: {name}}}\nspec:\n  \
+             target: {{workload: {target}}}\n  toVersion: \"2.0.0\"\n  \
+             images: {{service: \"{image}\"}}\n  backup: {{storeRef: {{name: main}}}}\n"
+        ));
+    };
+    upgrade("shared", "{kind: StatefulSet, name: db}");
+    upgrade("stateless", "{kind: Deployment, name: bare}");
+    scene.apply(
+        "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {name: beneath}\n\
+         spec: {from: {backupRef: {name: base}}, consistency: {mode: Live}}\n",
+    );
+    let shared = scene.failed("upgrade", "shared", "TargetBusy");
+    assert!(shared["message"].as_str().unwrap().contains("db-keeper"), "{shared:#}");
+    let stateless = scene.failed("upgrade", "stateless", "TargetNotFound");
+    assert!(stateless["message"].as_str().unwrap().contains("mounts no claim"), "{stateless:#}");
+    assert_eq!(scene.object("deployment", "bare").unwrap()["spec"]["replicas"], 1);
+    assert_eq!(scene.object("deployment", "bare").unwrap()["metadata"]["generation"], 1);
+    scene.failed("restore", "beneath", "TargetBusy");
+    assert_eq!(uid(), before, "the service was stopped");
+    // A Backup that has failed runs no second time: nobody waits for it.
+    scene.back_up("broken", "not-there", "");
+    scene.failed("backup", "broken", "TargetNotFound");
+    scene.apply(
+        "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {name: hopeless}\n\
+         spec: {from: {backupRef: {name: broken}}}\n",
+    );
+    scene.failed("restore", "hopeless", "ArchiveMissing");
     assert!(!process.stop().stderr.contains("panicked"));
 }
 

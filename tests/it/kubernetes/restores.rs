@@ -130,3 +130,27 @@ fn a_namespace_takes_the_backups_of_those_that_it_names() {
     assert_same(before.path(), &scene.data("db"));
     drop(shared);
 }
+
+/// It was not found, because only claims that are there were looked for.
+#[test]
+fn a_claim_of_a_stateful_set_that_was_lost_is_made_again() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let _process = operator.start();
+    scene.fill("db");
+    scene.back_up("first", "db", "  consistency: {mode: Live}\n");
+    scene.succeeded("backup", "first");
+    let before = copy_of(&scene.data("db"));
+    let own = ["-n", &*scene.namespace];
+    let kubectl = |arguments: &[&str]| scene.cluster.kubectl(&[&own[..], arguments].concat());
+    kubectl(&["scale", "statefulset", "db", "--replicas=0"]);
+    kubectl(&["wait", "pod/db-0", "--for=delete", "--timeout=120s"]);
+    kubectl(&["delete", "persistentvolumeclaim", "data-db-0"]);
+    scene.apply(
+        "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {name: back}\n\
+         spec: {from: {backupRef: {name: first}}}\n",
+    );
+    scene.succeeded("restore", "back");
+    assert_same(before.path(), &scene.data("db"));
+}
