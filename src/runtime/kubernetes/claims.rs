@@ -11,6 +11,7 @@ use kube::{Api, ResourceExt};
 
 use super::cluster::{Cluster, failure};
 use super::names::OPERATION_LABEL;
+use super::pod_state::has_ended;
 use super::workload::Workload;
 use crate::plan::{ClaimFacts, Failure, Job};
 use crate::spec::Reason;
@@ -215,7 +216,9 @@ pub async fn user_of(
 ) -> Result<Option<Pod>, Failure> {
     let own = |pod: &Pod| workload.is_some_and(|workload| workload.owns(pod));
     let pods = pods(cluster, namespace).await?;
-    let mut users = pods.into_iter().filter(|pod| is_placed(pod) && mounts(pod, claims));
+    // A pod whose containers have ended writes no more, however late its kubelet says the rest.
+    let works = |pod: &Pod| is_placed(pod) && !has_ended(pod);
+    let mut users = pods.into_iter().filter(|pod| works(pod) && mounts(pod, claims));
     Ok(users.find(|pod| !is_mover(pod) && !own(pod)))
 }
 

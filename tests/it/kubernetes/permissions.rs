@@ -247,7 +247,11 @@ spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}
     scene.succeeded("backup", "orphaned");
     // Why a mover does not start is asked of its events.
     let pods = scene.cluster.json(&["-n", &scene.namespace, "get", "pods"]);
-    let pods = pods["items"].as_array().unwrap().len();
+    // Those that have ended take no room.
+    let ended =
+        |pod: &&Value| matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let all = pods["items"].as_array().unwrap();
+    let pods = all.len() - all.iter().filter(ended).count();
     scene.apply(&format!(
         "apiVersion: v1\nkind: ResourceQuota\nmetadata: {{name: small}}\n\
          spec: {{hard: {{pods: \"{pods}\"}}}}\n"
