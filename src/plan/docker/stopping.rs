@@ -51,7 +51,7 @@ pub struct StopEntry {
 /// The containers to hold still in this way. What is not up is not among them and stays as it is.
 ///
 /// # Errors
-/// [`Reason::QuiesceFailed`] for a container that would be gone once stopped, and for Eider's own.
+/// [`Reason::QuiesceFailed`] for a container that would be gone once stopped, or made again by others.
 pub fn stop_set(
     selection: &Selection,
     host: &HostFacts,
@@ -90,6 +90,15 @@ pub fn stop_set(
             );
             return Err(Failure::new(Reason::QuiesceFailed, message)
                 .hint("use `consistency.mode: Pause` or `Live`, or start it without --rm"));
+        }
+        if let Some(keeper) = container.keeper()
+            && mode == ConsistencyMode::Stop
+        {
+            let name = &container.name;
+            let message = format!("{keeper} would start another container when {name} stops");
+            return Err(Failure::new(Reason::QuiesceFailed, message).hint(
+                "use `consistency.mode: Pause` or `Live`; in a cluster run Eider's operator",
+            ));
         }
         chosen.push(container);
     }

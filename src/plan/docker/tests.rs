@@ -61,7 +61,7 @@ fn shop() -> HostFacts {
             },
             VolumeFacts { name: "other".to_owned(), ..VolumeFacts::default() },
         ],
-        own_container: None,
+        ..HostFacts::default()
     }
 }
 
@@ -201,4 +201,70 @@ fn sockets_excluded_mounts_and_nested_paths_are_no_roots() {
     assert_eq!(sources, expected);
     let places: Vec<&str> = selection.uncovered.iter().map(|left| left.place.as_str()).collect();
     assert_eq!(places, ["/", "/srv/cache", "/tmp", "/var/run/docker.sock"]);
+}
+
+#[test]
+fn what_belongs_to_the_system_is_neither_read_nor_replaced() {
+    let mut host = shop();
+    let system = [
+        "/",
+        "/etc",
+        "/etc/localtime",
+        "/lib/modules",
+        "/usr/src",
+        "/var/log",
+        "/var",
+        "/var/lib/docker",
+        "/var/lib/docker/volumes",
+        "/var/lib/docker/containers/",
+        "/usr/share/zoneinfo/Europe/Berlin",
+    ];
+    let own = [
+        "/etc/shop/site.conf",
+        "/srv/web",
+        "/usr/local/etc/shop",
+        "/var/lib/dockery/x",
+        "/var/lib/docker/volumes/other/_data",
+        "/var/log/shop",
+        "/var/lib/shop",
+    ];
+    host.containers[1].mounts = system.iter().chain(&own).map(|path| bind(path)).collect();
+    let target = DockerTarget { services: Some(vec!["web".to_owned()]), ..project() };
+    let selection = select(&target, &host).unwrap();
+    let mut expected = own.map(|path| RootSource::Bind(path.to_owned()));
+    expected.sort();
+    let sources: Vec<RootSource> = selection.roots.into_iter().map(|root| root.source).collect();
+    assert_eq!(sources, expected);
+    let of_system = |left: &&Uncovered| left.why.contains("belongs to the system");
+    assert_eq!(selection.uncovered.iter().filter(of_system).count(), system.len());
+    // An engine may keep its things elsewhere.
+    host.volumes[0].mountpoint = "/srv/web/volumes/shop_data/_data".to_owned();
+    let selection = select(&target, &host).unwrap();
+    assert!(!selection.roots.iter().any(|root| root.name() == "binds/srv/web"));
+}
+
+#[test]
+fn who_is_made_again_when_he_stops_is_not_stopped() {
+    for label in ["com.docker.swarm.task.id", "io.kubernetes.pod.uid"] {
+        let mut host = shop();
+        host.containers[3].labels.insert(label.to_owned(), "x".to_owned());
+        let selection = select(&project(), &host).unwrap();
+        let refused = stop_set(&selection, &host, Touch::Read, Stop).unwrap_err();
+        assert_eq!(refused.reason, Reason::QuiesceFailed);
+        assert!(refused.message.contains("reporter"), "{refused}");
+        assert!(stop_set(&selection, &host, Touch::Read, Pause).is_ok());
+    }
+}
+
+#[test]
+fn the_paths_of_an_engine_on_another_machine_lead_nowhere() {
+    let mut host = shop();
+    let roots = select(&project(), &host).unwrap().roots;
+    assert!(roots.iter().all(|root| root.path(&host).is_ok()));
+    host.remote = Some("it is far away".to_owned());
+    for root in roots {
+        let refused = root.path(&host).unwrap_err();
+        assert_eq!(refused.reason, Reason::UnsupportedTarget);
+        assert!(refused.message.contains("far away") && refused.hint.is_some());
+    }
 }

@@ -13,6 +13,7 @@ mod images;
 mod listing;
 mod looking;
 mod making;
+mod reach;
 mod reviving;
 mod stillness;
 mod survey;
@@ -238,6 +239,9 @@ impl Runtime for DockerRuntime {
     fn explain<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
         Box::pin(async move {
             let look = self.look(job).await?;
+            if self.connected().await?.1.is_none() {
+                look.facts.check_paths()?;
+            }
             let mode = looking::mode(job);
             let stopping = stop_set(&look.selection, &look.facts, looking::touch(job), mode)?;
             let mut lines = Vec::new();

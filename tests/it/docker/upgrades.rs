@@ -301,6 +301,18 @@ fn an_image_that_is_not_there_is_found_out_before_anything_stops() {
 }
 
 #[test]
+fn a_store_that_cannot_take_the_backup_is_found_out_before_anything_stops() {
+    let Some(project) = stage() else { return };
+    let started = project.inspected()["db"]["State"]["StartedAt"].clone();
+    let document = document(&project, "up", Version::Good, "");
+    let full = STORE.trim_end().replace("local:", "minFree: 900Pi, local:");
+    project.scene.apply(&format!("{full}\n---\n{document}")).code(4).says("not enough space");
+    let found = project.inspected();
+    assert_eq!(found["db"]["State"]["StartedAt"], started, "it was stopped for nothing");
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["db", "proxy"]);
+}
+
+#[test]
 fn an_upgrade_from_the_command_line_and_the_way_back_later() {
     let Some(project) = stage() else { return };
     let data = project.at("data");

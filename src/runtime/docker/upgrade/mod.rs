@@ -5,6 +5,7 @@
 
 mod exchange;
 mod gate;
+mod rehearsal;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -63,7 +64,7 @@ impl DockerRuntime {
         handles: &Handles,
     ) -> Result<Value, Failure> {
         match action {
-            Action::Preflight => self.upgrade_preflight(whole, job).await,
+            Action::Preflight => self.upgrade_preflight(whole, job, log, handles).await,
             Action::Fetch => self.fetch(job, &handles.cancel).await,
             Action::KeepOld => self.keep_old(log).await,
             Action::Apply => self.apply(job, log).await,
@@ -81,7 +82,13 @@ impl DockerRuntime {
     }
 
     /// Looks at everything that can be looked at before any downtime.
-    async fn upgrade_preflight(&self, whole: &Job, job: &UpgradeJob) -> Result<Value, Failure> {
+    async fn upgrade_preflight(
+        &self,
+        whole: &Job,
+        job: &UpgradeJob,
+        log: &Log<'_>,
+        handles: &Handles,
+    ) -> Result<Value, Failure> {
         let look = self.look(whole).await?;
         let chosen = replaced(&images(job), &look.selection, &look.facts, &mark(&job.operation))?;
         let stopping =
@@ -114,12 +121,23 @@ impl DockerRuntime {
             return Err(Failure::new(Reason::NotAnUpgrade, message)
                 .hint("set `spec.force: true` to do it all the same"));
         }
+        let backup = self.rehearse_backup(job, log, handles).await?;
         let names: Vec<&str> = chosen.iter().map(|one| one.name.as_str()).collect();
+        let mut checks = vec![("SERVICE".to_owned(), "PASS".to_owned(), names.join(", "))];
+        checks.extend(backup.checks);
+        let mut warnings = stopping.warnings;
+        for warning in backup.warnings {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
         Ok(json!(PreflightFacts {
+            estimated_bytes: backup.estimated_bytes,
+            estimated_entries: backup.estimated_entries,
             live_data: true,
             from_version: from,
-            warnings: stopping.warnings,
-            checks: vec![("SERVICE".to_owned(), "PASS".to_owned(), names.join(", "))],
+            warnings,
+            checks,
             ..PreflightFacts::default()
         }))
     }
