@@ -3,6 +3,7 @@
 
 mod backups;
 mod calls;
+mod compose;
 mod contained;
 mod database;
 mod engine;
