@@ -170,8 +170,8 @@ impl DockerRuntime {
             stopping.order.iter().filter(|entry| !entry.paused).collect();
         let docker = self.connection.docker().await?;
         let timeout = HealthGate::default().timeout.to_duration();
-        health::until_healthy(&docker, &entries, timeout, &handles.cancel).await?;
-        Ok(Value::Null)
+        let at = health::until_healthy(&docker, &entries, timeout, &handles.cancel).await?;
+        Ok(json!({ "at": at }))
     }
 }
 

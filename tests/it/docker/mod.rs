@@ -6,6 +6,7 @@ mod calls;
 mod compose;
 mod contained;
 mod database;
+mod downtime;
 mod engine;
 mod faults;
 mod files;
