@@ -166,7 +166,9 @@ pub fn select(target: &DockerTarget, host: &HostFacts) -> Result<Selection, Fail
     let mut uncovered = BTreeSet::new();
     for container in &chosen {
         for mount in &container.mounts {
-            let source = match left_out(container, &mount.kind, &mount.destination, host) {
+            let found = left_out(container, &mount.kind, &mount.destination, host)
+                .and_then(|source| not_eiders(container, source, &chosen, host));
+            let source = match found {
                 Ok(source) => source,
                 Err((why, usual)) => {
                     let (container, place) = (container.name.clone(), mount.destination.clone());
@@ -288,7 +290,9 @@ fn left_out(
         return usual("the label eider.exclude names it");
     }
     match kind {
-        MountKind::Volume(name) if named(name) => usual("the label eider.exclude names it"),
+        MountKind::Volume(name) if named(name) || is_called(name, &named, container, host) => {
+            usual("the label eider.exclude names it")
+        }
         MountKind::Volume(name) if is_anonymous(name) => Err((
             "it is an anonymous volume, which no other container finds again".to_owned(),
             false,
@@ -300,6 +304,40 @@ fn left_out(
         MountKind::Bind(path) => Ok(RootSource::Bind(path.clone())),
         MountKind::Temporary => usual("it lies in memory"),
     }
+}
+
+/// Whether the Compose file calls a volume of the container's project by a name like this.
+fn is_called(
+    volume: &str,
+    is_meant: &dyn Fn(&str) -> bool,
+    container: &ContainerFacts,
+    host: &HostFacts,
+) -> bool {
+    let Some(labels) = host.volume(volume).map(|volume| &volume.labels) else { return false };
+    labels.get(super::facts::PROJECT).map(String::as_str) == container.project()
+        && labels.get(VOLUME).is_some_and(|name| is_meant(name))
+}
+
+/// What nobody but Eider itself mounts is its catalog or its store: to put back yesterday's under a running
+/// Eider would take away the journal of just that operation.
+fn not_eiders(
+    container: &ContainerFacts,
+    source: RootSource,
+    chosen: &[&ContainerFacts],
+    host: &HostFacts,
+) -> Result<RootSource, (String, bool)> {
+    let mounts = |other: &&&ContainerFacts| {
+        other.mounts.iter().any(|mount| match (&mount.kind, &source) {
+            (MountKind::Volume(name), RootSource::Volume(own)) => name == own,
+            (MountKind::Bind(path), RootSource::Bind(own)) => path == own,
+            _ => false,
+        })
+    };
+    let is_own = host.own_container.as_ref() == Some(&container.id);
+    if is_own && !chosen.iter().any(|other| other.id != container.id && mounts(&other)) {
+        return Err(("it is Eider's own".to_owned(), true));
+    }
+    Ok(source)
 }
 
 /// Whether a path of the host is the system's and not a service's.

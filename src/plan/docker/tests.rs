@@ -268,3 +268,47 @@ fn the_paths_of_an_engine_on_another_machine_lead_nowhere() {
         assert!(refused.message.contains("far away") && refused.hint.is_some());
     }
 }
+
+#[test]
+fn who_is_never_to_be_stopped_is_stopped_when_its_data_is_replaced() {
+    let mut host = shop();
+    for container in &mut host.containers {
+        container.labels.insert("eider.stop".to_owned(), "false".to_owned());
+    }
+    let mut selection = select(&project(), &host).unwrap();
+    let reading = stop_set(&selection, &host, Touch::Read, Stop).unwrap();
+    assert!(reading.order.is_empty(), "{reading:?}");
+    let replacing = stop_set(&selection, &host, Touch::Replace, Stop).unwrap();
+    assert_eq!(names(&replacing), ["reporter", "shop-web-1", "shop-api-1", "shop-db-1"]);
+    assert!(replacing.warnings.iter().all(|warning| warning.contains("is stopped, whatever")));
+    // Who has nothing to do with the data goes on.
+    selection.roots.retain(|root| root.name() != "binds/srv/web");
+    let replacing = stop_set(&selection, &host, Touch::Replace, Stop).unwrap();
+    assert_eq!(names(&replacing), ["reporter", "shop-api-1", "shop-db-1"]);
+}
+
+#[test]
+fn eiders_own_catalog_is_never_put_back_under_it() {
+    let mut host = shop();
+    host.containers[1].mounts.push(volume("shop_data", false));
+    host.own_container = Some("id-of-web".to_owned());
+    let selection = select(&project(), &host).unwrap();
+    let roots: Vec<String> = selection.roots.iter().map(Root::name).collect();
+    assert_eq!(roots, ["volumes/shop_data"], "what others mount too is theirs");
+    assert!(selection.uncovered.iter().any(|left| left.why == "it is Eider's own"));
+    assert!(stop_set(&selection, &host, Touch::Read, Stop).is_ok());
+    let refused = stop_set(&selection, &host, Touch::Replace, Stop).unwrap_err();
+    assert_eq!(refused.reason, Reason::UnsupportedTarget);
+}
+
+#[test]
+fn a_volume_is_excluded_by_its_name_in_the_compose_file_too() {
+    for (excluded, held) in [("data", false), ("shop_data", false), ("other", true)] {
+        let mut host = shop();
+        for container in &mut host.containers {
+            container.labels.insert("eider.exclude".to_owned(), excluded.to_owned());
+        }
+        let roots = select(&project(), &host).unwrap().roots;
+        assert_eq!(roots.iter().any(|root| root.name() == "volumes/shop_data"), held, "{excluded}");
+    }
+}
