@@ -151,7 +151,10 @@ impl DockerRuntime {
                 self.revive(restore, stopping).await?
             };
         }
-        let others = self.holds.of_others(job.operation());
+        let mut others = self.holds.of_others(job.operation());
+        if matches!(job, Job::Upgrade(_)) {
+            others.extend(self.displaced(log).await?);
+        }
         stopping.order.retain(|entry| !others.contains(&entry.id));
         if !stopping.order.is_empty() {
             let docker = self.connection.docker().await?;

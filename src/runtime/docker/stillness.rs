@@ -85,6 +85,13 @@ pub async fn hold(
     Ok(warnings)
 }
 
+/// What all of them may take to stop, one after the other.
+pub fn time_to_stop(stopping: &Stopping) -> Duration {
+    let each = stopping.order.iter().map(|entry| u64::from(entry.timeout.unwrap_or(DEFAULT_STOP)));
+    each.map(|seconds| Duration::from_secs(seconds) + NOTICE)
+        .fold(Duration::ZERO, Duration::saturating_add)
+}
+
 async fn stop(
     docker: &Docker,
     entry: &StopEntry,
