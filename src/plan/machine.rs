@@ -159,6 +159,12 @@ impl<'a> Log<'a> {
         u32::try_from(self.of(step).filter(is_away).count()).unwrap_or(u32::MAX)
     }
 
+    /// The failure of the latest step, if it failed because the engine is away.
+    pub fn engine_away(&self) -> Option<Failure> {
+        let latest = self.entries.last().filter(|entry| entry.mark == Mark::Failed)?;
+        Some(failure_of(latest)).filter(|failure| failure.reason == Reason::EngineUnavailable)
+    }
+
     /// Whether a step that is tried at most `attempts` times has been given up.
     pub(super) fn is_given_up(&self, step: &str, attempts: u32) -> bool {
         let (failures, away) = (self.failures(step), self.failures_while_away(step));
