@@ -269,6 +269,8 @@ fn rolls_back(version: Version, because: &str) {
     let status = project.status("upgrade", "up");
     assert_eq!(status["phase"], "RolledBack", "{status:#}");
     assert!(text(&status["rollbackReason"]).contains("Unhealthy"), "{status:#}");
+    // What has been written since must not be taken for the new version's.
+    project.scene.run(&["upgrade", "rollback", "up", "--yes"]).code(4).says("undone already");
 }
 
 #[test]
