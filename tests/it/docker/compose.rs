@@ -29,14 +29,14 @@ fn compose() -> Option<&'static [&'static str]> {
 }
 
 /// Files and what Compose is called with.
-struct Files<'a> {
+struct Called<'a> {
     words: &'static [&'static str],
     directory: PathBuf,
     files: &'a [&'a str],
     environment: Vec<(&'static str, String)>,
 }
 
-impl Files<'_> {
+impl Called<'_> {
     fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(self.words[0]);
         command.args(&self.words[1..]).current_dir(&self.directory);
@@ -57,7 +57,7 @@ impl Files<'_> {
     }
 }
 
-impl Drop for Files<'_> {
+impl Drop for Called<'_> {
     fn drop(&mut self) {
         let _ = self.run(&["down", "--volumes", "--timeout", "2"]);
     }
@@ -93,7 +93,8 @@ fn the_example_is_backed_up_lost_and_taken_up_again_by_compose() {
     project.scene.write("store.yaml", project.scene.fill(STORE));
     let directory = project.scene.path("");
     let environment = Vec::new();
-    let files = Files { words, directory, files: &["compose.yaml", "stand-ins.yaml"], environment };
+    let files =
+        Called { words, directory, files: &["compose.yaml", "stand-ins.yaml"], environment };
     files.ok(&["up", "--detach", "--wait"]);
     let data = format!("{name}_data");
     let format = "{{.Mountpoint}}";
@@ -171,7 +172,7 @@ fn deployed(project: &Project, words: &'static [&'static str], files: &[&str], p
         ("EIDER_PROXY_IMAGE", proxy.to_owned()),
         ("EIDER_BACKUPS", project.scene.path("store").display().to_string()),
     ];
-    let files = Files { words, directory: place.clone(), files, environment };
+    let files = Called { words, directory: place.clone(), files, environment };
     files.ok(&["up", "--detach", "--wait"]);
     let target = format!("project: {}", project.name);
     let store = STORE.replace("@/store", "/srv/backups");

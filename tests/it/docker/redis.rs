@@ -116,7 +116,7 @@ fn holds_every_row(project: &Project, name: &str, server: &str, last: u64) {
         rows.lines().map(|row| row.trim_end_matches('x').parse().unwrap()).collect();
     assert!(numbers.len() as u64 >= last, "{name}: {} of {last} rows", numbers.len());
     let in_order = numbers.iter().zip(1..).all(|(found, expected)| *found == expected);
-    assert!(in_order && numbers.len() % 10 == 0, "{name}: a write is missing or torn");
+    assert!(in_order && numbers.len().is_multiple_of(10), "{name}: a write is missing or torn");
 }
 
 #[test]

@@ -22,7 +22,7 @@ impl DockerRuntime {
         let found = self.preflight(&Job::Backup(backup), *log, handles).await;
         // The backup itself is an operation of its own, with a worker of its own.
         self.workers.conclude(&self.connection, &job.operation).await;
-        serde_json::from_value(found?).map_err(undecoded)
+        serde_json::from_value(found?).map_err(|error| undecoded(&error))
     }
 }
 
@@ -36,7 +36,7 @@ fn backup_of(job: &UpgradeJob) -> Result<Option<BackupJob>, Failure> {
         "storeRef": {"name": store.name},
         "consistency": {"mode": ConsistencyMode::Live},
     });
-    let spec: BackupSpec = serde_json::from_value(spec).map_err(undecoded)?;
+    let spec: BackupSpec = serde_json::from_value(spec).map_err(|error| undecoded(&error))?;
     Ok(Some(BackupJob {
         operation: job.operation.clone(),
         spec,
@@ -50,6 +50,6 @@ fn backup_of(job: &UpgradeJob) -> Result<Option<BackupJob>, Failure> {
     }))
 }
 
-fn undecoded(error: serde_json::Error) -> Failure {
+fn undecoded(error: &serde_json::Error) -> Failure {
     Failure::new(Reason::InternalError, format!("the look at the upgrade's backup: {error}"))
 }

@@ -175,7 +175,7 @@ mod tests {
             root: root.to_owned(),
             source,
             path: path_of(root),
-            is_file: root.ends_with(".conf"),
+            is_file: root.contains(".conf"),
         };
         let own = Own {
             id: "beef".to_owned(),
