@@ -137,9 +137,10 @@ impl DockerRuntime {
         let docker = self.connection.docker().await?;
         let touch = looking::touch(job);
         let (cancel, stopping) = (&handles.cancel, &stopping);
-        let at = Timestamp::now();
-        let warnings = stillness::hold(&docker, stopping, mode, touch, timeout, cancel).await?;
-        Ok(json!({ "warnings": warnings, "at": at }))
+        let now = Timestamp::now();
+        let held = stillness::hold(&docker, stopping, mode, touch, timeout, cancel).await?;
+        let (warnings, first) = held;
+        Ok(json!({ "warnings": warnings, "at": first.unwrap_or(now) }))
     }
 
     async fn release(&self, job: &Job, log: &Log<'_>) -> Result<Value, Failure> {
@@ -156,12 +157,17 @@ impl DockerRuntime {
             others.extend(self.displaced(log).await?);
         }
         stopping.order.retain(|entry| !others.contains(&entry.id));
+        let mut at = Timestamp::now();
         if !stopping.order.is_empty() {
             let docker = self.connection.docker().await?;
             stillness::release(&docker, &stopping, unsettled).await?;
+            at = Timestamp::now();
+            if let Some(since) = log.started_at(backup_step::QUIESCE) {
+                at = stillness::last_start(&docker, &stopping, since).await.unwrap_or(at);
+            }
         }
         self.holds.drop(job.operation());
-        Ok(json!({ "at": Timestamp::now() }))
+        Ok(json!({ "at": at }))
     }
 
     async fn healthy(&self, job: &Job, log: &Log<'_>, handles: &Handles) -> Result<Value, Failure> {

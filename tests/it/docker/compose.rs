@@ -106,7 +106,8 @@ fn the_example_is_backed_up_lost_and_taken_up_again_by_compose() {
     };
     let before = (started("db"), started("cache"));
     project.scene.run(&["run", "-f", "store.yaml", "-f", "compose.yaml"]).ok();
-    project.scene.run(&["schedule", "run", &name]).ok();
+    let schedules = project.scene.run(&["schedule", "list", "-o", "json"]).ok().items();
+    project.scene.run(&["schedule", "run", schedules[0]["name"].as_str().unwrap()]).ok();
     assert_ne!(started("db"), before.0, "it was read while it ran");
     assert_eq!(started("cache"), before.1, "its label says that it goes on");
     let object = project.scene.backups()[0]["object"].as_str().unwrap().to_owned();
