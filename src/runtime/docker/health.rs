@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
-use bollard::models::ContainerInspectResponse;
+use bollard::models::{ContainerInspectResponse, HealthStatusEnum};
 use jiff::Timestamp;
 
 use super::listing::{inspect, run_state};
@@ -41,7 +41,7 @@ impl Standing {
             self.well = None;
             return false;
         }
-        self.well.get_or_insert_with(Timestamp::now);
+        self.well.get_or_insert_with(|| well_at(found).unwrap_or_else(Timestamp::now));
         self.since.as_ref().is_some_and(|(at, _)| at.elapsed() >= STANDING)
     }
 }
@@ -147,6 +147,27 @@ pub async fn first_ended(docker: &Docker, stopping: &Stopping) -> Result<Option<
 
 fn unhealthy(message: String) -> Failure {
     Failure::new(Reason::Unhealthy, message).hint("`docker logs` of the container says why")
+}
+
+/// Since when a container is well, by the engine's own word: its first good check, or its start if it has no
+/// check. A look comes later, on a busy host by seconds.
+fn well_at(found: &ContainerInspectResponse) -> Option<Timestamp> {
+    let state = found.state.as_ref()?;
+    let started: Timestamp = state.started_at.as_ref()?.parse().ok()?;
+    let at = match &state.health {
+        Some(health)
+            if !matches!(
+                health.status,
+                None | Some(HealthStatusEnum::NONE | HealthStatusEnum::EMPTY)
+            ) =>
+        {
+            let good = health.log.iter().flatten().filter(|check| check.exit_code == Some(0));
+            let ends = good.filter_map(|check| check.end.as_ref()?.parse::<Timestamp>().ok());
+            ends.filter(|end| *end >= started).min()?
+        }
+        _ => started,
+    };
+    Some(at).filter(|at| *at <= Timestamp::now())
 }
 
 fn started_at(found: &ContainerInspectResponse) -> String {
