@@ -1,42 +1,74 @@
 //! The downtime that is told, by status, record and histogram, against what the engine saw.
 
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::engine::{Project, SERVICE, backup, docker};
+use super::engine::{IMAGE, Project, SERVICE, backup, docker};
 use super::upgrades::{self, Version};
 use crate::scene::{Daemon, STORE, wait_longer};
 
-/// The engine's clock.
-fn now() -> String {
-    docker(&["info", "--format", "{{.SystemTime}}"]).trim().to_owned()
+/// What the engine tells while it happens: afterwards it remembers only the last few hundred events.
+struct Watch {
+    told: PathBuf,
+    process: Child,
 }
 
-/// Seconds from the first `kill` to the last of these events of the project's containers.
-fn seen(project: &Project, begin: &str, last: &str) -> f64 {
-    let format = "{{.Action}} {{.TimeNano}} {{index .Actor.Attributes \"name\"}}";
-    let end = now();
-    let all = docker(&["events", "--since", begin, "--until", &end, "--format", format]);
-    let mut kills = Vec::new();
-    let mut backs = Vec::new();
-    for line in all.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        let [action @ .., time, name] = &words[..] else { continue };
-        if !name.starts_with(&project.name) {
-            continue;
-        }
-        let (action, at) = (action.join(" "), time.parse::<f64>().unwrap() / 1e9);
-        if action == "kill" {
-            kills.push(at);
-        }
-        if action == last {
-            backs.push(at);
-        }
+impl Watch {
+    fn start(project: &Project) -> Self {
+        let told = project.scene.path("events");
+        let format = "{{.Action}} {{.TimeNano}} {{index .Actor.Attributes \"name\"}}";
+        let process = Command::new("docker")
+            .args(["events", "--filter", "type=container", "--format", format])
+            .stdout(std::fs::File::create(&told).unwrap())
+            .spawn()
+            .unwrap();
+        let watch = Self { told, process };
+        let probe = project.of("probe");
+        wait_longer("events are told", Duration::from_secs(30), &mut || {
+            docker(&["create", "--name", &probe, IMAGE]);
+            docker(&["rm", &probe]);
+            !watch.text().is_empty()
+        });
+        watch
     }
-    let first = kills.into_iter().reduce(f64::min).unwrap_or_else(|| panic!("no kill in {all}"));
-    let last = backs.into_iter().reduce(f64::max).unwrap_or_else(|| panic!("no end in {all}"));
-    last - first
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.told).unwrap()
+    }
+
+    /// Seconds from the first `kill` to the last of these events of the project's containers.
+    fn seen(&self, project: &Project, last: &str) -> f64 {
+        let (mut kills, mut backs) = (Vec::new(), Vec::new());
+        let all = self.text();
+        for line in all.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [action @ .., time, name] = &words[..] else { continue };
+            if !name.starts_with(&project.name) {
+                continue;
+            }
+            let (action, at) = (action.join(" "), time.parse::<f64>().unwrap() / 1e9);
+            if action == "kill" {
+                kills.push(at);
+            }
+            if action == last {
+                backs.push(at);
+            }
+        }
+        let first = kills.into_iter().reduce(f64::min);
+        let last = backs.into_iter().reduce(f64::max);
+        last.unwrap_or_else(|| panic!("no end in {all}"))
+            - first.unwrap_or_else(|| panic!("no kill in {all}"))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 #[track_caller]
@@ -55,9 +87,9 @@ fn the_downtime_is_what_the_engine_saw() {
     let data = project.volume("data");
     project.start("db", &["-v", &format!("{data}:/data")], SERVICE);
     project.scene.write("live/x", "");
-    let begin = now();
+    let watch = Watch::start(&project);
     project.back_up("night", "").ok();
-    let seen = seen(&project, &begin, "start");
+    let seen = watch.seen(&project, "start");
     let record = project.scene.record("night");
     let told = record["downtimeSeconds"].as_f64().unwrap_or_else(|| panic!("{record:#}"));
     agrees("record", told, seen);
@@ -71,7 +103,7 @@ fn the_downtime_of_a_project_is_the_same_in_record_status_and_histogram() {
     docker(&["rm", "--force", &project.of("reporter")]);
     let target = format!("project: {}", project.name);
     let document = format!("{STORE}---\n{}", backup("night", &target, ""));
-    let begin = now();
+    let watch = Watch::start(&project);
     project.scene.write("specs/night.yaml", project.scene.fill(&document));
     let daemon = Daemon::start(&project.scene, "specs");
     let sum = || {
@@ -83,7 +115,7 @@ fn the_downtime_of_a_project_is_the_same_in_record_status_and_histogram() {
         sum().is_some_and(|sum| sum > 0.0)
             && project.status("backup", "night")["phase"] == "Succeeded"
     });
-    let seen = seen(&project, &begin, "start");
+    let seen = watch.seen(&project, "start");
     agrees("histogram", sum().unwrap(), seen);
     agrees("status", status_seconds(&project.status("backup", "night")), seen);
     let record = project.scene.record("night");
@@ -98,18 +130,18 @@ fn the_downtime_of_a_restore_ends_when_the_service_runs() {
     project.shop();
     docker(&["rm", "--force", &project.of("reporter")]);
     project.back_up("night", "").ok();
-    let begin = now();
+    let watch = Watch::start(&project);
     project.scene.restore("back", "{from: {backupRef: {name: night}}}").ok();
-    let seen = seen(&project, &begin, "start");
+    let seen = watch.seen(&project, "start");
     agrees("status", status_seconds(&project.status("restore", "back")), seen);
 }
 
 #[test]
 fn the_downtime_of_an_upgrade_ends_when_the_new_version_is_healthy() {
     let Some(project) = upgrades::stage() else { return };
-    let begin = now();
+    let watch = Watch::start(&project);
     let document = upgrades::document(&project, "up", Version::Good, "");
     project.scene.apply(&format!("{STORE}---\n{document}")).ok();
-    let seen = seen(&project, &begin, "health_status: healthy");
+    let seen = watch.seen(&project, "health_status: healthy");
     agrees("status", status_seconds(&project.status("upgrade", "up")), seen);
 }
