@@ -234,6 +234,12 @@ impl Operator {
                         let conclusion = Conclusion::failed(cancelled());
                         return self.conclude(resolved, &journal, conclusion).await;
                     }
+                    // Whoever stops while the engine is away leaves the rest to the next start.
+                    if let Some(failure) = log.engine_away()
+                        && self.permits.is_closed()
+                    {
+                        return Err(failure.into());
+                    }
                     tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
                 }
                 Decision::Perform { step, action } => {

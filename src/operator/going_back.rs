@@ -18,7 +18,7 @@ impl Operator {
     /// The document of an Upgrade that goes back to where `name` started from.
     ///
     /// # Errors
-    /// [`Reason::TargetNotFound`] without such an Upgrade, [`Reason::BackupNotFound`] or
+    /// [`Reason::TargetNotFound`] without such an Upgrade, [`Reason::NotAnUpgrade`] if it was undone, [`Reason::BackupNotFound`] or
     /// [`Reason::ArchiveMissing`] when its backup is gone, [`Reason::UnsupportedTarget`] when the
     /// archive does not say which images ran.
     pub async fn way_back(&self, namespace: &str, name: &str) -> Result<Value, OperatorError> {
@@ -31,6 +31,12 @@ impl Operator {
             serde_json::from_value(resource.document["spec"].clone()).map_err(|error| {
                 Failure::new(Reason::InvalidSpec, format!("the Upgrade {name}: {error}"))
             })?;
+        if resource.status["phase"] == "RolledBack" {
+            let message = format!("the upgrade `{name}` has been undone already");
+            return Err(Failure::new(Reason::NotAnUpgrade, message)
+                .hint("what ran before it runs now; `eider restore create` puts older data back")
+                .into());
+        }
         let backup = resource.status["backupName"].as_str().ok_or_else(|| {
             Failure::new(
                 Reason::BackupNotFound,

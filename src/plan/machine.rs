@@ -151,6 +151,27 @@ impl<'a> Log<'a> {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
+    /// How often the step has failed because the engine was away: that says nothing about the step.
+    fn failures_while_away(&self, step: &str) -> u32 {
+        let is_away = |entry: &&JournalEntry| {
+            entry.mark == Mark::Failed && failure_of(entry).reason == Reason::EngineUnavailable
+        };
+        u32::try_from(self.of(step).filter(is_away).count()).unwrap_or(u32::MAX)
+    }
+
+    /// The failure of the latest step, if it failed because the engine is away.
+    pub fn engine_away(&self) -> Option<Failure> {
+        let latest = self.entries.last().filter(|entry| entry.mark == Mark::Failed)?;
+        Some(failure_of(latest)).filter(|failure| failure.reason == Reason::EngineUnavailable)
+    }
+
+    /// Whether a step that is tried at most `attempts` times has been given up.
+    pub(super) fn is_given_up(&self, step: &str, attempts: u32) -> bool {
+        let (failures, away) = (self.failures(step), self.failures_while_away(step));
+        let is_failed = matches!(self.state(step), StepState::Failed(_));
+        is_failed && (failures.saturating_sub(away) >= attempts || failures >= PATIENCE)
+    }
+
     /// When the step was first announced.
     pub fn started_at(&self, step: &str) -> Option<Timestamp> {
         self.of(step).next().map(|entry| entry.at)
@@ -275,7 +296,11 @@ pub(super) fn interrupted(step: &str) -> Failure {
     .hint("start it again; nothing of it was left behind")
 }
 
-/// One compensating step: tried until done, at most `attempts` times.
+/// How often a compensating step is tried while its engine is away, half a minute apart: it may be upgraded,
+/// and whoever gives up before it is back leaves services down that nobody starts.
+const PATIENCE: u32 = 120;
+
+/// One compensating step: tried until done, at most `attempts` times. An engine that is away does not count.
 pub(super) struct Compensation {
     pub(super) step: &'static str,
     pub(super) action: Action,
@@ -298,7 +323,7 @@ pub(super) fn compensate(
             }
             StepState::Failed(failure) => {
                 let failures = log.failures(step);
-                if failures >= attempts {
+                if log.is_given_up(step, attempts) {
                     given_up.push((step, failure));
                     continue;
                 }
@@ -319,4 +344,40 @@ pub(super) fn compensate(
         }
     }
     (None, given_up)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried(reason: Reason, times: usize) -> Vec<JournalEntry> {
+        let at: Timestamp = "2026-11-21T02:00:00Z".parse().unwrap();
+        let entry = |mark, detail| JournalEntry {
+            operation: "Backup/shop/x/1".parse().unwrap(),
+            step: "resume".to_owned(),
+            mark,
+            at,
+            session: "s".to_owned(),
+            detail,
+        };
+        let failure = serde_json::json!(Failure::new(reason, "no"));
+        let attempt = [entry(Mark::Intent, Value::Null), entry(Mark::Failed, failure)];
+        std::iter::repeat_n(attempt, times).flatten().collect()
+    }
+
+    #[test]
+    fn an_engine_that_is_away_for_long_does_not_leave_services_down() {
+        let given_up = |reason, times| {
+            let journal = tried(reason, times);
+            let step = || Compensation { step: "resume", action: Action::Resume, attempts: 6 };
+            let now = "2026-11-21T03:00:00Z".parse().unwrap();
+            let (decision, given_up) = compensate(&Log::new(&journal), vec![step()], now);
+            assert_eq!(decision.is_none(), !given_up.is_empty());
+            decision.is_none()
+        };
+        assert!(!given_up(Reason::ResumeFailed, 5));
+        assert!(given_up(Reason::ResumeFailed, 6));
+        assert!(!given_up(Reason::EngineUnavailable, 60), "half an hour is too early");
+        assert!(given_up(Reason::EngineUnavailable, 120));
+    }
 }

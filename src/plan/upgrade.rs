@@ -176,10 +176,13 @@ fn backward(job: &UpgradeJob, log: &Log<'_>, failure: Failure, now: Timestamp) -
 }
 
 fn roll_back(job: &UpgradeJob, log: &Log<'_>, failure: &Failure, now: Timestamp) -> Decision {
-    let mut steps = vec![Compensation { step: REMOVE_NEW, action: Action::RemoveNew, attempts: 5 }];
+    let attempts = 5;
+    let mut steps = vec![Compensation { step: REMOVE_NEW, action: Action::RemoveNew, attempts }];
     // A version that never ran has changed no data, unless other data was put in place for it.
     let changed = log.touched(START) || log.touched(DATA);
-    if (job.spec.rollback.data || log.touched(DATA)) && changed && log.done(BACKUP) {
+    // Nor is data put back under a version that runs because it could not be removed.
+    let may_run = log.is_given_up(REMOVE_NEW, attempts);
+    if (job.spec.rollback.data || log.touched(DATA)) && changed && !may_run && log.done(BACKUP) {
         let action = Action::RunChild(Child::UpgradeRollback);
         steps.push(Compensation { step: RESTORE_DATA, action, attempts: 3 });
     }

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Failure;
+use crate::spec::Reason;
+
 /// Label with the name of the Compose project.
 pub(super) const PROJECT: &str = "com.docker.compose.project";
 /// Label with the name of the service in it.
@@ -25,6 +28,10 @@ pub struct HostFacts {
     pub volumes: Vec<VolumeFacts>,
     /// Id of the container that Eider itself runs in.
     pub own_container: Option<String>,
+    /// Why a path of the engine is not the same path here; none where it is. What is read and written
+    /// there by a worker does not depend on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
 }
 
 /// One container.
@@ -104,6 +111,26 @@ pub struct VolumeFacts {
 }
 
 impl HostFacts {
+    /// Fails where paths of the engine are those of another machine.
+    ///
+    /// # Errors
+    /// [`Reason::UnsupportedTarget`]: what is at these paths here is somebody else's.
+    pub fn check_paths(&self) -> Result<(), Failure> {
+        let Some(why) = &self.remote else { return Ok(()) };
+        let message = format!("the data of this engine is not on this machine: {why}");
+        Err(Failure::new(Reason::UnsupportedTarget, message).hint(
+            "run Eider on the engine's own machine, or there in a container (docs/guides/docker.md)",
+        ))
+    }
+
+    /// The directory in which the engine keeps everything that is its own, if a volume tells.
+    pub(super) fn engine_directory(&self) -> Option<&str> {
+        self.volumes.iter().find_map(|volume| {
+            let above = volume.mountpoint.strip_suffix("/_data")?.strip_suffix(&volume.name)?;
+            above.strip_suffix("/volumes/").filter(|directory| !directory.is_empty())
+        })
+    }
+
     /// A container by its id.
     pub fn container(&self, id: &str) -> Option<&ContainerFacts> {
         self.containers.iter().find(|container| container.id == id)
@@ -139,6 +166,13 @@ impl ContainerFacts {
             let mut parts = entry.split(':');
             (parts.next().unwrap_or_default(), parts.next().unwrap_or("service_started"))
         })
+    }
+
+    /// Who makes another one when it stops, if somebody does: stopping it holds nothing still.
+    pub(super) fn keeper(&self) -> Option<&'static str> {
+        let keepers =
+            [("com.docker.swarm.task.id", "Docker Swarm"), ("io.kubernetes.pod.uid", "a kubelet")];
+        keepers.iter().find(|(label, _)| self.labels.contains_key(*label)).map(|(_, name)| *name)
     }
 
     /// One of Eider's own labels.

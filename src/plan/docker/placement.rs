@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::facts::{HostFacts, PROJECT, VOLUME};
-use super::selection::{Root, RootSource};
+use super::selection::{Root, RootSource, is_system};
 use crate::plan::Failure;
 use crate::spec::Reason;
 use crate::spec::target::DockerTarget;
@@ -149,6 +149,12 @@ pub fn place(
                 placements.warnings.push(format!(
                     "/{path} is left in the archive: it is a path of the project that was backed up"
                 ));
+                continue;
+            }
+            if is_system(&format!("/{path}"), host) {
+                placements
+                    .warnings
+                    .push(format!("/{path} is left in the archive: it belongs to the system"));
                 continue;
             }
             let source = RootSource::Bind(format!("/{path}"));

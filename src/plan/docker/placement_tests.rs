@@ -106,3 +106,13 @@ fn an_archive_of_something_else_is_refused() {
     let refused = place(&project("shop"), None, &roots, &definitions, &HostFacts::default());
     assert!(refused.unwrap_err().hint.unwrap().contains("target.host"));
 }
+
+#[test]
+fn what_belongs_to_the_system_stays_in_the_archive() {
+    let roots = ["binds/lib/modules", "binds/srv/shop"].map(str::to_owned);
+    let definitions = Definitions::default();
+    let placements =
+        place(&project("shop"), None, &roots, &definitions, &HostFacts::default()).unwrap();
+    assert_eq!(homes(&placements), ["binds/srv/shop -> /srv/shop"]);
+    assert!(placements.warnings[0].contains("/lib/modules"), "{placements:?}");
+}

@@ -9,8 +9,52 @@ use crate::plan::Failure;
 use crate::spec::Reason;
 use crate::spec::target::DockerTarget;
 
-/// Paths of a host that are the engine's or the kernel's: to archive them is never meant.
-const SYSTEM_PATHS: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];
+/// Directories of a host, and what lies in them, that are the kernel's, the engine's or the
+/// distribution's. Containers are shown them to look at; to archive them is never meant, and to replace
+/// them by those of another day would break the host.
+const SYSTEM_PATHS: [&str; 23] = [
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run",
+    "/var/run",
+    "/boot",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/src",
+    "/usr/share/zoneinfo",
+    "/usr/share/ca-certificates",
+    "/var/lib/containerd",
+    "/var/lib/kubelet",
+    "/var/log/journal",
+    "/tmp/.X11-unix",
+];
+/// Files and whole directories that tell a machine from others; what lies deeper may be a service's.
+const OF_THE_MACHINE: [&str; 15] = [
+    "/etc",
+    "/usr",
+    "/var",
+    "/var/lib",
+    "/var/log",
+    "/tmp",
+    "/etc/localtime",
+    "/etc/timezone",
+    "/etc/hostname",
+    "/etc/hosts",
+    "/etc/resolv.conf",
+    "/etc/machine-id",
+    "/etc/os-release",
+    "/etc/passwd",
+    "/etc/group",
+];
 
 /// What a target selects.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -47,9 +91,11 @@ impl Root {
     /// Where its data is on the host.
     ///
     /// # Errors
-    /// [`Reason::UnsupportedTarget`] for a volume whose data is there only while somebody mounts it,
-    /// [`Reason::TargetNotFound`] for one that is gone.
+    /// [`Reason::UnsupportedTarget`] for a volume whose data is there only while somebody mounts it, and
+    /// for everything of an engine on another machine; [`Reason::TargetNotFound`] for a volume that is
+    /// gone.
     pub fn path(&self, host: &HostFacts) -> Result<String, Failure> {
+        host.check_paths()?;
         let name = match &self.source {
             RootSource::Bind(path) => return Ok(path.clone()),
             RootSource::Volume(name) => name,
@@ -85,8 +131,12 @@ pub struct Place {
     pub root: String,
     /// What it is of.
     pub source: RootSource,
-    /// Where it is on the host.
+    /// Where it is: on the host, or in a worker.
     pub path: String,
+    /// Whether the archive holds a single file there and no directory. A worker puts it back from the
+    /// directory that it lies in: a file that is mounted by itself cannot be replaced.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_file: bool,
 }
 
 /// Data that is not archived.
@@ -116,7 +166,9 @@ pub fn select(target: &DockerTarget, host: &HostFacts) -> Result<Selection, Fail
     let mut uncovered = BTreeSet::new();
     for container in &chosen {
         for mount in &container.mounts {
-            let source = match left_out(container, &mount.kind, &mount.destination) {
+            let found = left_out(container, &mount.kind, &mount.destination, host)
+                .and_then(|source| not_eiders(container, source, &chosen, host));
+            let source = match found {
                 Ok(source) => source,
                 Err((why, usual)) => {
                     let (container, place) = (container.name.clone(), mount.destination.clone());
@@ -229,6 +281,7 @@ fn left_out(
     container: &ContainerFacts,
     kind: &MountKind,
     destination: &str,
+    host: &HostFacts,
 ) -> Result<RootSource, (String, bool)> {
     let excluded = container.own_label("exclude").unwrap_or_default();
     let named = |text: &str| excluded.split(',').map(str::trim).any(|entry| entry == text);
@@ -237,13 +290,15 @@ fn left_out(
         return usual("the label eider.exclude names it");
     }
     match kind {
-        MountKind::Volume(name) if named(name) => usual("the label eider.exclude names it"),
+        MountKind::Volume(name) if named(name) || is_called(name, &named, container, host) => {
+            usual("the label eider.exclude names it")
+        }
         MountKind::Volume(name) if is_anonymous(name) => Err((
             "it is an anonymous volume, which no other container finds again".to_owned(),
             false,
         )),
         MountKind::Volume(name) => Ok(RootSource::Volume(name.clone())),
-        MountKind::Bind(path) if is_system(path) => {
+        MountKind::Bind(path) if is_system(path, host) => {
             Err((format!("{path} belongs to the system"), true))
         }
         MountKind::Bind(path) => Ok(RootSource::Bind(path.clone())),
@@ -251,8 +306,55 @@ fn left_out(
     }
 }
 
-fn is_system(path: &str) -> bool {
-    path == "/" || SYSTEM_PATHS.iter().any(|system| is_beneath(path, system))
+/// Whether the Compose file calls a volume of the container's project by a name like this.
+fn is_called(
+    volume: &str,
+    is_meant: &dyn Fn(&str) -> bool,
+    container: &ContainerFacts,
+    host: &HostFacts,
+) -> bool {
+    let Some(labels) = host.volume(volume).map(|volume| &volume.labels) else { return false };
+    labels.get(super::facts::PROJECT).map(String::as_str) == container.project()
+        && labels.get(VOLUME).is_some_and(|name| is_meant(name))
+}
+
+/// What nobody but Eider itself mounts is its catalog or its store: to put back yesterday's under a running
+/// Eider would take away the journal of just that operation.
+fn not_eiders(
+    container: &ContainerFacts,
+    source: RootSource,
+    chosen: &[&ContainerFacts],
+    host: &HostFacts,
+) -> Result<RootSource, (String, bool)> {
+    let mounts = |other: &&&ContainerFacts| {
+        other.mounts.iter().any(|mount| match (&mount.kind, &source) {
+            (MountKind::Volume(name), RootSource::Volume(own)) => name == own,
+            (MountKind::Bind(path), RootSource::Bind(own)) => path == own,
+            _ => false,
+        })
+    };
+    let is_own = host.own_container.as_ref() == Some(&container.id);
+    if is_own && !chosen.iter().any(|other| other.id != container.id && mounts(&other)) {
+        return Err(("it is Eider's own".to_owned(), true));
+    }
+    Ok(source)
+}
+
+/// Whether a path of the host is the system's and not a service's.
+pub(super) fn is_system(path: &str, host: &HostFacts) -> bool {
+    let path = match path.trim_end_matches('/') {
+        "" => return true,
+        path => path,
+    };
+    let of_engine = host.engine_directory().into_iter().chain(["/var/lib/docker"]).any(|engine| {
+        let volumes = format!("{engine}/volumes");
+        // Somebody may mount a volume by its path: that is data.
+        let is_data = path != volumes && is_beneath(path, &volumes);
+        is_beneath(engine, path) || (is_beneath(path, engine) && !is_data)
+    });
+    of_engine
+        || OF_THE_MACHINE.contains(&path)
+        || SYSTEM_PATHS.iter().any(|system| is_beneath(path, system))
 }
 
 /// Whether `path` is `above` or lies in it.

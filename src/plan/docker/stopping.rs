@@ -51,7 +51,7 @@ pub struct StopEntry {
 /// The containers to hold still in this way. What is not up is not among them and stays as it is.
 ///
 /// # Errors
-/// [`Reason::QuiesceFailed`] for a container that would be gone once stopped, and for Eider's own.
+/// [`Reason::QuiesceFailed`] for a container that would be gone once stopped, or made again by others.
 pub fn stop_set(
     selection: &Selection,
     host: &HostFacts,
@@ -62,10 +62,20 @@ pub fn stop_set(
     let mut chosen: Vec<&ContainerFacts> = Vec::new();
     for container in host.containers.iter().filter(|container| container.is_up()) {
         let selected = selection.containers.contains(&container.id);
-        if !selected && !shares(container, selection, touch) {
+        let sharing = shares(container, selection, touch);
+        if !selected && !sharing {
             continue;
         }
+        let loses = sharing && touch == Touch::Replace;
         if host.own_container.as_ref() == Some(&container.id) {
+            if loses {
+                let message = format!(
+                    "{} is Eider itself and works on what is to be replaced",
+                    container.name
+                );
+                return Err(Failure::new(Reason::UnsupportedTarget, message)
+                    .hint("name other volumes, or have it done by an Eider on the host"));
+            }
             if selected {
                 stopping.warnings.push(format!(
                     "{} is Eider itself and goes on: what it writes is read while it runs",
@@ -77,11 +87,17 @@ pub fn stop_set(
             continue;
         }
         if container.own_label("stop") == Some("false") {
+            let name = &container.name;
+            if !loses {
+                stopping.warnings.push(format!(
+                    "{name} goes on, as its label eider.stop says: its data may not be consistent"
+                ));
+                continue;
+            }
+            // It would go on with a tree that nobody finds again.
             stopping.warnings.push(format!(
-                "{} goes on, as its label eider.stop says: its data may not be consistent",
-                container.name
+                "{name} is stopped, whatever its label eider.stop says: its data is replaced"
             ));
-            continue;
         }
         if container.auto_remove && mode == ConsistencyMode::Stop {
             let message = format!(
@@ -90,6 +106,15 @@ pub fn stop_set(
             );
             return Err(Failure::new(Reason::QuiesceFailed, message)
                 .hint("use `consistency.mode: Pause` or `Live`, or start it without --rm"));
+        }
+        if let Some(keeper) = container.keeper()
+            && mode == ConsistencyMode::Stop
+        {
+            let name = &container.name;
+            let message = format!("{keeper} would start another container when {name} stops");
+            return Err(Failure::new(Reason::QuiesceFailed, message).hint(
+                "use `consistency.mode: Pause` or `Live`; in a cluster run Eider's operator",
+            ));
         }
         chosen.push(container);
     }

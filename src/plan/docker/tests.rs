@@ -61,7 +61,7 @@ fn shop() -> HostFacts {
             },
             VolumeFacts { name: "other".to_owned(), ..VolumeFacts::default() },
         ],
-        own_container: None,
+        ..HostFacts::default()
     }
 }
 
@@ -201,4 +201,114 @@ fn sockets_excluded_mounts_and_nested_paths_are_no_roots() {
     assert_eq!(sources, expected);
     let places: Vec<&str> = selection.uncovered.iter().map(|left| left.place.as_str()).collect();
     assert_eq!(places, ["/", "/srv/cache", "/tmp", "/var/run/docker.sock"]);
+}
+
+#[test]
+fn what_belongs_to_the_system_is_neither_read_nor_replaced() {
+    let mut host = shop();
+    let system = [
+        "/",
+        "/etc",
+        "/etc/localtime",
+        "/lib/modules",
+        "/usr/src",
+        "/var/log",
+        "/var",
+        "/var/lib/docker",
+        "/var/lib/docker/volumes",
+        "/var/lib/docker/containers/",
+        "/usr/share/zoneinfo/Europe/Berlin",
+    ];
+    let own = [
+        "/etc/shop/site.conf",
+        "/srv/web",
+        "/usr/local/etc/shop",
+        "/var/lib/dockery/x",
+        "/var/lib/docker/volumes/other/_data",
+        "/var/log/shop",
+        "/var/lib/shop",
+    ];
+    host.containers[1].mounts = system.iter().chain(&own).map(|path| bind(path)).collect();
+    let target = DockerTarget { services: Some(vec!["web".to_owned()]), ..project() };
+    let selection = select(&target, &host).unwrap();
+    let mut expected = own.map(|path| RootSource::Bind(path.to_owned()));
+    expected.sort();
+    let sources: Vec<RootSource> = selection.roots.into_iter().map(|root| root.source).collect();
+    assert_eq!(sources, expected);
+    let of_system = |left: &&Uncovered| left.why.contains("belongs to the system");
+    assert_eq!(selection.uncovered.iter().filter(of_system).count(), system.len());
+    // An engine may keep its things elsewhere.
+    host.volumes[0].mountpoint = "/srv/web/volumes/shop_data/_data".to_owned();
+    let selection = select(&target, &host).unwrap();
+    assert!(!selection.roots.iter().any(|root| root.name() == "binds/srv/web"));
+}
+
+#[test]
+fn who_is_made_again_when_he_stops_is_not_stopped() {
+    for label in ["com.docker.swarm.task.id", "io.kubernetes.pod.uid"] {
+        let mut host = shop();
+        host.containers[3].labels.insert(label.to_owned(), "x".to_owned());
+        let selection = select(&project(), &host).unwrap();
+        let refused = stop_set(&selection, &host, Touch::Read, Stop).unwrap_err();
+        assert_eq!(refused.reason, Reason::QuiesceFailed);
+        assert!(refused.message.contains("reporter"), "{refused}");
+        assert!(stop_set(&selection, &host, Touch::Read, Pause).is_ok());
+    }
+}
+
+#[test]
+fn the_paths_of_an_engine_on_another_machine_lead_nowhere() {
+    let mut host = shop();
+    let roots = select(&project(), &host).unwrap().roots;
+    assert!(roots.iter().all(|root| root.path(&host).is_ok()));
+    host.remote = Some("it is far away".to_owned());
+    for root in roots {
+        let refused = root.path(&host).unwrap_err();
+        assert_eq!(refused.reason, Reason::UnsupportedTarget);
+        assert!(refused.message.contains("far away") && refused.hint.is_some());
+    }
+}
+
+#[test]
+fn who_is_never_to_be_stopped_is_stopped_when_its_data_is_replaced() {
+    let mut host = shop();
+    for container in &mut host.containers {
+        container.labels.insert("eider.stop".to_owned(), "false".to_owned());
+    }
+    let mut selection = select(&project(), &host).unwrap();
+    let reading = stop_set(&selection, &host, Touch::Read, Stop).unwrap();
+    assert!(reading.order.is_empty(), "{reading:?}");
+    let replacing = stop_set(&selection, &host, Touch::Replace, Stop).unwrap();
+    assert_eq!(names(&replacing), ["reporter", "shop-web-1", "shop-api-1", "shop-db-1"]);
+    assert!(replacing.warnings.iter().all(|warning| warning.contains("is stopped, whatever")));
+    // Who has nothing to do with the data goes on.
+    selection.roots.retain(|root| root.name() != "binds/srv/web");
+    let replacing = stop_set(&selection, &host, Touch::Replace, Stop).unwrap();
+    assert_eq!(names(&replacing), ["reporter", "shop-api-1", "shop-db-1"]);
+}
+
+#[test]
+fn eiders_own_catalog_is_never_put_back_under_it() {
+    let mut host = shop();
+    host.containers[1].mounts.push(volume("shop_data", false));
+    host.own_container = Some("id-of-web".to_owned());
+    let selection = select(&project(), &host).unwrap();
+    let roots: Vec<String> = selection.roots.iter().map(Root::name).collect();
+    assert_eq!(roots, ["volumes/shop_data"], "what others mount too is theirs");
+    assert!(selection.uncovered.iter().any(|left| left.why == "it is Eider's own"));
+    assert!(stop_set(&selection, &host, Touch::Read, Stop).is_ok());
+    let refused = stop_set(&selection, &host, Touch::Replace, Stop).unwrap_err();
+    assert_eq!(refused.reason, Reason::UnsupportedTarget);
+}
+
+#[test]
+fn a_volume_is_excluded_by_its_name_in_the_compose_file_too() {
+    for (excluded, held) in [("data", false), ("shop_data", false), ("other", true)] {
+        let mut host = shop();
+        for container in &mut host.containers {
+            container.labels.insert("eider.exclude".to_owned(), excluded.to_owned());
+        }
+        let roots = select(&project(), &host).unwrap().roots;
+        assert_eq!(roots.iter().any(|root| root.name() == "volumes/shop_data"), held, "{excluded}");
+    }
 }

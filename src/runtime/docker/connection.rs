@@ -36,6 +36,11 @@ impl Connection {
     }
 }
 
+/// What `DOCKER_HOST` says; empty for the default socket.
+pub fn address() -> String {
+    std::env::var("DOCKER_HOST").unwrap_or_default()
+}
+
 /// Waits for the engine, for a while: a socket that hangs must not hang an operation.
 pub async fn limited<T>(
     what: &str,

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
-use bollard::models::ContainerInspectResponse;
+use bollard::models::{ContainerInspectResponse, HealthStatusEnum};
+use jiff::Timestamp;
 
 use super::listing::{inspect, run_state};
 use super::stillness::is_healthy;
@@ -14,13 +15,39 @@ use crate::spec::Reason;
 
 /// A container that the engine has started again this often is in a crash loop.
 const CRASH_LOOP: i64 = 3;
-const LOOK: Duration = Duration::from_millis(300);
+/// Downtime is told to two tenths of a second.
+const LOOK: Duration = Duration::from_millis(100);
 /// How long a container has to have run that has no health check: long enough to tell a service from
 /// one that starts and falls over.
 const STANDING: Duration = Duration::from_secs(2);
 
+/// One container while it is waited for.
+#[derive(Clone, Default)]
+struct Standing {
+    /// When this start of it was first seen, and which start it is.
+    since: Option<(Instant, String)>,
+    /// When it was first seen well after that start.
+    well: Option<Timestamp>,
+}
+
+impl Standing {
+    /// Takes a look into account. Whether it is well and has been up for long enough to be believed.
+    fn is_well(&mut self, found: &ContainerInspectResponse) -> bool {
+        let started = started_at(found);
+        if self.since.as_ref().is_none_or(|(_, start)| *start != started) {
+            *self = Self { since: Some((Instant::now(), started)), well: None };
+        }
+        if !is_healthy(found) {
+            self.well = None;
+            return false;
+        }
+        self.well.get_or_insert_with(|| well_at(found).unwrap_or_else(Timestamp::now));
+        self.since.as_ref().is_some_and(|(at, _)| at.elapsed() >= STANDING)
+    }
+}
+
 /// Waits until each of the containers runs, is well by its own check, and is not started again and
-/// again.
+/// again. Returns when the last of them was well: what is waited for after that is to be sure of it.
 ///
 /// # Errors
 /// [`Reason::Unhealthy`] at once for one that has ended, or with the last state after `timeout`.
@@ -29,12 +56,12 @@ pub async fn until_healthy(
     entries: &[&StopEntry],
     timeout: Duration,
     cancel: &Cancel,
-) -> Result<(), Failure> {
+) -> Result<Timestamp, Failure> {
     let begun = Instant::now();
-    let mut standing: Vec<Option<(Instant, String)>> = vec![None; entries.len()];
+    let mut standings = vec![Standing::default(); entries.len()];
     loop {
         let mut waiting = Vec::new();
-        for (entry, since) in entries.iter().zip(&mut standing) {
+        for (entry, standing) in entries.iter().zip(&mut standings) {
             let found = inspect(docker.clone(), entry.id.clone()).await?;
             let Some(found) = found else {
                 return Err(unhealthy(format!("container {} was removed", entry.name)));
@@ -47,16 +74,13 @@ pub async fn until_healthy(
                 let message = format!("{} was started again {restarts} times", entry.name);
                 return Err(unhealthy(message));
             }
-            let started = started_at(&found);
-            let stands = since.as_ref().filter(|(_, start)| *start == started).map(|(at, _)| *at);
-            let at = stands.unwrap_or_else(Instant::now);
-            *since = Some((at, started));
-            if !is_healthy(&found) || at.elapsed() < STANDING {
+            if !standing.is_well(&found) {
                 waiting.push(format!("{} is {}", entry.name, condition(&found)));
             }
         }
         if waiting.is_empty() {
-            return Ok(());
+            let well = standings.iter().filter_map(|standing| standing.well).max();
+            return Ok(well.unwrap_or_else(Timestamp::now));
         }
         if begun.elapsed() > timeout {
             let seconds = timeout.as_secs();
@@ -123,6 +147,27 @@ pub async fn first_ended(docker: &Docker, stopping: &Stopping) -> Result<Option<
 
 fn unhealthy(message: String) -> Failure {
     Failure::new(Reason::Unhealthy, message).hint("`docker logs` of the container says why")
+}
+
+/// Since when a container is well, by the engine's own word: its first good check, or its start if it has no
+/// check. A look comes later, on a busy host by seconds.
+fn well_at(found: &ContainerInspectResponse) -> Option<Timestamp> {
+    let state = found.state.as_ref()?;
+    let started: Timestamp = state.started_at.as_ref()?.parse().ok()?;
+    let at = match &state.health {
+        Some(health)
+            if !matches!(
+                health.status,
+                None | Some(HealthStatusEnum::NONE | HealthStatusEnum::EMPTY)
+            ) =>
+        {
+            let good = health.log.iter().flatten().filter(|check| check.exit_code == Some(0));
+            let ends = good.filter_map(|check| check.end.as_ref()?.parse::<Timestamp>().ok());
+            ends.filter(|end| *end >= started).min()?
+        }
+        _ => started,
+    };
+    Some(at).filter(|at| *at <= Timestamp::now())
 }
 
 fn started_at(found: &ContainerInspectResponse) -> String {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::container::LogOutput;
+use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use futures_util::StreamExt;
 
@@ -13,6 +14,9 @@ use crate::plan::docker::{ContainerFacts, HostFacts, RunState, select};
 use crate::runtime::hook_phase::Tail;
 use crate::spec::hooks::ExecHook;
 use crate::spec::target::DockerTarget;
+
+/// How often a command is asked about whose output nobody hears.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs a command in the container or the service that the hook names; in the only container of the
 /// target if it names none.
@@ -73,15 +77,19 @@ fn chosen<'a>(
     }
 }
 
+/// Whether the engine has begun a command and something in between kept the connection from becoming a pipe:
+/// HAProxy does so for requests that have a body.
+fn is_deaf_proxy(error: &Error) -> bool {
+    matches!(error, Error::HyperResponseError { err } if err.to_string().contains("upgrade"))
+}
+
 async fn in_one(
     docker: &Docker,
     container: &ContainerFacts,
     hook: &ExecHook,
 ) -> Result<(), String> {
     let name = &container.name;
-    let explain = |error: &bollard::errors::Error| {
-        failure(&format!("run a command in {name}"), error).message
-    };
+    let explain = |error: &Error| failure(&format!("run a command in {name}"), error).message;
     let options = CreateExecOptions {
         cmd: Some(hook.command.clone()),
         attach_stdout: Some(true),
@@ -91,15 +99,29 @@ async fn in_one(
     let made = docker.create_exec(&container.id, options).await.map_err(|e| explain(&e))?;
     let started = docker.start_exec(&made.id, None::<StartExecOptions>).await;
     let (mut written, mut errors) = (Tail::default(), Tail::default());
-    if let StartExecResults::Attached { mut output, .. } = started.map_err(|e| explain(&e))? {
-        while let Some(piece) = output.next().await {
-            match piece.map_err(|error| explain(&error))? {
-                LogOutput::StdErr { message } => errors.push(&message),
-                other => written.push(&other.into_bytes()),
+    match started {
+        Ok(StartExecResults::Attached { mut output, .. }) => {
+            while let Some(piece) = output.next().await {
+                match piece.map_err(|error| explain(&error))? {
+                    LogOutput::StdErr { message } => errors.push(&message),
+                    other => written.push(&other.into_bytes()),
+                }
             }
         }
+        Ok(StartExecResults::Detached) => {}
+        // The command runs all the same: its end is waited for below.
+        Err(error) if is_deaf_proxy(&error) => {
+            errors.push(b"(a proxy before the engine does not pass on what commands write)");
+        }
+        Err(error) => return Err(explain(&error)),
     }
-    let ended = docker.inspect_exec(&made.id).await.map_err(|error| explain(&error))?;
+    let ended = loop {
+        let seen = docker.inspect_exec(&made.id).await.map_err(|error| explain(&error))?;
+        if seen.running != Some(true) {
+            break seen;
+        }
+        tokio::time::sleep(LOOK).await;
+    };
     match ended.exit_code {
         Some(0) => Ok(()),
         code => {

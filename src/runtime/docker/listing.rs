@@ -9,7 +9,8 @@ use bollard::query_parameters::{
 };
 use futures_util::StreamExt;
 
-use super::connection::{ANSWER, Connection, is_missing, limited};
+use super::connection::{ANSWER, Connection, address, is_missing, limited};
+use super::reach::remote;
 use super::worker::WORKER_LABEL;
 use crate::plan::Failure;
 use crate::plan::docker::{
@@ -22,11 +23,15 @@ const AT_ONCE: usize = 8;
 /// Everything that a decision may need. A container that goes meanwhile is left out.
 pub async fn host_facts(connection: &Connection) -> Result<HostFacts, Failure> {
     let docker = connection.docker().await?;
-    let containers: Vec<ContainerFacts> =
-        inspected(&docker).await?.iter().map(container_facts).collect();
-    let volumes = volumes(&docker).await?;
+    let found = inspected(&docker).await?;
+    Ok(facts_of(&found, volumes(&docker).await?))
+}
+
+/// These containers and volumes as facts.
+pub fn facts_of(found: &[ContainerInspectResponse], volumes: Vec<VolumeFacts>) -> HostFacts {
+    let containers: Vec<ContainerFacts> = found.iter().map(container_facts).collect();
     let own_container = own_container(&containers);
-    Ok(HostFacts { containers, volumes, own_container })
+    HostFacts { containers, volumes, own_container, remote: remote(&address(), found) }
 }
 
 /// Every container but workers: they touch data on behalf of an operation and belong to nobody's target.

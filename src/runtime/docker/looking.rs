@@ -1,7 +1,7 @@
 //! Looking at a Docker target before anything changes: what it selects, where that is, who has to
 //! stand still, and which volumes are missing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bollard::models::VolumeCreateRequest;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::connection::{ANSWER, limited};
 use super::listing::host_facts;
 use super::{DockerRuntime, definitions, docker_target, translate, worker};
-use crate::engine::{LocalStore, Manifest};
+use crate::engine::{EntryKind, LocalStore, Manifest, list_entries};
 use crate::plan::docker::{
     Definitions, HostFacts, Place, Placements, Root, RootSource, RunState, Selection, Stopping,
     Touch, VolumeDefinition, place, select, stop_set,
@@ -141,7 +141,7 @@ impl DockerRuntime {
                 warnings.extend(look.placements.warnings.iter().cloned());
                 let cancel = &handles.cancel;
                 warnings.extend(self.prepare_revival(restore, &look.facts, cancel).await?);
-                (self.make_places(&look, own.is_some()).await?, None)
+                (self.make_places(restore, &look, own.is_some()).await?, None)
             }
             _ => {
                 let selection = &look.selection;
@@ -178,7 +178,18 @@ impl DockerRuntime {
     }
 
     /// The places that an archive goes to; volumes that are missing are made.
-    async fn make_places(&self, look: &Look, in_worker: bool) -> Result<Vec<Place>, Failure> {
+    async fn make_places(
+        &self,
+        job: &RestoreJob,
+        look: &Look,
+        in_worker: bool,
+    ) -> Result<Vec<Place>, Failure> {
+        if !in_worker {
+            look.facts.check_paths()?;
+        }
+        let roots = look.placements.roots.iter().map(|placement| placement.root.clone());
+        let files =
+            if in_worker { file_roots(job, roots.collect()).await? } else { HashSet::new() };
         let docker = self.connection.docker().await?;
         let mut made = HashMap::new();
         for definition in look.placements.roots.iter().filter_map(|root| root.create.as_ref()) {
@@ -197,7 +208,8 @@ impl DockerRuntime {
                     RootSource::Volume(name) if made.contains_key(name) => made[name].clone(),
                     _ => root.path(&look.facts)?,
                 };
-                Ok(Place { root: placement.root.clone(), source: root.source, path })
+                let is_file = files.contains(&placement.root);
+                Ok(Place { root: placement.root.clone(), source: root.source, path, is_file })
             })
             .collect()
     }
@@ -217,7 +229,8 @@ fn places(roots: &[Root], facts: &HostFacts, in_worker: bool) -> Result<Vec<Plac
     let place = |root: &Root| {
         // The engine mounts whatever there is for a worker, wherever its data may be.
         let path = if in_worker { worker::path_of(&root.name()) } else { root.path(facts)? };
-        Ok(Place { root: root.name(), source: root.source.clone(), path })
+        let (root, source) = (root.name(), root.source.clone());
+        Ok(Place { root, source, path, is_file: false })
     };
     roots.iter().map(place).collect()
 }
@@ -230,6 +243,34 @@ fn request(definition: &VolumeDefinition) -> VolumeCreateRequest {
         labels: Some(definition.labels.clone().into_iter().collect()),
         ..VolumeCreateRequest::default()
     }
+}
+
+/// Those of these roots that are single files in the archive. Volumes never are.
+async fn file_roots(
+    job: &RestoreJob,
+    mut roots: HashSet<String>,
+) -> Result<HashSet<String>, Failure> {
+    roots.retain(|root| !root.starts_with("volumes/"));
+    if roots.is_empty() {
+        return Ok(roots);
+    }
+    let (path, name, archive) =
+        (local_path(&job.store)?, job.store.name.clone(), job.archive.clone());
+    let listing = tokio::task::spawn_blocking(move || {
+        let store = LocalStore::open(&path, &name, false)?;
+        let format = store.read_manifest(&archive)?.format;
+        let mut files = HashSet::new();
+        list_entries(&store.archive_path(&archive), format, &mut |entry| {
+            if entry.kind != EntryKind::Directory {
+                files.extend(roots.get(&entry.display_name()).cloned());
+            }
+            Ok(())
+        })?;
+        Ok::<_, Failure>(files)
+    });
+    listing.await.unwrap_or_else(|error| {
+        Err(Failure::new(Reason::InternalError, format!("listing the archive: {error}")))
+    })
 }
 
 pub(super) fn read_manifest(job: &RestoreJob) -> Result<Manifest, Failure> {

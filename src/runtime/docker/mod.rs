@@ -13,6 +13,7 @@ mod images;
 mod listing;
 mod looking;
 mod making;
+mod reach;
 mod reviving;
 mod stillness;
 mod survey;
@@ -136,9 +137,10 @@ impl DockerRuntime {
         let docker = self.connection.docker().await?;
         let touch = looking::touch(job);
         let (cancel, stopping) = (&handles.cancel, &stopping);
-        let at = Timestamp::now();
-        let warnings = stillness::hold(&docker, stopping, mode, touch, timeout, cancel).await?;
-        Ok(json!({ "warnings": warnings, "at": at }))
+        let now = Timestamp::now();
+        let held = stillness::hold(&docker, stopping, mode, touch, timeout, cancel).await?;
+        let (warnings, first) = held;
+        Ok(json!({ "warnings": warnings, "at": first.unwrap_or(now) }))
     }
 
     async fn release(&self, job: &Job, log: &Log<'_>) -> Result<Value, Failure> {
@@ -150,14 +152,22 @@ impl DockerRuntime {
                 self.revive(restore, stopping).await?
             };
         }
-        let others = self.holds.of_others(job.operation());
+        let mut others = self.holds.of_others(job.operation());
+        if matches!(job, Job::Upgrade(_)) {
+            others.extend(self.displaced(log).await?);
+        }
         stopping.order.retain(|entry| !others.contains(&entry.id));
+        let mut at = Timestamp::now();
         if !stopping.order.is_empty() {
             let docker = self.connection.docker().await?;
             stillness::release(&docker, &stopping, unsettled).await?;
+            at = Timestamp::now();
+            if let Some(since) = log.started_at(backup_step::QUIESCE) {
+                at = stillness::last_start(&docker, &stopping, since).await.unwrap_or(at);
+            }
         }
         self.holds.drop(job.operation());
-        Ok(json!({ "at": Timestamp::now() }))
+        Ok(json!({ "at": at }))
     }
 
     async fn healthy(&self, job: &Job, log: &Log<'_>, handles: &Handles) -> Result<Value, Failure> {
@@ -169,8 +179,8 @@ impl DockerRuntime {
             stopping.order.iter().filter(|entry| !entry.paused).collect();
         let docker = self.connection.docker().await?;
         let timeout = HealthGate::default().timeout.to_duration();
-        health::until_healthy(&docker, &entries, timeout, &handles.cancel).await?;
-        Ok(Value::Null)
+        let at = health::until_healthy(&docker, &entries, timeout, &handles.cancel).await?;
+        Ok(json!({ "at": at }))
     }
 }
 
@@ -238,6 +248,9 @@ impl Runtime for DockerRuntime {
     fn explain<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
         Box::pin(async move {
             let look = self.look(job).await?;
+            if self.connected().await?.1.is_none() {
+                look.facts.check_paths()?;
+            }
             let mode = looking::mode(job);
             let stopping = stop_set(&look.selection, &look.facts, looking::touch(job), mode)?;
             let mut lines = Vec::new();

@@ -9,6 +9,7 @@ use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, HealthConfig, HealthStatusEnum};
 use bollard::query_parameters::{StartContainerOptions, StopContainerOptions};
+use jiff::Timestamp;
 
 use super::connection::{ANSWER, is_already, limited};
 use super::listing::{inspect, run_state};
@@ -31,7 +32,8 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Exit code of a process that was killed.
 const KILLED: i64 = 137;
 
-/// Holds the containers still, in their order. Returns what people have to know.
+/// Holds the containers still, in their order. Returns what people have to know, and when the first of them
+/// was asked to stop.
 ///
 /// # Errors
 /// [`Reason::QuiesceFailed`] if that takes longer than `timeout` or the engine refuses,
@@ -43,9 +45,10 @@ pub async fn hold(
     touch: Touch,
     timeout: Duration,
     cancel: &Cancel,
-) -> Result<Vec<String>, Failure> {
+) -> Result<(Vec<String>, Option<Timestamp>), Failure> {
     let begun = Instant::now();
     let mut warnings = Vec::new();
+    let mut first = None;
     for entry in &stopping.order {
         if cancel.is_cancelled() {
             return Err(Failure::new(
@@ -62,6 +65,7 @@ pub async fn hold(
             | (_, RunState::Stopped)
             | (ConsistencyMode::Pause, RunState::Paused) => {}
             (ConsistencyMode::Pause, _) => {
+                first.get_or_insert_with(Timestamp::now);
                 let what = format!("pause {}", entry.name);
                 quiet(&what, left, docker.pause_container(&entry.id)).await?;
             }
@@ -72,6 +76,7 @@ pub async fn hold(
                     let what = format!("unpause {}", entry.name);
                     quiet(&what, left, docker.unpause_container(&entry.id)).await?;
                 }
+                first.get_or_insert_with(Timestamp::now);
                 stop(docker, entry, left, timeout).await?;
                 if exit_code(&must_be_there(docker, entry).await?) == Some(KILLED) {
                     warnings.push(format!(
@@ -82,7 +87,14 @@ pub async fn hold(
             }
         }
     }
-    Ok(warnings)
+    Ok((warnings, first))
+}
+
+/// What all of them may take to stop, one after the other.
+pub fn time_to_stop(stopping: &Stopping) -> Duration {
+    let each = stopping.order.iter().map(|entry| u64::from(entry.timeout.unwrap_or(DEFAULT_STOP)));
+    each.map(|seconds| Duration::from_secs(seconds) + NOTICE)
+        .fold(Duration::ZERO, Duration::saturating_add)
 }
 
 async fn stop(
@@ -136,6 +148,21 @@ fn gone(entry: &StopEntry) -> Failure {
         Reason::TargetNotFound,
         format!("container {} was removed in the middle of the operation", entry.name),
     )
+}
+
+/// When the last of these was started, by the engine's own clock and word, unless that was before `since`.
+pub async fn last_start(
+    docker: &Docker,
+    stopping: &Stopping,
+    since: Timestamp,
+) -> Option<Timestamp> {
+    let mut last = None;
+    for entry in stopping.order.iter().filter(|entry| !entry.paused) {
+        let found = inspect(docker.clone(), entry.id.clone()).await.ok()??;
+        let started: Option<Timestamp> = found.state?.started_at?.parse().ok();
+        last = last.max(started);
+    }
+    last.filter(|at| *at >= since && *at <= Timestamp::now())
 }
 
 fn exit_code(found: &ContainerInspectResponse) -> Option<i64> {

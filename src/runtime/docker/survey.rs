@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::DockerRuntime;
 use super::connection::{ANSWER, failure, limited};
-use super::listing::{container_facts, host_facts, inspected, own_container, volumes};
+use super::listing::{container_facts, facts_of, host_facts, inspected, volumes};
 use crate::plan::Failure;
 use crate::plan::docker::{Health, HostFacts, RunState, Sighting, Usage};
 
@@ -48,9 +48,7 @@ impl DockerRuntime {
     pub async fn survey(&self, measured: bool) -> Result<(HostFacts, Vec<Sighting>), Failure> {
         let docker = self.connection.docker().await?;
         let found = inspected(&docker).await?;
-        let containers: Vec<_> = found.iter().map(container_facts).collect();
-        let own_container = own_container(&containers);
-        let facts = HostFacts { containers, volumes: volumes(&docker).await?, own_container };
+        let facts = facts_of(&found, volumes(&docker).await?);
         let seen: Vec<Sighting> = found.iter().map(sighting).collect();
         let measuring = seen.into_iter().map(|seen| measure(docker.clone(), seen, measured));
         let sightings = futures_util::stream::iter(measuring).buffered(AT_ONCE).collect().await;

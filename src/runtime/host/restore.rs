@@ -138,9 +138,13 @@ fn is_live(path: &Path) -> bool {
     }
 }
 
-/// The nearest directory that exists, where the new tree will be written.
+/// The nearest directory that exists, where the new tree will be written: beside what is replaced, or in
+/// it where that is a file system of its own.
 fn ground(path: &Path) -> Option<PathBuf> {
-    path.ancestors().skip(1).find(|ancestor| ancestor.is_dir()).map(Path::to_owned)
+    let above = path.ancestors().skip(1).find(|ancestor| ancestor.is_dir())?;
+    let device = |path: &Path| std::fs::metadata(path).ok().map(|metadata| metadata.dev());
+    let is_mounted = path.is_dir() && device(path) != device(above);
+    Some(if is_mounted { path } else { above }.to_owned())
 }
 
 fn preflight(job: &RestoreJob) -> Result<Value, Failure> {

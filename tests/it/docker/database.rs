@@ -122,7 +122,7 @@ fn under_load(project: &Project, names: &[&str], more: &str) -> Vec<u64> {
 }
 
 /// Says that it is over when it is dropped.
-struct End<'a>(&'a AtomicBool);
+pub struct End<'a>(pub &'a AtomicBool);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {

@@ -3,13 +3,19 @@
 
 mod backups;
 mod calls;
+mod compose;
 mod contained;
 mod database;
+mod downtime;
 mod engine;
 mod faults;
+mod files;
 mod kills;
 mod labels;
 mod packaging;
+mod proxies;
+mod redis;
+mod remote;
 mod restores;
 mod revivals;
 mod second;

@@ -269,6 +269,8 @@ fn rolls_back(version: Version, because: &str) {
     let status = project.status("upgrade", "up");
     assert_eq!(status["phase"], "RolledBack", "{status:#}");
     assert!(text(&status["rollbackReason"]).contains("Unhealthy"), "{status:#}");
+    // What has been written since must not be taken for the new version's.
+    project.scene.run(&["upgrade", "rollback", "up", "--yes"]).code(4).says("undone already");
 }
 
 #[test]
@@ -298,6 +300,18 @@ fn an_image_that_is_not_there_is_found_out_before_anything_stops() {
         .code(1)
         .says("localhost:1/no/such:2.0.0");
     assert_eq!(project.inspected()["db"]["State"]["StartedAt"], started);
+}
+
+#[test]
+fn a_store_that_cannot_take_the_backup_is_found_out_before_anything_stops() {
+    let Some(project) = stage() else { return };
+    let started = project.inspected()["db"]["State"]["StartedAt"].clone();
+    let document = document(&project, "up", Version::Good, "");
+    let full = STORE.trim_end().replace("local:", "minFree: 900Pi, local:");
+    project.scene.apply(&format!("{full}\n---\n{document}")).code(4).says("not enough space");
+    let found = project.inspected();
+    assert_eq!(found["db"]["State"]["StartedAt"], started, "it was stopped for nothing");
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["db", "proxy"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::engine::Cancel;
@@ -26,7 +27,7 @@ impl DockerRuntime {
         let timeout = job.spec.health_gate.timeout.to_duration();
         let stopping = self.new_entries(&docker, log).await?;
         let entries: Vec<&StopEntry> = stopping.order.iter().filter(|one| !one.paused).collect();
-        health::until_healthy(&docker, &entries, timeout, &handles.cancel).await?;
+        let mut at = health::until_healthy(&docker, &entries, timeout, &handles.cancel).await?;
         while let Err(why) = probes::all_answer(&job.spec.health_gate.probes, false).await {
             if begun.elapsed() > timeout {
                 return Err(Failure::new(
@@ -35,8 +36,9 @@ impl DockerRuntime {
                 ));
             }
             pause(&handles.cancel).await?;
+            at = Timestamp::now();
         }
-        Ok(json!({"seconds": begun.elapsed().as_secs_f64()}))
+        Ok(json!({"seconds": begun.elapsed().as_secs_f64(), "at": at}))
     }
 
     /// Watches that the new containers stay well.

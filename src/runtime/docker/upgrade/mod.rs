@@ -5,8 +5,9 @@
 
 mod exchange;
 mod gate;
+mod rehearsal;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bollard::Docker;
 use bollard::models::{RestartPolicy, RestartPolicyNameEnum};
@@ -14,11 +15,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::images::{image_id, pull};
+use super::listing::{inspect, run_state};
 use super::looking::Look;
 use super::making::{mark, remove, there};
 use super::{DockerRuntime, health, held, looking, stillness};
 use crate::engine::Cancel;
-use crate::plan::docker::{Replaced, Stopping, replaced, stop_set};
+use crate::plan::docker::{Replaced, RunState, Stopping, replaced, stop_set};
 use crate::plan::upgrade::step;
 use crate::plan::version::refusal;
 use crate::plan::{Action, Failure, Job, Log, PreflightFacts, UpgradeJob};
@@ -63,7 +65,7 @@ impl DockerRuntime {
         handles: &Handles,
     ) -> Result<Value, Failure> {
         match action {
-            Action::Preflight => self.upgrade_preflight(whole, job).await,
+            Action::Preflight => self.upgrade_preflight(whole, job, log, handles).await,
             Action::Fetch => self.fetch(job, &handles.cancel).await,
             Action::KeepOld => self.keep_old(log).await,
             Action::Apply => self.apply(job, log).await,
@@ -81,7 +83,13 @@ impl DockerRuntime {
     }
 
     /// Looks at everything that can be looked at before any downtime.
-    async fn upgrade_preflight(&self, whole: &Job, job: &UpgradeJob) -> Result<Value, Failure> {
+    async fn upgrade_preflight(
+        &self,
+        whole: &Job,
+        job: &UpgradeJob,
+        log: &Log<'_>,
+        handles: &Handles,
+    ) -> Result<Value, Failure> {
         let look = self.look(whole).await?;
         let chosen = replaced(&images(job), &look.selection, &look.facts, &mark(&job.operation))?;
         let stopping =
@@ -114,12 +122,23 @@ impl DockerRuntime {
             return Err(Failure::new(Reason::NotAnUpgrade, message)
                 .hint("set `spec.force: true` to do it all the same"));
         }
+        let backup = self.rehearse_backup(job, log, handles).await?;
         let names: Vec<&str> = chosen.iter().map(|one| one.name.as_str()).collect();
+        let mut checks = vec![("SERVICE".to_owned(), "PASS".to_owned(), names.join(", "))];
+        checks.extend(backup.checks);
+        let mut warnings = stopping.warnings;
+        for warning in backup.warnings {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
         Ok(json!(PreflightFacts {
+            estimated_bytes: backup.estimated_bytes,
+            estimated_entries: backup.estimated_entries,
             live_data: true,
             from_version: from,
-            warnings: stopping.warnings,
-            checks: vec![("SERVICE".to_owned(), "PASS".to_owned(), names.join(", "))],
+            warnings,
+            checks,
             ..PreflightFacts::default()
         }))
     }
@@ -220,33 +239,66 @@ impl DockerRuntime {
     ) -> Result<Value, Failure> {
         let docker = self.connection.docker().await?;
         let kept = kept(log);
-        // Dependents first, as always when stopping.
+        // Dependents first, as always when stopping. One that is in the way keeps no other from it.
+        let mut first_failure = None;
         for KeptContainer { replaced, .. } in kept.iter().rev() {
-            remove_made(&docker, replaced, job).await?;
+            if let Err(failure) = remove_made(&docker, replaced, job).await {
+                first_failure.get_or_insert(failure);
+            }
         }
         if let Some((mut stopping, _)) = held(log) {
             let is_kept = |id: &String| kept.iter().any(|one| one.replaced.id == *id);
             stopping.order.retain(|entry| !is_kept(&entry.id));
-            let timeout = job.spec.consistency.timeout.to_duration();
+            // There is no way back from the way back: everybody has the time that it takes to stop.
+            let timeout =
+                job.spec.consistency.timeout.to_duration() + stillness::time_to_stop(&stopping);
             let uncut = Cancel::new();
             let mode = ConsistencyMode::Stop;
             let touch = looking::touch(&Job::Upgrade(job.clone()));
             stillness::hold(&docker, &stopping, mode, touch, timeout, &uncut).await?;
         }
         handles.progress.phase("rolling back");
-        Ok(Value::Null)
+        first_failure.map_or(Ok(Value::Null), Err)
     }
 
     /// Gives the old containers their names and restart policies again.
     async fn restore_old(&self, job: &UpgradeJob, log: &Log<'_>) -> Result<Value, Failure> {
         let docker = self.connection.docker().await?;
+        let mut first_failure = None;
         for KeptContainer { replaced, restart_policy } in kept(log) {
             crate::failpoint::hit("docker.next-back");
-            remove_made(&docker, &replaced, job).await?;
-            rename(&docker, &replaced.id, &replaced.aside, &replaced.name).await?;
-            set_restart_policy(&docker, &replaced, restart_policy).await?;
+            let back = async {
+                remove_made(&docker, &replaced, job).await?;
+                rename(&docker, &replaced.id, &replaced.aside, &replaced.name).await?;
+                set_restart_policy(&docker, &replaced, restart_policy).await
+            };
+            if let Err(failure) = back.await {
+                first_failure.get_or_insert(failure);
+            }
         }
-        Ok(Value::Null)
+        first_failure.map_or(Ok(Value::Null), Err)
+    }
+
+    /// Those that an upgrade has put aside and whose place is taken by a container that runs: two of one
+    /// service must never work on the same data.
+    pub(super) async fn displaced(&self, log: &Log<'_>) -> Result<HashSet<String>, Failure> {
+        let docker = self.connection.docker().await?;
+        let mut displaced = HashSet::new();
+        for KeptContainer { replaced, .. } in kept(log) {
+            let Some(found) = inspect(docker.clone(), replaced.name.clone()).await? else {
+                continue;
+            };
+            let is_other = found.id.as_ref() != Some(&replaced.id);
+            if is_other && run_state(found.state.as_ref()) != RunState::Stopped {
+                tracing::warn!(
+                    "{} is not started: another container {} runs in its place",
+                    replaced.aside,
+                    replaced.name
+                );
+                displaced.insert(replaced.id);
+            }
+        }
+        Ok(displaced)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a worker is made of: Eider's own image, exactly the data and the store, no network, no socket.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use bollard::models::{
@@ -65,16 +65,31 @@ pub fn name_of(key: &str) -> String {
 pub fn body(order: &Order<'_>) -> Result<ContainerCreateBody, Failure> {
     let store = order.own.store_mount(order.store)?;
     let mut mounts = vec![mount(&store.source, &store.destination, false)];
-    let mut binds = Vec::new();
+    let mut binds = BTreeSet::new();
     for place in order.places {
         match &place.source {
-            // Paths that are missing are made by the engine for this way of mounting only.
-            RootSource::Bind(path) if order.writes && !path.contains(':') => {
-                binds.push(format!("{path}:{}", path_of(&place.root)));
+            RootSource::Bind(path) if order.writes => {
+                let (mut path, mut target) = (path.as_str(), path_of(&place.root));
+                if place.is_file {
+                    // A file that is mounted by itself has no place beside it for the new one.
+                    path = above(path);
+                    target.truncate(above(&target).len());
+                }
+                // Paths that are missing are made by the engine for this way of mounting only.
+                if path.contains(':') {
+                    let known = |one: &Mount| one.target.as_ref() == Some(&target);
+                    if !mounts.iter().any(known) {
+                        let source = RootSource::Bind(path.to_owned());
+                        mounts.push(mount(&source, &target, false));
+                    }
+                } else {
+                    binds.insert(format!("{path}:{target}"));
+                }
             }
             source => mounts.push(mount(source, &path_of(&place.root), !order.writes)),
         }
     }
+    let binds = binds.into_iter().collect();
     let capabilities = if order.writes { WRITING_CAPABILITIES } else { READING_CAPABILITIES };
     let text = |list: &[&str]| Some(list.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>());
     Ok(ContainerCreateBody {
@@ -114,6 +129,14 @@ pub fn body(order: &Order<'_>) -> Result<ContainerCreateBody, Failure> {
     })
 }
 
+/// The directory that a path lies in.
+fn above(path: &str) -> &str {
+    match path.trim_end_matches('/').rsplit_once('/') {
+        Some((directory, _)) if !directory.is_empty() => directory,
+        _ => "/",
+    }
+}
+
 fn mount(source: &RootSource, target: &str, read_only: bool) -> Mount {
     let (kind, name) = match source {
         RootSource::Volume(name) => (MountType::VOLUME, name),
@@ -148,8 +171,12 @@ mod tests {
     use super::*;
 
     fn made(writes: bool) -> ContainerCreateBody {
-        let place =
-            |root: &str, source| Place { root: root.to_owned(), source, path: path_of(root) };
+        let place = |root: &str, source| Place {
+            root: root.to_owned(),
+            source,
+            path: path_of(root),
+            is_file: root.contains(".conf"),
+        };
         let own = Own {
             id: "beef".to_owned(),
             image: "sha256:cafe".to_owned(),
@@ -162,6 +189,8 @@ mod tests {
         let places = [
             place("volumes/shop_data", RootSource::Volume("shop_data".to_owned())),
             place("binds/srv/site", RootSource::Bind("/srv/site".to_owned())),
+            place("binds/srv/a.conf", RootSource::Bind("/srv/a.conf".to_owned())),
+            place("binds/srv/b.conf", RootSource::Bind("/srv/b.conf".to_owned())),
         ];
         let operation: OperationId = "Backup/shop/b/1/u".parse().unwrap();
         let order = Order {
@@ -188,6 +217,8 @@ mod tests {
             ("eider_backups", "/backups", false),
             ("shop_data", "/eider/volumes/volumes/shop_data", true),
             ("/srv/site", "/eider/volumes/binds/srv/site", true),
+            ("/srv/a.conf", "/eider/volumes/binds/srv/a.conf", true),
+            ("/srv/b.conf", "/eider/volumes/binds/srv/b.conf", true),
         ];
         let expected = expected.map(|(from, to, only)| (from.to_owned(), to.to_owned(), only));
         assert_eq!(mounted, expected);
@@ -200,7 +231,9 @@ mod tests {
     #[test]
     fn one_that_writes_may_set_owners_and_makes_missing_paths() {
         let host = made(true).host_config.unwrap();
-        assert_eq!(host.binds.unwrap(), ["/srv/site:/eider/volumes/binds/srv/site"]);
+        // Two files of one directory are put back from it, once.
+        let expected = ["/srv/site:/eider/volumes/binds/srv/site", "/srv:/eider/volumes/binds/srv"];
+        assert_eq!(host.binds.unwrap(), expected);
         assert!(host.mounts.unwrap().iter().all(|mount| mount.read_only == Some(false)));
         assert!(host.cap_add.unwrap().contains(&"CHOWN".to_owned()));
     }

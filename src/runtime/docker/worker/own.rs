@@ -125,7 +125,8 @@ mod tests {
     }
 
     fn place(source: RootSource) -> Place {
-        Place { root: "binds/x".to_owned(), source, path: "/eider/volumes/binds/x".to_owned() }
+        let path = "/eider/volumes/binds/x".to_owned();
+        Place { root: "binds/x".to_owned(), source, path, is_file: false }
     }
 
     #[test]

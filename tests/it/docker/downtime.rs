@@ -1,0 +1,154 @@
+//! The downtime that is told, by status, record and histogram, against what the engine saw.
+
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::engine::{IMAGE, Project, SERVICE, backup, docker};
+use super::upgrades::{self, Version};
+use crate::scene::{Daemon, STORE, wait_longer};
+
+/// What the engine tells while it happens: afterwards it remembers only the last few hundred events.
+struct Watch {
+    told: PathBuf,
+    process: Child,
+}
+
+impl Watch {
+    fn start(project: &Project) -> Self {
+        let told = project.scene.path("events");
+        let format = "{{.Action}} {{.TimeNano}} {{index .Actor.Attributes \"name\"}}";
+        let process = Command::new("docker")
+            .args(["events", "--filter", "type=container", "--format", format])
+            .stdout(std::fs::File::create(&told).unwrap())
+            .spawn()
+            .unwrap();
+        let watch = Self { told, process };
+        let probe = project.of("probe");
+        wait_longer("events are told", Duration::from_secs(30), &mut || {
+            docker(&["create", "--name", &probe, IMAGE]);
+            docker(&["rm", &probe]);
+            !watch.text().is_empty()
+        });
+        watch
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.told).unwrap()
+    }
+
+    /// Seconds from the first `kill` to the last of these events of the project's containers.
+    fn seen(&self, project: &Project, last: &str) -> f64 {
+        let (mut kills, mut backs) = (Vec::new(), Vec::new());
+        let all = self.text();
+        for line in all.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [action @ .., time, name] = &words[..] else { continue };
+            if !name.starts_with(&project.name) {
+                continue;
+            }
+            let (action, at) = (action.join(" "), time.parse::<f64>().unwrap() / 1e9);
+            if action == "kill" {
+                kills.push(at);
+            }
+            if action == last {
+                backs.push(at);
+            }
+        }
+        let first = kills.into_iter().reduce(f64::min);
+        let last = backs.into_iter().reduce(f64::max);
+        last.unwrap_or_else(|| panic!("no end in {all}"))
+            - first.unwrap_or_else(|| panic!("no kill in {all}"))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[track_caller]
+fn agrees(what: &str, told: f64, seen: f64) {
+    // Where more is to be done than there are processors for, every call to the engine takes longer.
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default();
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let processors = f64::from(u32::try_from(processors).unwrap_or(1));
+    let tolerance = 0.2 * (load / processors / 2.0).max(1.0);
+    let differs = (told - seen).abs();
+    assert!(differs <= tolerance, "{what}: told {told} s, the engine saw {seen} s (load {load})");
+}
+
+fn status_seconds(status: &Value) -> f64 {
+    let text = status["downtime"].as_str().unwrap_or_else(|| panic!("{status:#}"));
+    text.trim_end_matches('s').parse().unwrap()
+}
+
+#[test]
+fn the_downtime_is_what_the_engine_saw() {
+    let Some(project) = Project::new() else { return };
+    let data = project.volume("data");
+    project.start("db", &["-v", &format!("{data}:/data")], SERVICE);
+    project.scene.write("live/x", "");
+    let watch = Watch::start(&project);
+    project.back_up("night", "").ok();
+    let seen = watch.seen(&project, "start");
+    let record = project.scene.record("night");
+    let told = record["downtimeSeconds"].as_f64().unwrap_or_else(|| panic!("{record:#}"));
+    agrees("record", told, seen);
+}
+
+/// Of several containers it is the time in which any of them was away.
+#[test]
+fn the_downtime_of_a_project_is_the_same_in_record_status_and_histogram() {
+    let Some(project) = Project::new() else { return };
+    project.shop();
+    docker(&["rm", "--force", &project.of("reporter")]);
+    let target = format!("project: {}", project.name);
+    let document = format!("{STORE}---\n{}", backup("night", &target, ""));
+    let watch = Watch::start(&project);
+    project.scene.write("specs/night.yaml", project.scene.fill(&document));
+    let daemon = Daemon::start(&project.scene, "specs");
+    let sum = || {
+        let metrics = daemon.get("/metrics").unwrap().1;
+        let name = "eider_service_downtime_seconds_sum{operation=\"backup\"} ";
+        metrics.lines().find_map(|line| line.strip_prefix(name)?.parse::<f64>().ok())
+    };
+    wait_longer("the backup has been taken", Duration::from_mins(1), &mut || {
+        sum().is_some_and(|sum| sum > 0.0)
+            && project.status("backup", "night")["phase"] == "Succeeded"
+    });
+    let seen = watch.seen(&project, "start");
+    agrees("histogram", sum().unwrap(), seen);
+    agrees("status", status_seconds(&project.status("backup", "night")), seen);
+    let record = project.scene.record("night");
+    agrees("record", record["downtimeSeconds"].as_f64().unwrap(), seen);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// That a service is looked at for a while longer, to be sure of it, is no downtime.
+#[test]
+fn the_downtime_of_a_restore_ends_when_the_service_runs() {
+    let Some(project) = Project::new() else { return };
+    project.shop();
+    docker(&["rm", "--force", &project.of("reporter")]);
+    project.back_up("night", "").ok();
+    let watch = Watch::start(&project);
+    project.scene.restore("back", "{from: {backupRef: {name: night}}}").ok();
+    let seen = watch.seen(&project, "start");
+    agrees("status", status_seconds(&project.status("restore", "back")), seen);
+}
+
+#[test]
+fn the_downtime_of_an_upgrade_ends_when_the_new_version_is_healthy() {
+    let Some(project) = upgrades::stage() else { return };
+    let watch = Watch::start(&project);
+    let document = upgrades::document(&project, "up", Version::Good, "");
+    project.scene.apply(&format!("{STORE}---\n{document}")).ok();
+    let seen = watch.seen(&project, "health_status: healthy");
+    agrees("status", status_seconds(&project.status("upgrade", "up")), seen);
+}
