@@ -113,15 +113,15 @@ fn told(log: &Log<'_>, step: &str) -> Option<Timestamp> {
 
 /// Whether the service was held still and not let go again, although it was to be.
 pub fn left_down(log: &Log<'_>) -> bool {
+    use backup::step::{HOOKS_AFTER, HOOKS_BEFORE, QUIESCE, RESUME};
+    use restore::step::{UNDO_HOOKS_AFTER, UNDO_RESUME};
+    use upgrade::step::{ROLLBACK_RESUME, START};
     if let (Some(Job::Restore(job)), Some((conclusion, _))) = (log.job(), log.conclusion())
         && !job.spec.start
         && conclusion.is_success()
     {
         return false;
     }
-    use backup::step::{HOOKS_AFTER, HOOKS_BEFORE, QUIESCE, RESUME};
-    use restore::step::{UNDO_HOOKS_AFTER, UNDO_RESUME};
-    use upgrade::step::{ROLLBACK_RESUME, START};
     let resumed = [RESUME, UNDO_RESUME, ROLLBACK_RESUME, START].iter().any(|step| log.done(step));
     let hooked = [HOOKS_AFTER, UNDO_HOOKS_AFTER].iter().any(|step| log.done(step));
     (log.touched(QUIESCE) && !resumed)
