@@ -2,12 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::arguments::GlobalArguments;
 use super::output::{CliError, ExitCode, Output};
 use super::progress_adapter::Bar;
-use crate::catalog::{BackupFilter, Catalog, CatalogError, OpenOptions};
+use crate::catalog::{BackupFilter, Catalog, CatalogError, OpenOptions, Opened};
 use crate::engine::{Cancel, Progress};
 use crate::operator::{Applied, Operator};
 use crate::plan::{Conclusion, Failure, OperationId};
@@ -70,7 +70,7 @@ pub async fn open_catalog(path: &Path, output: &Output) -> Result<(Catalog, bool
     }
     let options = OpenOptions { probe: std::env::current_exe().ok(), now: jiff::Timestamp::now() };
     let path = path.to_owned();
-    let opened = tokio::task::spawn_blocking(move || Catalog::open(&path, &options))
+    let opened = tokio::task::spawn_blocking(move || open_in_turn(&path, &options))
         .await
         .map_err(|error| CliError::internal(error.to_string()))??;
     for file in &opened.report.set_aside {
@@ -81,6 +81,25 @@ pub async fn open_catalog(path: &Path, output: &Output) -> Result<(Catalog, bool
     }
     let lost = opened.report.needs_rebuild || opened.report.unclean;
     Ok((opened.catalog, lost))
+}
+
+/// How long another command is given to finish with the catalog.
+const TURN: Duration = Duration::from_secs(5);
+
+/// Opens the catalog once a command that has it open for a moment has ended: a daemon that starts while
+/// somebody asks for a list is not to fail for that. A daemon holds it for good and is not waited for.
+fn open_in_turn(path: &Path, options: &OpenOptions) -> Result<Opened, CatalogError> {
+    let until = Instant::now() + TURN;
+    loop {
+        match Catalog::open(path, options) {
+            Err(CatalogError::Held { holder: Some(holder), .. })
+                if !holder.serves && Instant::now() < until =>
+            {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// A damaged catalog that was kept beside this one; the newest if there are several.
