@@ -43,6 +43,10 @@ e2e: ## Run the tests on a real cluster, the one that KUBECONFIG names
 e2e-kills: ## Of those, what kills the operator, breaks its world and takes its permissions: a quarter of an hour
 	@$(SETUP); EIDER_REQUIRE=kubernetes scripts/test.sh --ignore-default-filter -E 'test(/^kubernetes::(kills|failures|permissions)::/)'
 
+.PHONY: e2e-memory
+e2e-memory: ## Peak memory of the program on a million files and a file of 20 GB; minutes, little disk
+	@$(SETUP); scripts/test.sh --ignore-default-filter -E 'test(/^memory::/)'
+
 .PHONY: ci
 ci: ## Everything a change must pass, cheapest first
 	@$(MAKE) fmt-check

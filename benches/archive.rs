@@ -1,7 +1,7 @@
 //! The archive engine alone, for `make bench`: what a whole command does, from the walk to the fsync
 //! of the manifest's directory, without catalog and documents. Driven by `benches/run.py`.
 //!
-//! `archive pack ROOT STORE NAME [LEVEL [THREADS]]`, `archive restore STORE NAME TO`, `archive list
+//! `archive pack ROOT STORE NAME [LEVEL [PARENT]]`, `archive restore STORE NAME TO`, `archive list
 //! STORE NAME`, `archive one STORE NAME ENTRY`, `archive verify STORE NAME`
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use eider::engine::{
-    Cancel, EngineError, LocalStore, Manifest, PackOptions, Silent, extract_one, extract_tree,
-    list_entries, name_roots, pack, verify,
+    Cancel, EngineError, LocalStore, Manifest, PackOptions, ParentArchive, ParentOptions, Silent,
+    extract_one, extract_tree, list_entries, name_roots, pack, verify,
 };
 use eider::spec::{ArchiveFormat, VerifyMode};
 use jiff::Timestamp;
@@ -42,13 +42,14 @@ fn run(words: &[&str]) -> Result<bool, EngineError> {
                 roots: name_roots(&[(*root).to_owned()])?,
                 format: format_of(name),
                 level: rest.first().and_then(|level| level.parse().ok()),
-                threads: rest.get(1).and_then(|threads| threads.parse().ok()),
+                parent: rest.get(1).map(|parent| parent_of(&store, parent)).transpose()?,
                 ..PackOptions::default()
             };
             let started = Timestamp::now();
             let mut pending = store.begin(name)?;
             let summary = pack(&options, &mut pending, &Silent, &cancel)?;
-            let manifest = Manifest::new(pending.name(), options.format, &summary, started);
+            let mut manifest = Manifest::new(pending.name(), options.format, &summary, started);
+            manifest.parent = options.parent.map(|parent| parent.archive);
             pending.seal(&manifest)?;
             verify(&store, name, VerifyMode::Quick, &Silent, &cancel)?;
             println!("{} entries, {} bytes", summary.counts.entries, summary.archive_bytes);
@@ -76,6 +77,16 @@ fn run(words: &[&str]) -> Result<bool, EngineError> {
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+fn parent_of(store: &LocalStore, name: &str) -> Result<ParentOptions, EngineError> {
+    let manifest = store.read_manifest(name)?;
+    Ok(ParentOptions {
+        path: store.archive_path(name),
+        format: manifest.format,
+        archive: ParentArchive { name: manifest.name, sha256: manifest.sha256 },
+        started: manifest.created_at.as_second(),
+    })
 }
 
 fn format_of(name: &str) -> ArchiveFormat {

@@ -137,21 +137,24 @@ class Bench:
         return not any(f"{tool} " in command for tool in self.missing)
 
     def row(self, title, contenders):
-        """`contenders`: name, command, what to remove before, what to measure the size of. The first is ours."""
+        """`contenders`: name, command, what to remove before, what to measure the size of, and what to run
+        before without measuring it. The first is ours."""
         if self.only and self.only not in title:
             return
         contenders = [contender for contender in contenders if self.has(contender[1])]
         results = {name: Result() for name, *_ in contenders}
         for _ in range(self.rounds):
-            for name, command, remove, product in contenders:
+            for name, command, remove, product, *before in contenders:
                 for path in remove:
                     subprocess.run(["rm", "-rf", str(path)], check=True)
+                for prepare in before:
+                    prepare()
                 seconds, memory = measure(command, self.environment)
                 result = results[name]
                 result.seconds = min(result.seconds, seconds)
                 result.memory = max(result.memory, memory)
                 result.size = size_of(product) if product else None
-        for _, _, remove, product in contenders:
+        for _, _, remove, product, *_ in contenders:
             for path in remove:
                 if path != product:
                     subprocess.run(["rm", "-rf", str(path)], check=True)
@@ -197,6 +200,7 @@ class Bench:
              [restic, self.work / "restic-cache"], restic),
             ("borg create, zstd,3", f"borg init -e none {borg} && borg create -C zstd,3 {borg}::a {tree}",
              [borg, self.work / "borg-home"], borg)])
+        self.incremental(tree, store, restic, borg)
         subprocess.run(["rm", "-rf", str(borg), str(restic)], check=True)
         place = self.work / "restored"
         restic_name = "restic restore"
@@ -244,6 +248,38 @@ class Bench:
                 peer(f"tar c{flags} \\| zstd -3 -T2", f"tar c{flags} {root.name} | zstd -3 -T2 -q ")])
             self.clear(store)
             subprocess.run(["rm", "-rf", str(root)], check=True)
+
+    def incremental(self, tree, store, restic, borg):
+        """A second run over a tree of which nothing, or one file in a hundred, has changed since the first."""
+        if self.only and self.only not in "incremental, unchanged tree; 1 % changed":
+            return
+        eider = self.binary
+        first = "parent.tar.zst"
+        measure(f"{eider} pack {tree} {store} {first} 3", self.environment)
+        for tool, command in [
+            ("restic", f"rm -rf {restic} && restic -q -r {restic} init && restic -q -r {restic} backup {tree}"),
+            ("borg", f"rm -rf {borg} {self.work}/borg-home && borg init -e none {borg} "
+                     f"&& borg create -C zstd,3 {borg}::first {tree}"),
+        ]:
+            if tool not in self.missing:
+                measure(command, self.environment)
+        # Time stamps of the last seconds are trusted by nobody.
+        time.sleep(4)
+        measure(f"{eider} pack {tree} {store} {first}.again.tar.zst 3", self.environment)
+        files = sorted(Path(directory) / name for directory, _, names in os.walk(tree) for name in names)
+
+        def change():
+            for path in files[::100]:
+                with open(path, "ab") as file:
+                    file.write(b"changed\n")
+
+        for title, before in [("incremental, unchanged tree", []), ("incremental, 1 % changed", [change])]:
+            self.row(title, [
+                ("Eider", f"{eider} pack {tree} {store} next.tar.zst 3 {first}.again.tar.zst",
+                 [store / "next.tar.zst", store / "next.tar.zst.manifest.json"], store / "next.tar.zst", *before),
+                ("restic backup, second run", f"restic -q -r {restic} backup {tree}", [], None, *before),
+                ("borg create, second run", f"borg create -C zstd,3 {borg}::run-$RANDOM$RANDOM {tree}", [], None,
+                 *before)])
 
     def clear(self, store):
         shutil.rmtree(store)

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::archive::Archive;
 use super::entry::EntryInfo;
 use super::error::EngineError;
+use super::manifest::ParentArchive;
 use super::progress::Cancel;
 use crate::spec::ArchiveFormat;
 
@@ -27,6 +28,12 @@ pub fn list_entries(
         visit(&entry.info)?;
     }
     Ok(())
+}
+
+/// The archives that this one refers to, its parent first; none unless it is an incremental one.
+pub fn ancestors(path: &Path, format: ArchiveFormat) -> Result<Vec<ParentArchive>, EngineError> {
+    let archive = Archive::open(path, format)?;
+    Ok(archive.index.map(|index| index.description.ancestors).unwrap_or_default())
 }
 
 /// Reads every byte of an archive, without anything to compare it with but itself; returns how many

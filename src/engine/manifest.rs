@@ -87,6 +87,12 @@ pub struct Manifest {
     /// The archive that this one continues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<ParentArchive>,
+    /// What was left out, as the specification says; nothing in archives of before it was noted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// Whether what was mounted under a root was read too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cross_file_systems: bool,
     /// Name of the BackupSchedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<String>,
@@ -162,6 +168,8 @@ impl Manifest {
             service_version: None,
             description: None,
             parent: None,
+            exclude: Vec::new(),
+            cross_file_systems: false,
             schedule: None,
             store: String::new(),
             deletion_policy: DeletionPolicy::default(),

@@ -43,7 +43,7 @@ pub use error::EngineError;
 pub use extract::{
     Limits, Salvaged, UnpackOptions, check_names, extract_one, extract_tree, salvage, unpack,
 };
-pub use listing::{list_entries, read_through};
+pub use listing::{ancestors, list_entries, read_through};
 pub use manifest::{
     FORMAT_VERSION, MANIFEST_SUFFIX, Manifest, ManifestDigest, ManifestRoot, ParentArchive,
 };
@@ -53,4 +53,4 @@ pub use roots::{Root, name_roots};
 pub use store::{Cleaned, LocalStore, PendingArchive, StoreListing, StoredArchive};
 pub use summary::{Counts, Estimate, PackSummary, UnpackSummary, Warning, WarningKind};
 pub use survey::survey;
-pub use verify::verify;
+pub use verify::{verify, verify_newest};

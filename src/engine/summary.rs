@@ -97,7 +97,8 @@ pub struct Estimate {
     pub files: u64,
     /// Their sizes, holes included, hard links once.
     pub bytes: u64,
-    /// The bytes they take up on disk, at most `bytes`: an upper bound for an archive's data.
+    /// The bytes that those of them take up on disk which a parent does not hold, at most `bytes`: an
+    /// upper bound for an archive's data.
     pub allocated_bytes: u64,
     /// Paths that cannot be read, each with its error; at most [`Estimate::LISTED`].
     pub unreadable: Vec<Warning>,

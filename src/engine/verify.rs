@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::archive::{Archive, Broken, EntrySink, Reading, read_units};
 use super::codec::{Tap, hex, open_archive, open_stream};
-use super::entry::EntryKind;
+use super::entry::{EntryKind, key, trimmed};
 use super::error::EngineError;
-use super::index::{Index, IndexEntry};
+use super::extract::{entries_elsewhere, stamp};
+use super::index::{Index, IndexEntry, Location};
 use super::manifest::Manifest;
 use super::pack::thread_count;
 use super::progress::{Cancel, Progress};
@@ -27,10 +28,34 @@ const NAMES_LISTED: usize = 10;
 /// header against the index, every file against its BLAKE3, the index against the manifest, which
 /// proves itself by its digest. Damage names the entries that it hits. `Quick` checks the manifest,
 /// the size and the index, or, of archives without one, the first and last bytes.
+///
+/// An incremental archive is verified with every archive that it refers to.
 pub fn verify(
     store: &LocalStore,
     name: &str,
     mode: VerifyMode,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Manifest, EngineError> {
+    verify_chain(store, name, (mode, mode), progress, cancel)
+}
+
+/// The same for an archive alone: what it refers to is only compared by manifests and indexes. For
+/// whoever has verified the parent just before.
+pub fn verify_newest(
+    store: &LocalStore,
+    name: &str,
+    mode: VerifyMode,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Manifest, EngineError> {
+    verify_chain(store, name, (mode, VerifyMode::Quick), progress, cancel)
+}
+
+fn verify_chain(
+    store: &LocalStore,
+    name: &str,
+    (mode, of_ancestors): (VerifyMode, VerifyMode),
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Manifest, EngineError> {
@@ -67,22 +92,51 @@ pub fn verify(
         return Err(archive.damaged("its index and its manifest count different things"));
     }
     // An incremental archive is worth what all of its ancestors are worth.
-    for ancestor in &index.description.ancestors {
+    let ancestors = &index.description.ancestors;
+    let named = ancestors.first();
+    if manifest.parent.as_ref() != named {
+        return Err(archive.damaged("its index and its manifest name different parents"));
+    }
+    for ancestor in ancestors {
         archive.open_ancestor(ancestor)?;
     }
     if mode == VerifyMode::Full {
         progress.phase("verify");
         progress.total(manifest.counts.entries, manifest.source_bytes);
         verify_members(&archive, index, &manifest, progress, cancel)?;
-        for ancestor in &index.description.ancestors {
-            let opened = archive.open_ancestor(ancestor)?;
-            let manifest = store.read_manifest(&ancestor.name)?;
-            if let Some(index) = &opened.index {
-                verify_members(&opened, index, &manifest, progress, cancel)?;
-            }
+        check_references(&archive, index, cancel)?;
+    }
+    for ancestor in ancestors.iter().filter(|_| of_ancestors == VerifyMode::Full) {
+        let opened = archive.open_ancestor(ancestor)?;
+        let manifest = store.read_manifest(&ancestor.name)?;
+        if let Some(index) = &opened.index {
+            verify_members(&opened, index, &manifest, progress, cancel)
+                .map_err(|error| archive.lacks(ancestor, error))?;
         }
     }
     Ok(manifest)
+}
+
+/// Fails unless the ancestors hold every entry that the archive leaves to them.
+fn check_references(archive: &Archive, index: &Index, cancel: &Cancel) -> Result<(), EngineError> {
+    let mut left = entries_elsewhere(archive, index)?;
+    for (position, ancestor) in (0_u32..).zip(&index.description.ancestors) {
+        cancel.check()?;
+        let opened = archive.open_ancestor(ancestor)?;
+        let Some(held) = &opened.index else { return Err(opened.damaged("it has no index")) };
+        opened.visit_index(held, &mut |entry| {
+            let name = key(trimmed(&entry.info.name));
+            let meant = left.get(&name).is_some_and(|one| *one == (position, stamp(&entry)));
+            if meant && matches!(entry.location, Location::Here { .. }) {
+                left.remove(&name);
+            }
+            Ok(())
+        })?;
+    }
+    match left.len() {
+        0 => Ok(()),
+        count => Err(archive.damaged(format!("its ancestors lack {count} of its entries"))),
+    }
 }
 
 /// Compares everything in an archive with its index, and the file with the manifest.

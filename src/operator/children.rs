@@ -277,6 +277,7 @@ fn backup(
             store_ref: NameReference::new(&store.name),
             backup_type: BackupType::Full,
             parent_ref: None,
+            max_chain: None,
             service_version: None,
             description: None,
             exclude: Vec::new(),

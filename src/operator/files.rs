@@ -274,7 +274,11 @@ impl Operator {
                     && let Some(record) = self.catalog.backup(backup).await?
                 {
                     warn!(backup = record.backup_name, "removed with its document");
-                    self.delete_backup(&record).await?;
+                    match self.delete_backup(&record).await {
+                        // It goes when retention, or somebody, removes what builds on it.
+                        Err(error) if error.reason() == Reason::ArchiveNeeded => warn!("{error}"),
+                        result => result?,
+                    }
                 }
             }
             Kind::Restore | Kind::Upgrade => {}

@@ -12,7 +12,7 @@ use crate::catalog::{BackupKey, BackupRecord};
 use crate::engine::{self, Cancel, LocalStore, Manifest, Progress};
 use crate::plan::{Failure, StoreBinding};
 use crate::runtime::host;
-use crate::spec::VerifyMode;
+use crate::spec::{Reason, VerifyMode};
 
 /// What an import left.
 #[derive(Debug, Clone)]
@@ -21,10 +21,13 @@ pub struct Imported {
     pub record: BackupRecord,
     /// Whether the archive came without a manifest.
     pub foreign: bool,
+    /// The archives that it builds on and that were copied with it.
+    pub ancestors: Vec<String>,
 }
 
 impl Operator {
-    /// Copies an archive, with its manifest if it has one, into a store and records it.
+    /// Copies an archive, with its manifest if it has one, into a store and records it; with it every
+    /// archive that it builds on, which has to lie beside it or in the store already.
     pub async fn import(
         &self,
         file: &Path,
@@ -38,11 +41,29 @@ impl Operator {
         let (work, binding) = (file.to_owned(), store.clone());
         let version = version.map(str::to_owned);
         let namespace = namespace.to_owned();
-        let (manifest, foreign) = blocking(move || {
+        let (mut manifests, foreign) = blocking(move || {
             copy_in(&work, &binding, version, namespace, progress.as_ref(), &cancel)
         })
         .await?;
-        let mut record = record_of(&manifest, &directory);
+        let last = manifests
+            .pop()
+            .ok_or_else(|| Failure::new(Reason::InternalError, "an import has left no manifest"))?;
+        let mut ancestors = Vec::new();
+        for manifest in manifests {
+            ancestors.push(self.record_imported(&manifest, &directory, store).await?.backup_name);
+        }
+        let record = self.record_imported(&last, &directory, store).await?;
+        self.catalog.checkpoint().await?;
+        Ok(Imported { record, foreign, ancestors })
+    }
+
+    async fn record_imported(
+        &self,
+        manifest: &Manifest,
+        directory: &Path,
+        store: &StoreBinding,
+    ) -> Result<BackupRecord, OperatorError> {
+        let mut record = record_of(manifest, directory);
         record.store.clone_from(&store.name);
         if let Some(known) =
             self.catalog.backup(BackupKey::Name(record.backup_name.clone())).await?
@@ -52,8 +73,7 @@ impl Operator {
         } else {
             record.id = self.catalog.insert_backup(record.clone()).await?;
         }
-        self.catalog.checkpoint().await?;
-        Ok(Imported { record, foreign })
+        Ok(record)
     }
 }
 
@@ -64,21 +84,33 @@ fn copy_in(
     namespace: String,
     progress: &dyn Progress,
     cancel: &Cancel,
-) -> Result<(Manifest, bool), Failure> {
+) -> Result<(Vec<Manifest>, bool), Failure> {
     let target = host::open_store(store)?;
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let directory = file.parent().unwrap_or(Path::new("/"));
     progress.phase("importing");
     let source = LocalStore::open(directory, "import", false)?;
     if source.has_manifest(&name) {
-        let format = source.read_manifest(&name)?.format;
-        // A backup that can never be restored must not be counted as one.
-        engine::check_names(file, format, cancel)?;
-        source.copy_archive(&name, &target, progress, cancel)?;
-        let manifest = engine::verify(&target, &name, VerifyMode::Full, progress, cancel)?;
-        return Ok((manifest, false));
+        let mut copied = Vec::new();
+        // Parents first: no archive lies in the store without what it builds on.
+        for name in chain_of(&source, &target, &name)? {
+            let format = source.read_manifest(&name)?.format;
+            // A backup that can never be restored must not be counted as one.
+            engine::check_names(&source.archive_path(&name), format, cancel)?;
+            source.copy_archive(&name, &target, progress, cancel)?;
+            let mode = VerifyMode::Full;
+            copied.push(engine::verify_newest(&target, &name, mode, progress, cancel)?);
+        }
+        return Ok((copied, false));
     }
     let format = engine::detect_format(file)?;
+    if let Some(parent) = engine::ancestors(file, format)?.first() {
+        return Err(Failure::new(
+            Reason::ArchiveMissing,
+            format!("{name} builds on {}, and its own manifest is missing", parent.name),
+        )
+        .hint("copy the manifests and the archives it builds on to the same directory"));
+    }
     engine::check_names(file, format, cancel)?;
     let summary = engine::survey(file, format, progress, cancel)?;
     progress.total(0, summary.archive_bytes);
@@ -96,5 +128,32 @@ fn copy_in(
     let manifest = engine::verify(&target, &manifest.name, VerifyMode::Full, progress, cancel)?;
     let at = Timestamp::now();
     target.mark_verified(&manifest.name, at)?;
-    Ok((Manifest { verified_at: Some(at), ..manifest }, true))
+    Ok((vec![Manifest { verified_at: Some(at), ..manifest }], true))
+}
+
+/// An archive after those that it builds on, but for those that the target has already.
+fn chain_of(source: &LocalStore, target: &LocalStore, name: &str) -> Result<Vec<String>, Failure> {
+    let mut chain = vec![name.to_owned()];
+    let mut manifest = source.read_manifest(name)?;
+    while let Some(parent) = manifest.parent.clone() {
+        let is_meant = |store: &LocalStore| {
+            store.read_manifest(&parent.name).ok().filter(|found| found.sha256 == parent.sha256)
+        };
+        if is_meant(target).is_some() {
+            break;
+        }
+        manifest = is_meant(source).ok_or_else(|| {
+            Failure::new(
+                Reason::ArchiveMissing,
+                format!(
+                    "{} builds on {}, which lies neither beside it nor in the store",
+                    manifest.name, parent.name
+                ),
+            )
+            .hint("copy the archives it builds on, with their manifests, to the same directory")
+        })?;
+        chain.push(parent.name);
+    }
+    chain.reverse();
+    Ok(chain)
 }

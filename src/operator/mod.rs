@@ -20,6 +20,7 @@ mod labelled;
 mod ledger;
 mod locks;
 mod maintenance;
+mod migrate;
 pub mod permissions;
 mod preview;
 pub mod progress;

@@ -3,14 +3,16 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::kubernetes::StoreNews;
 use super::stores::blocking;
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
+use crate::plan::backup::step::PREFLIGHT;
+use crate::plan::chain::{self, Link};
 use crate::plan::retention::{self, BackupFacts, BackupState};
-use crate::plan::{Failure, Job, OperationId};
+use crate::plan::{Failure, Job, Log, OperationId, PreflightFacts};
 use crate::runtime::host;
 use crate::runtime::kubernetes::{StoreErrand, StoreWork};
 use crate::spec::{
@@ -105,8 +107,15 @@ impl Operator {
         dry_run: bool,
     ) -> Result<PruneReport, OperatorError> {
         let in_use = self.archives_in_use().await?;
-        let facts: Vec<BackupFacts> =
-            records.iter().map(|record| facts_of(record, &in_use)).collect();
+        // A chain is all of one namespace, and so are the records that are judged together.
+        let namespace = records.first().map(|record| record.namespace.clone());
+        let links = self.links(namespace.unwrap_or_default()).await?;
+        let judged: Vec<&str> = records.iter().map(|record| record.backup_name.as_str()).collect();
+        let needed = chain::needed_by_others(&judged, &links);
+        let facts: Vec<BackupFacts> = records
+            .iter()
+            .map(|record| facts_of(record, &in_use, needed.get(&record.backup_name)))
+            .collect();
         let verdicts = retention::decide(&facts, policy, time_zone, now)
             .map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
         let mut report = PruneReport::default();
@@ -129,12 +138,30 @@ impl Operator {
         }
         if self.cluster.is_some() {
             self.remove_from_cluster(&removed).await?;
-        } else {
-            for record in &removed {
-                self.delete_backup(record).await?;
+            return Ok(report);
+        }
+        // What rests on another goes before it, wherever this is interrupted.
+        let names: Vec<String> = removed.iter().map(|record| record.backup_name.clone()).collect();
+        for name in chain::removal(&names, &links).remove {
+            for record in removed.iter().filter(|record| record.backup_name == name) {
+                match self.delete_backup(record).await {
+                    // Somebody who is in no record builds on it: it stays, and is judged again.
+                    Err(error) if error.reason() == Reason::ArchiveNeeded => {
+                        warn!(backup = record.backup_name, "retention: {error}");
+                    }
+                    result => result?,
+                }
             }
         }
         Ok(report)
+    }
+
+    /// Every archive of a namespace that is recorded, with the one it continues.
+    async fn links(&self, namespace: String) -> Result<Vec<Link>, OperatorError> {
+        let filter = BackupFilter { namespace: Some(namespace), ..BackupFilter::default() };
+        let records = self.present(filter).await?;
+        let link = |record: BackupRecord| Link { name: record.backup_name, parent: record.parent };
+        Ok(records.into_iter().map(link).collect())
     }
 
     /// Removes archives by one mover for each store, then their records and their objects.
@@ -145,7 +172,7 @@ impl Operator {
         stores.sort_unstable();
         stores.dedup();
         for (namespace, store) in stores {
-            let own: Vec<&BackupRecord> = records
+            let mut own: Vec<&BackupRecord> = records
                 .iter()
                 .filter(|record| record.namespace == namespace && record.store == store)
                 .collect();
@@ -162,9 +189,12 @@ impl Operator {
                 let work = StoreWork::Delete(names);
                 let writer = self.store_writer(namespace, store).await?;
                 let errand = StoreErrand::new(work, writer, self.take_turn().await);
-                let (figures, _) =
-                    link.runtime.work_on_store(&owner, &purpose, &binding, errand).await?;
-                self.publish_store(&owner, Ok(figures), StoreNews::default()).await?;
+                let done = link.runtime.work_on_store(&owner, &purpose, &binding, errand).await?;
+                self.publish_store(&owner, Ok(done.figures), StoreNews::default()).await?;
+                for (name, child) in done.stay {
+                    warn!(backup = name, "retention: {child} builds on it");
+                    own.retain(|record| record.backup_name != name);
+                }
             }
             for record in own {
                 self.catalog.mark_backup_deleted(record.id, Timestamp::now()).await?;
@@ -214,7 +244,12 @@ impl Operator {
             blocking(move || {
                 let path = host::local_path(&store)?;
                 if path.is_dir() {
-                    crate::engine::LocalStore::open(&path, &store.name, false)?.delete(&name)?;
+                    let opened = crate::engine::LocalStore::open(&path, &store.name, false)?;
+                    // The manifests know of archives that no record is of.
+                    if let Some(child) = chain::resting_on(&name, &host::links(&opened)?) {
+                        return Err(needed(&name, child));
+                    }
+                    opened.delete(&name)?;
                 }
                 Ok(())
             })
@@ -225,10 +260,19 @@ impl Operator {
         Ok(())
     }
 
+    /// Fails if other archives build on this one: then it is not deleted, whoever wants it.
+    pub async fn check_not_needed(&self, record: &BackupRecord) -> Result<(), OperatorError> {
+        let links = self.links(record.namespace.clone()).await?;
+        match chain::resting_on(&record.backup_name, &links) {
+            Some(child) => Err(needed(&record.backup_name, child).into()),
+            None => Ok(()),
+        }
+    }
+
     /// Why a backup should not be deleted by hand, if there is a reason.
     pub async fn protection(&self, record: &BackupRecord) -> Result<Option<String>, OperatorError> {
         if self.archives_in_use().await?.contains(&record.backup_name) {
-            return Ok(Some("a restore is reading it".to_owned()));
+            return Ok(Some("an operation is reading it".to_owned()));
         }
         let filter = BackupFilter {
             target: Some(record.target.clone()),
@@ -237,12 +281,6 @@ impl Operator {
             ..BackupFilter::default()
         };
         let others = self.catalog.backups(filter).await?;
-        let child = others.iter().find(|other| {
-            other.deleted_at.is_none() && other.parent.as_deref() == Some(&record.backup_name)
-        });
-        if let Some(child) = child {
-            return Ok(Some(format!("{} builds on it", child.backup_name)));
-        }
         let last = record.verified_at.is_some()
             && !others.iter().any(|other| {
                 other.id != record.id && other.verified_at.is_some() && other.deleted_at.is_none()
@@ -254,15 +292,26 @@ impl Operator {
         let mut names = Vec::new();
         for operation in self.catalog.open_operations().await? {
             let journal = self.catalog.journal(&operation).await?;
-            if let Some(Job::Restore(job)) = crate::plan::Log::new(&journal).job() {
-                names.push(job.archive);
+            let log = Log::new(&journal);
+            match log.job() {
+                Some(Job::Restore(job)) => names.push(job.archive),
+                Some(Job::Backup(_)) => {
+                    let looked: PreflightFacts = log.facts(PREFLIGHT).unwrap_or_default();
+                    names.extend(looked.parent.map(|parent| parent.name));
+                }
+                _ => {}
             }
         }
         Ok(names)
     }
 }
 
-fn facts_of(record: &BackupRecord, in_use: &[String]) -> BackupFacts {
+fn needed(name: &str, child: &str) -> Failure {
+    Failure::new(Reason::ArchiveNeeded, format!("{name} is not deleted: {child} builds on it"))
+        .hint("delete what builds on it first; `eider backup show` names what an archive continues")
+}
+
+fn facts_of(record: &BackupRecord, in_use: &[String], needed: Option<&String>) -> BackupFacts {
     BackupFacts {
         name: record.backup_name.clone(),
         created_at: record.created_at,
@@ -275,5 +324,6 @@ fn facts_of(record: &BackupRecord, in_use: &[String]) -> BackupFacts {
         parent: record.parent.clone(),
         expires_at: record.expires_at,
         in_use: in_use.contains(&record.backup_name),
+        needed_by: needed.cloned(),
     }
 }

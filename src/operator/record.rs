@@ -16,7 +16,7 @@ use crate::plan::{
     Log, Mark, OPERATION, OperationId, PreflightFacts, SealFacts, UpgradeJob, VerifyFacts, backup,
     status, upgrade,
 };
-use crate::spec::{Kind, Reason};
+use crate::spec::{BackupType, Kind, Reason};
 use crate::telemetry::metrics::{BackupFinished, Operation, UpgradeFinished};
 
 fn signed(number: u64) -> i64 {
@@ -202,7 +202,9 @@ impl Operator {
         // From when it was taken up: together they are when it was done.
         record.duration_seconds = Some(at.duration_since(record.created_at).as_secs_f64().max(0.0));
         record.downtime_seconds = status::downtime(log).map(|span| span.as_secs_f64());
-        record.warnings.clone_from(&facts.warnings);
+        let looked: PreflightFacts = log.facts(backup::step::PREFLIGHT).unwrap_or_default();
+        record.warnings = looked.warnings;
+        record.warnings.extend(facts.warnings.iter().cloned());
         record.verified_at = verified_at.filter(|_| kept);
         if facts.service_version.is_some() {
             record.source_version.clone_from(&facts.service_version);
@@ -215,6 +217,10 @@ impl Operator {
             record.source_bytes = Some(signed(facts.source_bytes));
             record.backup_hash = Some(facts.sha256.clone());
             record.content_digest = Some(facts.content_digest.clone());
+            record.parent = facts.parent.as_ref().map(|parent| parent.name.clone());
+            if job.spec.backup_type == BackupType::Incremental && record.parent.is_none() {
+                record.backup_type = format!("{:?}", BackupType::Full);
+            }
             record.expires_at = status::expires_at(job, log);
         }
         let target = record.target.clone();

@@ -3,13 +3,13 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::json;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus, ResourceRecord};
 use crate::engine::{self, Cancel, LocalStore, Manifest, Progress, StoredArchive};
-use crate::plan::{Failure, StoreBinding, conditions};
+use crate::plan::{Failure, StoreBinding, chain, conditions};
 use crate::runtime::host;
 use crate::spec::{
     BackupStoreSpec, BackupStoreStatus, ByteSize, Kind, Reason, VerifyMode, counted, readable_size,
@@ -48,16 +48,6 @@ pub struct StoreProblem {
     pub reason: Reason,
     /// One sentence.
     pub message: String,
-}
-
-/// What a migration did.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct MigrationReport {
-    /// Archives copied, verified, re-pointed and removed from the old store.
-    pub moved: Vec<String>,
-    /// Archives that stay in the old store, each with the reason.
-    pub failed: Vec<StoreProblem>,
 }
 
 impl Operator {
@@ -153,14 +143,17 @@ impl Operator {
             return Ok(report);
         }
         let path = host::local_path(store)?;
-        let names: Vec<String> = {
+        let links = {
             let store = store.clone();
-            blocking(move || {
-                Ok(manifests(&store)?.into_iter().map(|manifest| manifest.name).collect())
-            })
-            .await?
+            blocking(move || host::links(&host::open_store(&store)?)).await?
         };
+        // Parents first: what builds on an archive that was read just now is read alone.
+        let names: Vec<String> = chain::families(&links).into_iter().flatten().collect();
+        let mut proved = HashSet::new();
         for name in &names {
+            let parent = links.iter().find(|link| link.name == *name);
+            let parent = parent.and_then(|link| link.parent.as_ref());
+            let alone = parent.is_some_and(|parent| proved.contains(parent));
             let (name, store, progress, cancel) =
                 (name.clone(), store.clone(), progress.clone(), cancel.clone());
             let mode = if full { VerifyMode::Full } else { VerifyMode::Quick };
@@ -168,17 +161,24 @@ impl Operator {
                 let name = name.clone();
                 blocking(move || {
                     let opened = host::open_store(&store)?;
-                    engine::verify(&opened, &name, mode, progress.as_ref(), &cancel)?;
+                    let verify = if alone { engine::verify_newest } else { engine::verify };
+                    verify(&opened, &name, mode, progress.as_ref(), &cancel)?;
                     Ok(())
                 })
                 .await
             };
+            if result.is_ok() {
+                proved.insert(name.clone());
+            }
             if let Err(failure) = result {
                 if failure.reason == Reason::Cancelled {
                     return Err(failure.into());
                 }
-                let problem =
-                    StoreProblem { object: name, reason: failure.reason, message: failure.message };
+                let problem = StoreProblem {
+                    object: name.clone(),
+                    reason: failure.reason,
+                    message: failure.message,
+                };
                 if !report.problems.iter().any(|known| known.object == problem.object) {
                     report.problems.push(problem);
                 }
@@ -217,7 +217,10 @@ impl Operator {
     }
 
     /// Undeleted records whose archive lies directly in this directory.
-    async fn records_in(&self, directory: &Path) -> Result<Vec<BackupRecord>, OperatorError> {
+    pub(super) async fn records_in(
+        &self,
+        directory: &Path,
+    ) -> Result<Vec<BackupRecord>, OperatorError> {
         let filter = BackupFilter::default();
         let records = self.catalog.backups(filter).await?;
         Ok(records
@@ -225,84 +228,6 @@ impl Operator {
             .filter(|record| record.status != RecordStatus::Deleted && record.deleted_at.is_none())
             .filter(|record| Path::new(&record.backup_path).parent() == Some(directory))
             .collect())
-    }
-
-    /// Moves every archive: copy, verify the copy, re-point the record, remove the original. Each
-    /// archive on its own, so that an interrupted migration is continued by running it again.
-    pub async fn migrate_store(
-        &self,
-        old: &StoreBinding,
-        new: &StoreBinding,
-        progress: std::sync::Arc<dyn Progress>,
-        cancel: Cancel,
-    ) -> Result<MigrationReport, OperatorError> {
-        let (old_path, new_path) = (host::local_path(old)?, host::local_path(new)?);
-        let same = old_path == new_path
-            || matches!((old_path.canonicalize(), new_path.canonicalize()), (Ok(one), Ok(other)) if one == other);
-        if same {
-            return Err(Failure::new(
-                Reason::InvalidSpec,
-                format!("{} and {} are the same directory", old.name, new.name),
-            )
-            .into());
-        }
-        let mut records: HashMap<String, BackupRecord> = HashMap::new();
-        for record in self.records_in(&old_path).await? {
-            records.insert(record.backup_name.clone(), record);
-        }
-        let all = {
-            let old = old.clone();
-            blocking(move || manifests(&old)).await?
-        };
-        let mut report = MigrationReport::default();
-        progress.phase("migrating");
-        progress.total(all.len() as u64, all.iter().map(|manifest| manifest.size_bytes).sum());
-        for manifest in all {
-            if cancel.is_cancelled() {
-                return Err(Failure::new(
-                    Reason::Cancelled,
-                    format!(
-                        "cancelled after {} archives; run it again to go on",
-                        report.moved.len()
-                    ),
-                )
-                .into());
-            }
-            let name = manifest.name.clone();
-            let copied = {
-                let (old, new, name, cancel) =
-                    (old.clone(), new.clone(), name.clone(), cancel.clone());
-                blocking(move || {
-                    let from = host::open_store(&old)?;
-                    let to = host::open_store(&new)?;
-                    from.copy_archive(&name, &to, &engine::Silent, &cancel)?;
-                    engine::verify(&to, &name, VerifyMode::Full, &engine::Silent, &cancel)?;
-                    Ok(to.archive_path(&name))
-                })
-                .await
-            };
-            match copied {
-                Ok(location) => {
-                    if let Some(mut record) = records.remove(&name) {
-                        record.backup_path = location.to_string_lossy().into_owned();
-                        record.store.clone_from(&new.name);
-                        self.catalog.update_backup(record).await?;
-                    }
-                    crate::failpoint::hit("migrate.recorded");
-                    let (old, name) = (old.clone(), name.clone());
-                    blocking(move || Ok(host::open_store(&old)?.delete(&name)?)).await?;
-                    progress.advance(1, manifest.size_bytes);
-                    report.moved.push(manifest.name);
-                }
-                Err(failure) => report.failed.push(StoreProblem {
-                    object: name,
-                    reason: failure.reason,
-                    message: failure.message,
-                }),
-            }
-        }
-        self.catalog.checkpoint().await?;
-        Ok(report)
     }
 }
 

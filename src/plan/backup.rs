@@ -183,6 +183,10 @@ pub(super) fn conclude(failure: Failure, given_up: &[(&'static str, Failure)]) -
 fn success_message(log: &Log<'_>) -> String {
     let facts: ArchiveFacts = log.facts(ARCHIVE).unwrap_or_default();
     let mut message = format!("{} in {}", counted(facts.files, "file"), facts.name);
+    if let Some(parent) = &facts.parent {
+        message.push_str(", which continues ");
+        message.push_str(&parent.name);
+    }
     if facts.warning_count > 0 {
         use std::fmt::Write;
         let plural = if facts.warning_count == 1 { "" } else { "s" };

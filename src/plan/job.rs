@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::chain::ParentFacts;
 use super::docker;
 use super::journal::OperationId;
 pub use crate::spec::ClaimFacts;
@@ -199,6 +200,9 @@ pub struct ArchiveFacts {
     pub sha256: String,
     /// BLAKE3 of the tar stream.
     pub content_digest: String,
+    /// The archive that it continues; none where it holds everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ParentFacts>,
     /// Warnings, at most the first hundred.
     pub warnings: Vec<String>,
     /// How many there were.
@@ -254,6 +258,9 @@ pub struct PreflightFacts {
     /// As whom the mover of a cluster reads and writes, where it may not be root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mover: Option<MoverSecurityContext>,
+    /// The archive that an incremental one continues; none where everything is stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ParentFacts>,
     /// What was noticed.
     pub warnings: Vec<String>,
     /// Each check: name, outcome (`PASS`, `WARNING`), what was found.

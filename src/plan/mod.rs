@@ -6,6 +6,7 @@
 
 pub mod action;
 pub mod backup;
+pub mod chain;
 pub mod conditions;
 pub mod cron;
 pub mod docker;
@@ -24,6 +25,7 @@ pub mod version;
 use jiff::Timestamp;
 
 pub use action::{Action, Child, HookPhase};
+pub use chain::ParentFacts;
 pub use job::{
     ArchiveFacts, ArchivePresence, BackupJob, ChildFacts, ClaimFacts, ExtractFacts, HookFacts, Job,
     Observed, PreflightFacts, ReplacementState, RestoreJob, SealFacts, SourceSize, StoreBinding,

@@ -11,7 +11,7 @@
 //!   unverified backup must not take the place of a proved one, and the store of somebody who
 //!   chose `verify: Quick` must not be emptied.
 //! - **Never dropped:** the newest verified success, what is running, what is being read, and every
-//!   ancestor of what is kept. A failed record counts as a child too: after `SuspiciousShrink` its
+//!   ancestor of what is kept or of what is not judged here, as the backups of another schedule. A failed record counts as a child too: after `SuspiciousShrink` its
 //!   archive is still there and needs its parents.
 //! - **Failed records** are counted by `keepFailed` alone; unset keeps them all.
 //! - **A name has one fate.** Archives are removed by name, so records that share one are kept
@@ -56,6 +56,8 @@ pub struct BackupFacts {
     pub expires_at: Option<Timestamp>,
     /// Whether somebody is reading it.
     pub in_use: bool,
+    /// A backup that is not judged here and needs this one; see [`super::chain::needed_by_others`].
+    pub needed_by: Option<String>,
 }
 
 /// What becomes of a backup.
@@ -225,7 +227,9 @@ pub fn decide(
 fn newest_first(backups: &[BackupFacts]) -> Vec<&BackupFacts> {
     let mut sorted: Vec<&BackupFacts> = backups.iter().collect();
     sorted.sort_by(|one, other| {
-        let rest = |backup: &BackupFacts| (backup.verified, backup.expires_at, backup.in_use);
+        let rest = |backup: &BackupFacts| {
+            (backup.verified, backup.expires_at, backup.in_use, backup.needed_by.clone())
+        };
         other
             .created_at
             .cmp(&one.created_at)
@@ -345,6 +349,9 @@ fn protect<'a>(backup: &'a BackupFacts, limited: bool, now: Timestamp, kept: &mu
     }
     if backup.in_use {
         add(Rule::InUse);
+    }
+    if let Some(child) = &backup.needed_by {
+        add(Rule::ParentOf(child.clone()));
     }
     match backup.expires_at {
         Some(expires_at) if expires_at > now => add(Rule::NotExpired),

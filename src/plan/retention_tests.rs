@@ -21,6 +21,7 @@ fn backup(created_at: &str) -> BackupFacts {
         parent: None,
         expires_at: None,
         in_use: false,
+        needed_by: None,
     }
 }
 

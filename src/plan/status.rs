@@ -213,7 +213,7 @@ fn of_backup(job: &BackupJob, log: &Log<'_>, progress: Option<ProgressStatus>) -
             files: count(facts.files),
             sha256: facts.sha256,
             service_version: facts.service_version,
-            parent: None,
+            parent: facts.parent.map(|parent| parent.name),
             expires_at: time(expires_at(job, log)),
             claims: log.facts::<PreflightFacts>(backup::step::PREFLIGHT).unwrap_or_default().claims,
             name: facts.name,

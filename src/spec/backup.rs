@@ -53,6 +53,8 @@ use super::target::{Consistency, Target};
 #[x_kube(
     validation = Rule::new("!has(self.parentRef) || self.type == 'Incremental'")
         .message("parentRef is for type Incremental").field_path(".parentRef"),
+    validation = Rule::new("!has(self.maxChain) || self.type == 'Incremental'")
+        .message("maxChain is for type Incremental").field_path(".maxChain"),
     validation = Rule::new("!has(self.target.workload) || self.target.workload.kind != 'DaemonSet' || self.consistency.mode == 'Live'")
         .message("a DaemonSet cannot be stopped; set consistency.mode to Live").field_path(".consistency.mode"),
     validation = Rule::new("self.archive.format != 'tar' || !has(self.archive.level)")
@@ -71,6 +73,11 @@ pub struct BackupSpec {
     /// The parent of an incremental; default the newest verified backup of the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_ref: Option<NameReference>,
+    /// Archives that a restore of an incremental may need, the full one and itself included; then the next
+    /// is a full one. Default 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 255))]
+    pub max_chain: Option<u8>,
     /// Version of the service, for the archive's name; default read from the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"))]

@@ -77,6 +77,8 @@ reasons! {
     ArchiveDamaged,
     /// The archive was never verified and the operation demands it.
     ArchiveUnverified,
+    /// Other archives build on the archive.
+    ArchiveNeeded,
     /// The archive holds names or links that would leave the target.
     ArchiveUnsafe,
     /// The archive or its manifest is of a newer format than this program reads.

@@ -16,6 +16,8 @@ pub enum BackupTypeArgument {
     PreUpgrade,
     /// Everything.
     Full,
+    /// What changed since the newest verified backup of the target, or `--parent`.
+    Incremental,
     /// Volumes and directories without configuration.
     DataOnly,
 }
@@ -58,6 +60,9 @@ pub struct BackupCreateArguments {
     /// How much is kept, or why.
     #[arg(long = "type", short = 't', value_enum, default_value_t = BackupTypeArgument::Manual)]
     pub backup_type: BackupTypeArgument,
+    /// With `--type incremental`: the Backup to continue. Default: the newest verified one of the target.
+    #[arg(long, value_name = "NAME")]
+    pub parent: Option<String>,
     /// Version of the service, for the archive's name.
     #[arg(long = "version", value_name = "VERSION")]
     pub service_version: Option<String>,
@@ -221,7 +226,7 @@ pub struct BackupDeleteArguments {
     /// The backup.
     #[command(flatten)]
     pub backup: BackupReference,
-    /// Delete it even if it is the last verified backup of its target, or others build on it.
+    /// Delete it even if it is the last verified backup of its target. One that others build on stays.
     #[arg(long)]
     pub force: bool,
 }

@@ -10,6 +10,7 @@ use crate::cli::output::{CliError, ExitCode};
 use crate::cli::session::{Session, judge};
 use crate::operator::Operator;
 use crate::plan;
+use crate::spec::reference::NameReference;
 use crate::spec::{self, ArchiveFormat, BackupSpec, BackupTrigger, BackupType, Document, Reason};
 
 pub(super) async fn create(
@@ -82,6 +83,7 @@ async fn documents(
     let (backup_type, trigger) = match arguments.backup_type {
         BackupTypeArgument::Manual | BackupTypeArgument::Full => ("Full", BackupTrigger::Manual),
         BackupTypeArgument::PreUpgrade => ("Full", BackupTrigger::PreUpgrade),
+        BackupTypeArgument::Incremental => ("Incremental", BackupTrigger::Manual),
         BackupTypeArgument::DataOnly => ("DataOnly", BackupTrigger::Manual),
     };
     if arguments.paths.is_empty() && arguments.docker.target().is_none() {
@@ -98,6 +100,9 @@ async fn documents(
     }
     let mut options = Map::new();
     options.insert("type".to_owned(), json!(backup_type));
+    if let Some(parent) = &arguments.parent {
+        options.insert("parentRef".to_owned(), json!({"name": parent}));
+    }
     if let Some(version) = &arguments.service_version {
         options.insert("serviceVersion".to_owned(), json!(version));
     }
@@ -148,9 +153,14 @@ fn lay_over(spec: &mut BackupSpec, arguments: &BackupCreateArguments) {
     if arguments.description.is_some() {
         spec.description.clone_from(&arguments.description);
     }
-    if arguments.backup_type == BackupTypeArgument::DataOnly {
-        spec.backup_type = BackupType::DataOnly;
+    match arguments.backup_type {
+        BackupTypeArgument::Full => spec.backup_type = BackupType::Full,
+        BackupTypeArgument::Incremental => spec.backup_type = BackupType::Incremental,
+        BackupTypeArgument::DataOnly => spec.backup_type = BackupType::DataOnly,
+        BackupTypeArgument::Manual | BackupTypeArgument::PreUpgrade => {}
     }
+    spec.parent_ref = arguments.parent.as_deref().map(NameReference::new);
+    spec.max_chain = spec.max_chain.filter(|_| spec.backup_type == BackupType::Incremental);
     spec.exclude.extend(arguments.exclude.iter().cloned());
     spec.allow_unreadable |= arguments.allow_unreadable;
     match arguments.format.as_deref() {

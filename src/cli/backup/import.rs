@@ -41,7 +41,7 @@ pub(super) async fn import(
         )
         .await;
     session.finish_progress();
-    let Imported { record, foreign } = imported?;
+    let Imported { record, foreign, ancestors } = imported?;
     session
         .operator
         .audit(&UserAction {
@@ -54,6 +54,9 @@ pub(super) async fn import(
             ..UserAction::default()
         })
         .await?;
+    if !ancestors.is_empty() {
+        session.output.note(&format!("with it came what it builds on: {}", ancestors.join(", ")));
+    }
     if foreign {
         session.output.note(
             "the archive had no manifest: its content was read completely, but nothing says what it should be",

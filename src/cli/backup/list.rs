@@ -114,6 +114,7 @@ pub(in crate::cli) fn backup_fields(record: &BackupRecord) -> Vec<(String, Strin
         "Type",
         Some(format!("{}, {}", record.backup_type, record.trigger.as_deref().unwrap_or("manual"))),
     );
+    field("Continues", record.parent.clone());
     field("Target", Some(record.target.clone()));
     field("Version", record.source_version.clone());
     field("Schedule", record.schedule.clone());

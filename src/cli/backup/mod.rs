@@ -96,6 +96,7 @@ async fn delete(
         session.output.note(&format!("backup {} had been deleted before", record.id));
         return Ok(());
     }
+    session.operator.check_not_needed(&record).await?;
     if let Some(why) = session.operator.protection(&record).await?
         && !arguments.force
     {

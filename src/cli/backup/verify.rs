@@ -1,6 +1,7 @@
 //! `eider backup verify`.
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -34,9 +35,20 @@ pub(super) async fn verify(
     let mut failures = 0;
     let mut rows = Vec::new();
     let mut items: Vec<Value> = Vec::new();
+    // Oldest first: what builds on an archive that was read just now is read alone.
+    records.sort_by_key(|record| record.created_at);
+    let mut proved: HashSet<PathBuf> = HashSet::new();
     for record in records {
-        let result = verify_one(session, &record, mode).await;
+        let path = PathBuf::from(&record.backup_path);
+        let alone = record
+            .parent
+            .as_ref()
+            .is_some_and(|parent| proved.contains(&path.with_file_name(parent)));
+        let result = verify_one(session, &record, (mode, alone)).await;
         session.finish_progress();
+        if result.is_ok() {
+            proved.insert(path);
+        }
         let (word, message) = match &result {
             Ok(()) if mode == VerifyMode::Full => {
                 ("verified", "every byte was read back".to_owned())
@@ -80,14 +92,15 @@ pub(super) async fn verify(
 async fn verify_one(
     session: &Session,
     record: &BackupRecord,
-    mode: VerifyMode,
+    (mode, alone): (VerifyMode, bool),
 ) -> Result<(), CliError> {
     let (progress, cancel) = (session.progress(), session.interrupted().clone());
     let work = record.clone();
-    let result =
-        tokio::task::spawn_blocking(move || check(&work, mode, progress.as_ref(), &cancel))
-            .await
-            .map_err(|error| CliError::internal(error.to_string()))?;
+    let result = tokio::task::spawn_blocking(move || {
+        check(&work, (mode, alone), progress.as_ref(), &cancel)
+    })
+    .await
+    .map_err(|error| CliError::internal(error.to_string()))?;
     if mode == VerifyMode::Quick {
         return result;
     }
@@ -109,7 +122,7 @@ async fn verify_one(
 
 fn check(
     record: &BackupRecord,
-    mode: VerifyMode,
+    (mode, alone): (VerifyMode, bool),
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<(), CliError> {
@@ -130,7 +143,20 @@ fn check(
     let store = LocalStore::open(directory, &record.store, false)?;
     let name = name.to_string_lossy();
     progress.phase("verifying");
-    let manifest = engine::verify(&store, &name, mode, progress, cancel)?;
+    let verify = if alone { engine::verify_newest } else { engine::verify };
+    let manifest = match verify(&store, &name, mode, progress, cancel) {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            let error = CliError::from(error);
+            // No incremental may continue it any more.
+            if error.reason == Reason::ArchiveDamaged
+                && let Err(also) = store.mark_unverified(&name)
+            {
+                tracing::warn!(archive = %name, "its manifest cannot be told that it is damaged: {also}");
+            }
+            return Err(error);
+        }
+    };
     // The manifest agrees with the archive; both could have been replaced together.
     if record.backup_hash.as_ref().is_some_and(|hash| *hash != manifest.sha256) {
         return Err(CliError::new(

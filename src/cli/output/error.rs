@@ -41,6 +41,7 @@ impl ExitCode {
             | Reason::NotEnoughSpace
             | Reason::ArchiveUnverified
             | Reason::ArchiveUnsafe
+            | Reason::ArchiveNeeded
             | Reason::BackupNotReady
             | Reason::NotAnUpgrade => Self::Refused,
             Reason::ClusterUnavailable | Reason::EngineUnavailable => Self::Unreachable,

@@ -87,8 +87,10 @@ impl Archive {
     pub(super) fn open_ancestor(&self, ancestor: &ParentArchive) -> Result<Self, EngineError> {
         let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
         let store = LocalStore::open(directory.unwrap_or(Path::new(".")), "ancestors", false)?;
-        let manifest = store.read_manifest(&ancestor.name)?;
-        let opened = Self::open(&store.archive_path(&ancestor.name), manifest.format)?;
+        let lost = |error| self.lacks(ancestor, error);
+        let manifest = store.read_manifest(&ancestor.name).map_err(lost)?;
+        let opened =
+            Self::open(&store.archive_path(&ancestor.name), manifest.format).map_err(lost)?;
         if manifest.sha256 != ancestor.sha256
             || opened.index.is_none()
             || hex(&opened.index_hash) != manifest.content_digest
@@ -97,6 +99,21 @@ impl Archive {
             return Err(self.damaged(detail));
         }
         Ok(opened)
+    }
+
+    /// What is wrong with an archive that this one refers to, as what is wrong with this one.
+    pub(super) fn lacks(&self, ancestor: &ParentArchive, error: EngineError) -> EngineError {
+        let builds = format!("it builds on {}", ancestor.name);
+        match error {
+            EngineError::Damaged { detail, .. } => {
+                self.damaged(format!("{builds}, which is damaged: {detail}"))
+            }
+            EngineError::Missing { detail, .. } => EngineError::Missing {
+                name: self.label.clone(),
+                detail: format!("{builds}, and {detail}"),
+            },
+            other => other,
+        }
     }
 
     pub(super) fn damaged(&self, detail: impl Into<String>) -> EngineError {

@@ -11,7 +11,7 @@ use super::UnpackOptions;
 use super::check::Plan;
 use super::place::Extractor;
 use crate::engine::archive::{Archive, Broken, EntrySink, Reading, read_units};
-use crate::engine::entry::{Key, Moment, key, trimmed};
+use crate::engine::entry::{EntryKind, Key, Moment, key, trimmed};
 use crate::engine::error::EngineError;
 use crate::engine::index::{Index, IndexEntry, Location};
 use crate::engine::pack::thread_count;
@@ -181,9 +181,9 @@ fn extract_units(
         let opened = archive.open_ancestor(ancestor)?;
         let Some(held) = &opened.index else { return Err(opened.damaged("it has no index")) };
         let meant = |entry: &IndexEntry| {
-            elsewhere.get(&key(trimmed(&entry.info.name))).is_some_and(|(found, changed)| {
-                *found == position && *changed == (entry.changed, entry.inode)
-            })
+            elsewhere
+                .get(&key(trimmed(&entry.info.name)))
+                .is_some_and(|found| *found == (position, stamp(entry)))
         };
         let wanted = |entry: &IndexEntry| Ok(meant(entry) && wanted(entry)?);
         let make = || Ok(Chosen { extractor: Extractor::new(shared, true)?, meant: &meant });
@@ -203,15 +203,27 @@ fn extract_units(
 }
 
 /// Which entries are in which ancestor, and what tells them from others of their name.
-type Elsewhere = HashMap<Key, (u32, (Moment, u64))>;
+type Elsewhere = HashMap<Key, (u32, Stamp)>;
 
-fn entries_elsewhere(archive: &Archive, index: &Index) -> Result<Elsewhere, EngineError> {
+/// What an entry and the one that it refers to have in common: change, inode, kind and size.
+pub(in crate::engine) type Stamp = (Moment, u64, EntryKind, u64);
+
+/// The stamp of an entry.
+pub(in crate::engine) fn stamp(entry: &IndexEntry) -> Stamp {
+    (entry.changed, entry.inode, entry.info.kind, entry.info.size)
+}
+
+/// The entries of an archive that lie in its ancestors.
+pub(in crate::engine) fn entries_elsewhere(
+    archive: &Archive,
+    index: &Index,
+) -> Result<Elsewhere, EngineError> {
     let mut elsewhere = HashMap::new();
     if !index.description.ancestors.is_empty() {
         archive.visit_index(index, &mut |entry| {
             if let Location::Ancestor(position) = entry.location {
                 let name = key(trimmed(&entry.info.name));
-                elsewhere.insert(name, (position, (entry.changed, entry.inode)));
+                elsewhere.insert(name, (position, stamp(&entry)));
             }
             Ok(())
         })?;

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
+use super::previous::Previous;
 use super::{PackOptions, display_path};
 use crate::engine::entry::EntryKind;
 use crate::engine::error::EngineError;
@@ -15,10 +16,13 @@ use crate::engine::source;
 use crate::engine::summary::{Estimate, Warning, WarningKind};
 use crate::engine::walk::{Found, Visitor, walk};
 
-/// Counts what [`super::pack`] would archive, without reading any file.
+/// Counts what [`super::pack`] would archive, without reading any file. What a parent holds already
+/// is counted, but needs no space.
 pub fn estimate(options: &PackOptions, cancel: &Cancel) -> Result<Estimate, EngineError> {
     let boundaries = options.boundaries()?;
-    let mut estimator = Estimator::default();
+    // Without the parent more is expected than will come, which only errs on the safe side.
+    let previous = options.parent.as_ref().and_then(|parent| Previous::open(parent).ok());
+    let mut estimator = Estimator { previous, ..Estimator::default() };
     for root in &options.roots {
         walk(root, &boundaries, cancel, &mut estimator)?;
     }
@@ -29,6 +33,16 @@ pub fn estimate(options: &PackOptions, cancel: &Cancel) -> Result<Estimate, Engi
 struct Estimator {
     estimate: Estimate,
     links: HashSet<(u64, u64)>,
+    previous: Option<Previous>,
+}
+
+impl Estimator {
+    fn is_unchanged(&self, found: &Found<'_>, stat: &Stat) -> bool {
+        self.previous.as_ref().is_some_and(|previous| {
+            let entry = source::describe(found.name.to_vec(), EntryKind::File, stat);
+            previous.unchanged(&entry, stat).is_some()
+        })
+    }
 }
 
 impl Visitor for Estimator {
@@ -54,8 +68,10 @@ impl Visitor for Estimator {
         let size = source::size(&stat);
         self.estimate.files += 1;
         self.estimate.bytes = self.estimate.bytes.saturating_add(size);
-        self.estimate.allocated_bytes =
-            self.estimate.allocated_bytes.saturating_add(source::allocated(&stat).min(size));
+        if !self.is_unchanged(found, &stat) {
+            let allocated = source::allocated(&stat).min(size);
+            self.estimate.allocated_bytes = self.estimate.allocated_bytes.saturating_add(allocated);
+        }
         let readable = rustix::fs::accessat(
             found.parent,
             found.file_name,

@@ -51,6 +51,15 @@ impl LocalStore {
         manifest.mark_verified(at);
         self.write_manifest(&manifest)
     }
+
+    /// Takes that back: the archive, or one that it builds on, was found damaged.
+    pub fn mark_unverified(&self, name: &str) -> Result<(), EngineError> {
+        let mut manifest = self.read_manifest(name)?;
+        if manifest.verified_at.take().is_some() {
+            self.write_manifest(&manifest)?;
+        }
+        Ok(())
+    }
 }
 
 impl PendingArchive {

@@ -165,6 +165,8 @@ fn manifest(name: &str, summary: &PackSummary) -> Manifest {
         service_version: None,
         description: Some("ein \"Wort\"".into()),
         parent: None,
+        exclude: Vec::new(),
+        cross_file_systems: false,
         schedule: None,
         store: "main".into(),
         deletion_policy: DeletionPolicy::default(),

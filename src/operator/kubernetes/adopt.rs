@@ -6,7 +6,7 @@ use super::{ClusterLink, journal};
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
 use crate::operator::{Operator, OperatorError};
 use crate::plan::OperationId;
-use crate::spec::{ArchiveStatus, BackupSpec, JournalLine, Kind};
+use crate::spec::{ArchiveStatus, BackupSpec, BackupType, JournalLine, Kind};
 
 impl Operator {
     /// Takes over the lines of a journal that the status has and this catalog lacks.
@@ -118,6 +118,10 @@ impl Operator {
             record.source_bytes = Some(archive.source_bytes);
             record.backup_hash = Some(archive.sha256);
             record.source_version = archive.service_version;
+            record.parent = archive.parent;
+            if spec.backup_type == BackupType::Incremental && record.parent.is_none() {
+                record.backup_type = format!("{:?}", BackupType::Full);
+            }
             record.expires_at = archive.expires_at.map(|time| time.0);
         }
         self.catalog.insert_backup(record).await?;

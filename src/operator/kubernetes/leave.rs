@@ -136,7 +136,14 @@ async fn remove_archive(
     let errand = StoreErrand::new(work, writer, context.operator.take_turn().await);
     let done = context.link.runtime.work_on_store(operation, "delete", &binding, errand).await;
     match done {
-        Ok(_) => {}
+        Ok(answer) => {
+            if let Some((_, child)) = answer.stay.first() {
+                let note = format!("the archive {archive} stays: {child} builds on it");
+                let reason = Reason::ArchiveNeeded.as_str();
+                context.link.event(operation, true, reason, "Delete", &note).await;
+                return Ok(());
+            }
+        }
         Err(failure) if hopeless(&failure) => {
             let note = format!("the archive {archive} stays: {}", failure.message);
             context.link.event(operation, true, failure.reason.as_str(), "Delete", &note).await;

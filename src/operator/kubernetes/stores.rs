@@ -18,7 +18,7 @@ use crate::operator::progress::Meter;
 use crate::operator::rebuild::record_of;
 use crate::operator::{Operator, OperatorError};
 use crate::plan::{Failure, OperationId, StoreBinding, conditions};
-use crate::runtime::kubernetes::{StoreErrand, StoreFigures, StoreWork};
+use crate::runtime::kubernetes::{StoreAnswer, StoreErrand, StoreFigures, StoreWork};
 use crate::spec::{
     BackupStoreStatus, ByteSize, Kind, MoverSecurityContext, Reason, counted, readable_size,
 };
@@ -145,7 +145,7 @@ async fn inspect(
         }
     };
     match done {
-        Ok((figures, manifests)) => {
+        Ok(StoreAnswer { figures, manifests, .. }) => {
             context.operator.record_manifests(operation, binding, manifests).await?;
             let news = StoreNews { answers: Some(asked), ..StoreNews::default() };
             context.operator.publish_store(operation, Ok(figures), news).await?;

@@ -202,6 +202,39 @@ pub fn select(target: &DockerTarget, host: &HostFacts) -> Result<Selection, Fail
     Ok(Selection { containers, roots, uncovered: uncovered.into_iter().collect() })
 }
 
+impl Selection {
+    /// The same without configuration: paths of the host that no selected container may write to, as
+    /// files and directories of settings are mounted. Volumes are data, whoever may write to them.
+    #[must_use]
+    pub fn data_only(mut self, host: &HostFacts) -> Self {
+        let selected: Vec<&ContainerFacts> =
+            self.containers.iter().filter_map(|id| host.container(id)).collect();
+        let mut uncovered: BTreeSet<Uncovered> = self.uncovered.into_iter().collect();
+        self.roots.retain(|root| {
+            let RootSource::Bind(path) = &root.source else { return true };
+            // Mounts that lie in this path belong to it.
+            let mounts = selected.iter().copied().flat_map(|container| {
+                container.mounts.iter().filter_map(move |mount| match &mount.kind {
+                    MountKind::Bind(found) if is_beneath(found, path) => Some((container, mount)),
+                    _ => None,
+                })
+            });
+            if mounts.clone().any(|(_, mount)| mount.writable) {
+                return true;
+            }
+            uncovered.extend(mounts.map(|(container, mount)| Uncovered {
+                container: container.name.clone(),
+                place: mount.destination.clone(),
+                why: "it is only read, and DataOnly leaves configuration out".to_owned(),
+                usual: true,
+            }));
+            false
+        });
+        self.uncovered = uncovered.into_iter().collect();
+        self
+    }
+}
+
 fn not_found(message: String, there_are: impl IntoIterator<Item = String>) -> Failure {
     let mut known: Vec<String> = there_are.into_iter().collect();
     known.sort();

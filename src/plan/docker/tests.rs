@@ -312,3 +312,30 @@ fn a_volume_is_excluded_by_its_name_in_the_compose_file_too() {
         assert_eq!(roots.iter().any(|root| root.name() == "volumes/shop_data"), held, "{excluded}");
     }
 }
+
+#[test]
+fn data_only_leaves_out_what_is_only_read_from_the_host() {
+    let mut host = shop();
+    let mut web = service("web2", "", vec![volume("shop_data", false), bind("/srv/shop/etc")]);
+    web.mounts[1].writable = false;
+    let nested = MountFacts { writable: false, ..bind("/srv/both") };
+    web.mounts.push(nested);
+    web.mounts.push(bind("/srv/both/cache"));
+    host.containers.push(web);
+    let target = DockerTarget {
+        project: None,
+        services: None,
+        containers: Some(vec!["shop-web2-1".to_owned()]),
+        volumes: None,
+    };
+    let whole = select(&target, &host).unwrap();
+    let data = whole.clone().data_only(&host);
+    let names = |selection: &Selection| -> Vec<String> {
+        selection.roots.iter().map(super::Root::name).collect()
+    };
+    assert_eq!(names(&whole), ["volumes/shop_data", "binds/srv/both", "binds/srv/shop/etc"]);
+    // A volume is data whoever writes to it, and so is a path that is written to further down.
+    assert_eq!(names(&data), ["volumes/shop_data", "binds/srv/both"]);
+    let left = data.uncovered.iter().find(|left| left.place.ends_with("etc")).unwrap();
+    assert!(left.why.contains("DataOnly") && left.usual);
+}

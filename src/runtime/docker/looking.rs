@@ -19,7 +19,7 @@ use crate::plan::{Action, Failure, Job, Log, PreflightFacts, RestoreJob};
 use crate::runtime::Handles;
 use crate::runtime::host::local_path;
 use crate::spec::target::DockerTarget;
-use crate::spec::{ConsistencyMode, Reason};
+use crate::spec::{BackupType, ConsistencyMode, Reason};
 
 /// Label that names the version of what is in an image.
 const VERSION_LABEL: &str = "org.opencontainers.image.version";
@@ -38,6 +38,11 @@ pub(super) fn touch(job: &Job) -> Touch {
         Job::Backup(_) => Touch::Read,
         Job::Restore(_) | Job::Upgrade(_) => Touch::Replace,
     }
+}
+
+/// Whether how containers are configured is left out.
+fn is_data_only(job: &Job) -> bool {
+    matches!(job, Job::Backup(job) if job.spec.backup_type == BackupType::DataOnly)
 }
 
 /// How a job holds its target still.
@@ -72,6 +77,7 @@ impl DockerRuntime {
                     let containers = containers_if_any(target, &facts)?;
                     Selection { containers, roots, uncovered: Vec::new() }
                 }
+                Job::Backup(_) if is_data_only(job) => select(target, &facts)?.data_only(&facts),
                 _ => select(target, &facts)?,
             };
             return Ok(Look { facts, selection, placements: Placements::default() });
@@ -150,7 +156,12 @@ impl DockerRuntime {
                         format!("{}: {} is not covered: {}", left.container, left.place, left.why)
                     },
                 ));
-                let definitions = definitions::of(&self.connection, selection).await?;
+                let mut definitions = definitions::of(&self.connection, selection).await?;
+                if is_data_only(job) {
+                    // Volumes are made like these when their data is put back; no more is said.
+                    definitions.containers.clear();
+                    definitions.networks.clear();
+                }
                 let places = match job {
                     Job::Backup(backup) if !backup.places.is_empty() => backup.places.clone(),
                     _ => places(&selection.roots, &look.facts, own.is_some())?,

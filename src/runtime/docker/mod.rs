@@ -27,7 +27,7 @@ use bollard::Docker;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::host::{self, HostRuntime, local_path};
+use super::host::{HostRuntime, local_path};
 use super::{BoxFuture, Handles, Runtime, hook_phase};
 use crate::plan::backup::step as backup_step;
 use crate::plan::docker::{Place, RootSource, StopEntry, Stopping, stop_set};
@@ -193,7 +193,7 @@ impl Runtime for DockerRuntime {
         docker_target(job)?;
         match job {
             Job::Backup(job) => {
-                host::accepts_backup(job)?;
+                local_path(&job.store)?;
             }
             Job::Restore(job) => {
                 local_path(&job.store)?;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::parent;
 use super::store::{local_path, open_store};
 use super::{Handles, HostRuntime, blocking, unsupported};
 use crate::engine::{
@@ -15,10 +16,10 @@ use crate::engine::{
 use crate::failpoint;
 use crate::plan::backup::step;
 use crate::plan::{
-    self, Action, ArchiveFacts, ArchivePresence, BackupJob, Failure, Job, Log, PreflightFacts,
-    SealFacts, StoreBinding, VerifyFacts, guard, names,
+    self, Action, ArchiveFacts, ArchivePresence, BackupJob, Failure, Job, Log, ParentFacts,
+    PreflightFacts, SealFacts, StoreBinding, VerifyFacts, guard, names,
 };
-use crate::spec::{ByteSize, Reason, VerifyMode};
+use crate::spec::{BackupType, ByteSize, Reason, VerifyMode};
 
 /// Written with the intent of the archive step: what a later start has to look for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -96,7 +97,9 @@ pub(super) async fn perform(
             let pending = runtime.take(&job.operation).ok_or_else(|| {
                 Failure::new(Reason::InternalError, "the archive has no temporary file")
             })?;
-            let (pending, facts) = blocking(move || archive(&work, pending, &handles)).await?;
+            let known: PreflightFacts = log.facts(step::PREFLIGHT).unwrap_or_default();
+            let (pending, facts) =
+                blocking(move || archive(&work, known.parent, pending, &handles)).await?;
             runtime.keep(&job.operation, pending);
             Ok(json!(facts))
         }
@@ -111,8 +114,7 @@ pub(super) async fn perform(
         Action::Verify { mode } => {
             let mode = *mode;
             let facts: ArchiveFacts = log.facts(step::ARCHIVE).unwrap_or_default();
-            let name = facts.name;
-            blocking(move || verify(&work, &name, mode, &handles)).await
+            blocking(move || verify(&work, &facts, mode, &handles)).await
         }
         Action::DiscardArchive => {
             drop(runtime.take(&job.operation));
@@ -165,7 +167,7 @@ fn lies_in(inner: &Path, outer: &Path) -> bool {
 }
 
 fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
-    let options = options(job)?;
+    let mut options = options(job)?;
     let store_path = local_path(&job.store)?;
     if let Some(root) = options.roots.iter().find(|root| lies_in(&store_path, &root.path)) {
         return Err(Failure::new(
@@ -183,6 +185,14 @@ fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
     let mut check = |name: &str, found: String| {
         checks.push((name.to_owned(), "PASS".to_owned(), found));
     };
+    let store = open_store(&job.store)?;
+    store.check_writable()?;
+    check("PERMISSIONS", format!("{} is writable", store_path.display()));
+    let (parent, warnings) = parent::choose(job, &store, handles)?;
+    if let Some(parent) = &parent {
+        check("PARENT", format!("{} is continued", parent.name));
+        options.parent = parent::options(&store, parent).ok();
+    }
     handles.progress.phase("looking");
     let estimate = engine::estimate(&options, &handles.cancel)?;
     if !estimate.unreadable.is_empty() && !job.spec.allow_unreadable {
@@ -197,9 +207,6 @@ fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
         .into());
     }
     check("SOURCE", format!("{} entries, {} bytes", estimate.entries, estimate.bytes));
-    let store = open_store(&job.store)?;
-    store.check_writable()?;
-    check("PERMISSIONS", format!("{} is writable", store_path.display()));
     let free = store.free_bytes()?;
     let min_free = job.store.spec.min_free.as_ref().map_or(0, crate::spec::ByteSize::bytes);
     guard::check_space(estimate.allocated_bytes, job.spec.archive.format, min_free, free).map_err(
@@ -227,7 +234,8 @@ fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
         places: Vec::new(),
         definitions: None,
         mover: None,
-        warnings: Vec::new(),
+        parent,
+        warnings,
         checks,
     }))
 }
@@ -237,10 +245,13 @@ const EMPTY: &str = "the source holds no file; check that what is to be backed u
 
 fn archive(
     job: &BackupJob,
+    parent: Option<ParentFacts>,
     mut pending: PendingArchive,
     handles: &Handles,
 ) -> Result<(PendingArchive, ArchiveFacts), Failure> {
-    let options = options(job)?;
+    let mut options = options(job)?;
+    let (parent, gone) = parent::confirm(&open_store(&job.store)?, parent, handles)?;
+    options.parent = parent;
     let started_at = Timestamp::now();
     handles.progress.phase("archiving");
     let summary = engine::pack(&options, &mut pending, handles.progress.as_ref(), &handles.cancel)?;
@@ -255,9 +266,14 @@ fn archive(
         size_bytes: summary.archive_bytes,
         sha256: summary.sha256.clone(),
         content_digest: summary.content_digest.clone(),
+        parent: options.parent.map(|parent| parent::facts(parent.archive)),
+        warning_count: summary.warning_count
+            + u64::from(empty.is_some())
+            + u64::from(gone.is_some()),
         warnings: empty
             .map(str::to_owned)
             .into_iter()
+            .chain(gone)
             .chain(
                 summary
                     .warnings
@@ -266,7 +282,6 @@ fn archive(
                     .map(|warning| format!("{}: {}", warning.path, warning.message)),
             )
             .collect(),
-        warning_count: summary.warning_count + u64::from(empty.is_some()),
         started_at: Some(started_at),
         runtime: json!(summary),
     };
@@ -297,6 +312,12 @@ fn manifest(
     manifest.generation = Some(job.operation.generation);
     manifest.trigger = job.spec.trigger;
     manifest.backup_type = job.spec.backup_type;
+    manifest.parent = facts.parent.clone().map(parent::named);
+    if manifest.backup_type == BackupType::Incremental && manifest.parent.is_none() {
+        manifest.backup_type = BackupType::Full;
+    }
+    manifest.exclude.clone_from(&job.spec.exclude);
+    manifest.cross_file_systems = job.spec.cross_file_systems;
     let target = job.origin.as_ref().unwrap_or(&job.spec.target);
     manifest.target_summary = target.summary();
     manifest.target = target.clone();
@@ -336,6 +357,7 @@ fn seal(
     }
     handles.progress.phase("sealing");
     let manifest = manifest(job, facts, downtime)?;
+    parent::check_there(&store, facts)?;
     match pending {
         Some(pending) => pending.seal(&manifest)?,
         // The process that wrote it is gone: what it left is taken over only if it is, byte for
@@ -351,15 +373,17 @@ fn seal(
 
 fn verify(
     job: &BackupJob,
-    name: &str,
+    facts: &ArchiveFacts,
     mode: VerifyMode,
     handles: &Handles,
 ) -> Result<Value, Failure> {
     let store = open_store(&job.store)?;
+    let name = facts.name.as_str();
     handles.progress.phase("verifying");
     let cancel = Cancel::default();
     let cancel = if mode == VerifyMode::Full { &handles.cancel } else { &cancel };
-    engine::verify(&store, name, mode, handles.progress.as_ref(), cancel)?;
+    // The parent was verified before anything was held still.
+    engine::verify_newest(&store, name, mode, handles.progress.as_ref(), cancel)?;
     let verified_at = (mode == VerifyMode::Full).then(Timestamp::now);
     failpoint::hit("verify.proved");
     if let Some(at) = verified_at {

@@ -6,6 +6,7 @@
 mod backup;
 mod failure;
 pub mod hooks;
+mod parent;
 mod restore;
 mod store;
 mod web_hook;
@@ -18,13 +19,13 @@ use serde_json::Value;
 use super::{BoxFuture, Handles, Runtime};
 use crate::engine::PendingArchive;
 use crate::plan::{
-    Action, ArchivePresence, BackupJob, Failure, HookFacts, HookPhase, Job, Log, Observed,
-    OperationId, RestoreJob,
+    Action, ArchivePresence, Failure, HookFacts, HookPhase, Job, Log, Observed, OperationId,
+    RestoreJob,
 };
-use crate::spec::{BackupType, OnError, Reason};
+use crate::spec::{OnError, Reason};
 
 pub use backup::{archive_name, discard_partial, host_name, wanted, wanted_name};
-pub use store::{local_path, open_store};
+pub use store::{links, local_path, open_store, removable};
 
 /// Acts on host targets.
 #[derive(Clone, Default)]
@@ -63,7 +64,7 @@ impl Runtime for HostRuntime {
         }
         match job {
             Job::Backup(job) => {
-                accepts_backup(job)?;
+                local_path(&job.store)?;
             }
             Job::Restore(job) => {
                 refuse_containers(job)?;
@@ -146,19 +147,6 @@ impl Runtime for HostRuntime {
             }
         })
     }
-}
-
-/// Whether this version can write a backup of this type into this store.
-pub fn accepts_backup(job: &BackupJob) -> Result<(), Failure> {
-    local_path(&job.store)?;
-    if job.spec.backup_type == BackupType::Incremental {
-        return Err(Failure::new(
-            Reason::UnsupportedTarget,
-            "this version writes no incremental backups",
-        )
-        .hint("use type Full"));
-    }
-    Ok(())
 }
 
 /// Runs engine work where it may block.

@@ -215,6 +215,7 @@ fn preflight(job: &RestoreJob) -> Result<Value, Failure> {
         places: Vec::new(),
         definitions: None,
         mover: None,
+        parent: None,
         warnings: Vec::new(),
         checks,
     }))

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::engine::LocalStore;
+use crate::plan::chain::{self, Link, Removal};
 use crate::plan::{Failure, StoreBinding};
 use crate::spec::Reason;
 
@@ -28,4 +29,31 @@ pub fn local_path(store: &StoreBinding) -> Result<PathBuf, Failure> {
 /// Opens a store; creates its directory when it is not there.
 pub fn open_store(store: &StoreBinding) -> Result<LocalStore, Failure> {
     Ok(LocalStore::open(&local_path(store)?, &store.name, true)?)
+}
+
+/// Every archive of a store, with the one that it continues: as its manifests say, by name and hash.
+pub fn links(store: &LocalStore) -> Result<Vec<Link>, Failure> {
+    let archives = store.list()?.archives;
+    let manifests: Vec<_> =
+        archives.into_iter().filter_map(|archive| archive.manifest.ok()).collect();
+    let is_there = |name: &str, sha256: &str| {
+        manifests.iter().any(|manifest| manifest.name == name && manifest.sha256 == sha256)
+    };
+    Ok(manifests
+        .iter()
+        .map(|manifest| Link {
+            name: manifest.name.clone(),
+            // Another archive of the parent's name is nobody's parent.
+            parent: manifest
+                .parent
+                .as_ref()
+                .filter(|parent| is_there(&parent.name, &parent.sha256))
+                .map(|parent| parent.name.clone()),
+        })
+        .collect())
+}
+
+/// Which of these archives may be removed from the store, and in which order.
+pub fn removable(store: &LocalStore, names: &[String]) -> Result<Removal, Failure> {
+    Ok(chain::removal(names, &links(store)?))
 }

@@ -41,13 +41,13 @@ use crate::plan::{
 };
 use crate::spec::hooks::ExecHook;
 use crate::spec::target::{WorkloadKind, WorkloadTarget};
-use crate::spec::{BackupType, ConsistencyMode, Reason};
+use crate::spec::{ConsistencyMode, Reason};
 
 pub use cluster::{Cluster, FIELD_MANAGER, failure, is_missing, is_transient};
 pub use holding::Held;
 use holding::Stopped;
 pub use settings::Settings;
-pub use store_work::{StoreErrand, StoreFigures, StoreWork};
+pub use store_work::{StoreAnswer, StoreErrand, StoreFigures, StoreWork};
 pub use workload::Workload;
 
 use conversation::Conversation;
@@ -295,9 +295,6 @@ impl Runtime for KubernetesRuntime {
         match job {
             Job::Backup(job) => {
                 translate::store(&job.store)?;
-                if job.spec.backup_type == BackupType::Incremental {
-                    return refuse("this version writes no incremental backups", "use type Full");
-                }
             }
             Job::Restore(job) => {
                 host::refuse_containers(job)?;

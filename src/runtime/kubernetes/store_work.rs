@@ -26,12 +26,23 @@ pub struct StoreFigures {
     pub free_bytes: u64,
 }
 
+/// What work on a store has found and done.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StoreAnswer {
+    /// What the store holds now.
+    pub figures: StoreFigures,
+    /// Every manifest, where it was inspected.
+    pub manifests: Vec<Value>,
+    /// Archives that were to be removed and stay, each with one that builds on it.
+    pub stay: Vec<(String, String)>,
+}
+
 /// One piece of work on a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreWork {
     /// Free space, and every manifest.
     Inspect,
-    /// Remove these archives.
+    /// Remove these archives, but for those that others build on.
     Delete(Vec<String>),
 }
 
@@ -63,7 +74,7 @@ impl KubernetesRuntime {
         purpose: &str,
         binding: &StoreBinding,
         errand: StoreErrand,
-    ) -> Result<(StoreFigures, Vec<Value>), Failure> {
+    ) -> Result<StoreAnswer, Failure> {
         let (store_claim, mounted) = translate::store(binding)?;
         let found =
             claims::describe(&self.cluster, &object.namespace, std::slice::from_ref(&store_claim))
@@ -107,7 +118,9 @@ impl KubernetesRuntime {
             })
             .await;
         conversation.let_go().await?;
-        Ok((figures(&answer?), manifests))
+        let answer = answer?;
+        let stay = serde_json::from_value(answer["stay"].clone()).unwrap_or_default();
+        Ok(StoreAnswer { figures: figures(&answer), manifests, stay })
     }
 }
 

@@ -95,7 +95,7 @@ pub enum Work {
     Carry(Action),
     /// Look into the store: free space and every manifest.
     Inspect,
-    /// Remove these archives from the store.
+    /// Remove these archives from the store, but for those that others build on.
     Delete(Vec<String>),
     /// End.
     Finish,

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Mission, Request, Saying, Work, termination_message};
 use crate::engine::{Cancel, LocalStore, Progress};
+use crate::plan::chain::Removal;
 use crate::plan::{Action, Failure, Job, JournalEntry, Log, Mark};
 use crate::runtime::host::{self, HostRuntime};
 use crate::runtime::{Handles, Runtime, Turn};
@@ -197,11 +198,12 @@ impl Mover {
 
     fn delete(&self, names: &[String]) -> Result<Value, Failure> {
         let store = host::open_store(&self.mission.store)?;
-        for name in names {
+        let Removal { remove, stay } = host::removable(&store, names)?;
+        for name in &remove {
             store.discard(name)?;
             store.delete(name)?;
         }
-        Ok(with_store(json!({ "deleted": names }), &self.mission))
+        Ok(with_store(json!({ "deleted": remove, "stay": stay }), &self.mission))
     }
 }
 

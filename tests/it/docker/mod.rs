@@ -10,6 +10,7 @@ mod downtime;
 mod engine;
 mod faults;
 mod files;
+mod incremental;
 mod kills;
 mod labels;
 mod packaging;

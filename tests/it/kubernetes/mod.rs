@@ -9,6 +9,7 @@ mod failures;
 mod faults;
 mod forward;
 mod hooks;
+mod incremental;
 mod kills;
 mod operations;
 mod permissions;
