@@ -12,7 +12,8 @@ fn project() -> Option<Project> {
     let project = Project::new()?;
     let data = project.volume("data");
     project.start("db", &["-v", &format!("{data}:/data")], SERVICE);
-    project.start("quiet", &["-v", &format!("{}:/data", project.volume("files"))], "sleep 1000");
+    let files = format!("{}:/data", project.volume("files"));
+    project.start("quiet", &["-v", &files], "trap 'exit 0' TERM; while :; do sleep 0.2; done");
     shell(
         &project.at("files"),
         "mkdir -p deep; head -c 2000000 /dev/urandom > deep/big; ln deep/big hard",
