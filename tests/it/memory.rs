@@ -1,5 +1,6 @@
 //! How much memory the real program takes: a million entries, and a file of 20 GB that is mostly hole. Not in
 //! the default run: making, reading, proving and restoring a million files takes minutes (`make e2e-memory`).
+//! Needs two million inodes where temporary files are, and hardly any room.
 
 // The figures are what a reader of the log wants to see.
 #![allow(clippy::print_stdout)]
@@ -107,8 +108,11 @@ fn twenty_gigabytes_of_hole_take_no_memory() {
         let name = format.replace('.', "-");
         let more = format!("archive: {{format: {format}}}");
         let taken = apply(&scene, &backup(&name, "@/live", &more));
-        let back = format!("back-{name}");
-        let restored = apply(&scene, &restoring(&name, &back));
+        // Extracted, not restored: that asks for room for the holes too.
+        let back = format!("back-{name}/live");
+        let to = format!("back-{name}");
+        let (restored, ended) = peak(&scene, &["backup", "extract", &name, "--to", &to]);
+        ended.ok();
         assert!(
             taken <= bound && restored <= bound,
             "{format}: {taken}, {restored} KiB of {bound}"
