@@ -249,6 +249,24 @@ impl Operator {
         Ok((applied, problems))
     }
 
+    /// Takes away what would go on speaking of an object that is gone.
+    pub(super) async fn fall_silent(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), OperatorError> {
+        match kind {
+            Kind::BackupSchedule => {
+                self.metrics.forget_schedule(namespace, name);
+                self.catalog.remove_scheduled_task(namespace, name).await?;
+            }
+            Kind::BackupStore => self.metrics.forget_store(namespace, name),
+            Kind::Backup | Kind::Restore | Kind::Upgrade => {}
+        }
+        Ok(())
+    }
+
     /// Takes note that an object's document is gone. A Backup's archive goes with it only where its
     /// `deletionPolicy` says so.
     pub(super) async fn remove(
@@ -258,30 +276,22 @@ impl Operator {
     ) -> Result<(), OperatorError> {
         let now = jiff::Timestamp::now();
         self.catalog.remove_resource(key.kind.as_str(), &key.namespace, &key.name, now).await?;
-        match key.kind {
-            Kind::BackupSchedule => {
-                self.metrics.forget_schedule(&key.namespace, &key.name);
-                self.catalog.remove_scheduled_task(&key.namespace, &key.name).await?;
+        self.fall_silent(key.kind, &key.namespace, &key.name).await?;
+        if key.kind != Kind::Backup {
+            return Ok(());
+        }
+        let policy: DeletionPolicy =
+            serde_json::from_value(document["spec"]["deletionPolicy"].clone()).unwrap_or_default();
+        let backup = BackupKey::Object { namespace: key.namespace.clone(), name: key.name.clone() };
+        if policy == DeletionPolicy::Delete
+            && let Some(record) = self.catalog.backup(backup).await?
+        {
+            warn!(backup = record.backup_name, "removed with its document");
+            match self.delete_backup(&record).await {
+                // It goes when retention, or somebody, removes what builds on it.
+                Err(error) if error.reason() == Reason::ArchiveNeeded => warn!("{error}"),
+                result => result?,
             }
-            Kind::BackupStore => self.metrics.forget_store(&key.namespace, &key.name),
-            Kind::Backup => {
-                let policy: DeletionPolicy =
-                    serde_json::from_value(document["spec"]["deletionPolicy"].clone())
-                        .unwrap_or_default();
-                let backup =
-                    BackupKey::Object { namespace: key.namespace.clone(), name: key.name.clone() };
-                if policy == DeletionPolicy::Delete
-                    && let Some(record) = self.catalog.backup(backup).await?
-                {
-                    warn!(backup = record.backup_name, "removed with its document");
-                    match self.delete_backup(&record).await {
-                        // It goes when retention, or somebody, removes what builds on it.
-                        Err(error) if error.reason() == Reason::ArchiveNeeded => warn!("{error}"),
-                        result => result?,
-                    }
-                }
-            }
-            Kind::Restore | Kind::Upgrade => {}
         }
         Ok(())
     }

@@ -229,16 +229,7 @@ async fn forget(kind: Kind, operation: &OperationId, context: &Context) -> Resul
     if same && resource.removed_at.is_none() {
         resource.removed_at = Some(Timestamp::now());
         catalog.put_resource(resource).await.map_err(OperatorError::from)?;
-        let metrics = context.operator.metrics();
-        match kind {
-            Kind::BackupSchedule => {
-                metrics.forget_schedule(namespace, name);
-                let removed = catalog.remove_scheduled_task(namespace, name).await;
-                removed.map_err(OperatorError::from)?;
-            }
-            Kind::BackupStore => metrics.forget_store(namespace, name),
-            Kind::Backup | Kind::Restore | Kind::Upgrade => {}
-        }
+        context.operator.fall_silent(kind, namespace, name).await?;
     }
     Ok(())
 }
