@@ -270,9 +270,9 @@ fn backup(
     store: &StoreBinding,
     trigger: BackupTrigger,
 ) -> BackupJob {
-    BackupJob {
-        operation: operation.clone(),
-        spec: BackupSpec {
+    BackupJob::new(
+        operation.clone(),
+        BackupSpec {
             target,
             store_ref: NameReference::new(&store.name),
             backup_type: BackupType::Full,
@@ -294,14 +294,8 @@ fn backup(
             deletion_policy: DeletionPolicy::Retain,
             trigger,
         },
-        store: store.clone(),
-        schedule: None,
-        previous: None,
-        origin: None,
-        root_names: Vec::new(),
-        places: Vec::new(),
-        definitions: None,
-    }
+        store.clone(),
+    )
 }
 
 /// The restore that undoes an upgrade's changes to data. It takes no safety backup of its own: the

@@ -13,20 +13,14 @@ fn job(spec: &serde_json::Value) -> BackupJob {
     if let (Some(whole), Some(more)) = (whole.as_object_mut(), spec.as_object()) {
         whole.extend(more.clone());
     }
-    BackupJob {
-        operation: "Backup/shop/b/1".parse().unwrap(),
-        spec: serde_json::from_value(whole).unwrap(),
-        store: StoreBinding {
+    BackupJob::new(
+        "Backup/shop/b/1".parse().unwrap(),
+        serde_json::from_value(whole).unwrap(),
+        StoreBinding {
             name: "main".to_owned(),
             spec: serde_json::from_value(json!({"local": {"path": "/x"}})).unwrap(),
         },
-        schedule: None,
-        previous: None,
-        origin: None,
-        root_names: Vec::new(),
-        places: Vec::new(),
-        definitions: None,
-    }
+    )
 }
 
 fn archive(name: &str) -> ParentFacts {

@@ -62,6 +62,23 @@ pub struct BackupJob {
     pub definitions: Option<docker::Definitions>,
 }
 
+impl BackupJob {
+    /// A backup that nothing is known of yet besides what is wanted.
+    pub fn new(operation: OperationId, spec: BackupSpec, store: StoreBinding) -> Self {
+        Self {
+            operation,
+            spec,
+            store,
+            schedule: None,
+            previous: None,
+            origin: None,
+            root_names: Vec::new(),
+            places: Vec::new(),
+            definitions: None,
+        }
+    }
+}
+
 /// One archive to put back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

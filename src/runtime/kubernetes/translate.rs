@@ -124,17 +124,11 @@ mod tests {
             "storeRef": {"name": "main"},
             "hooks": {"before": [{"http": {"url": "http://x/", "headers": {"x": "secret"}}}]},
         });
-        let job = Job::Backup(BackupJob {
-            operation: "Backup/shop/b/1/u".parse().unwrap(),
-            spec: serde_json::from_value(spec).unwrap(),
-            store: binding(""),
-            schedule: None,
-            previous: None,
-            origin: None,
-            root_names: Vec::new(),
-            places: Vec::new(),
-            definitions: None,
-        });
+        let job = Job::Backup(BackupJob::new(
+            "Backup/shop/b/1/u".parse().unwrap(),
+            serde_json::from_value(spec).unwrap(),
+            binding(""),
+        ));
         let mission = mission(&job, &["data-db-0".to_owned()], &[]).unwrap();
         let text = serde_json::to_string(&mission).unwrap();
         assert!(!text.contains("secret"), "{text}");

@@ -19,17 +19,7 @@ fn backup(target: &Value) -> Job {
         json!({"target": target, "storeRef": {"name": "main"}, "hooks": hooks()}),
     )
     .unwrap();
-    Job::Backup(BackupJob {
-        operation: "Backup/default/b/1".parse().unwrap(),
-        spec,
-        store: store(),
-        schedule: None,
-        previous: None,
-        origin: None,
-        root_names: Vec::new(),
-        places: Vec::new(),
-        definitions: None,
-    })
+    Job::Backup(BackupJob::new("Backup/default/b/1".parse().unwrap(), spec, store()))
 }
 
 fn restore(target: &Value) -> Job {

@@ -37,17 +37,7 @@ fn backup_of(job: &UpgradeJob) -> Result<Option<BackupJob>, Failure> {
         "consistency": {"mode": ConsistencyMode::Live},
     });
     let spec: BackupSpec = serde_json::from_value(spec).map_err(|error| undecoded(&error))?;
-    Ok(Some(BackupJob {
-        operation: job.operation.clone(),
-        spec,
-        store: store.clone(),
-        schedule: None,
-        previous: None,
-        origin: None,
-        root_names: Vec::new(),
-        places: Vec::new(),
-        definitions: None,
-    }))
+    Ok(Some(BackupJob::new(job.operation.clone(), spec, store.clone())))
 }
 
 fn undecoded(error: &serde_json::Error) -> Failure {
