@@ -40,7 +40,7 @@ e2e: ## Run the tests on a real cluster, the one that KUBECONFIG names
 	@$(SETUP); EIDER_REQUIRE=kubernetes scripts/test.sh --ignore-default-filter -E 'test(/^kubernetes::/)'
 
 .PHONY: e2e-kills
-e2e-kills: ## Of those, what kills the operator, breaks its world and takes its permissions: a quarter of an hour
+e2e-kills: ## Of those, what kills the operator, breaks its world and takes its permissions: half an hour or more
 	@$(SETUP); EIDER_REQUIRE=kubernetes scripts/test.sh --ignore-default-filter -E 'test(/^kubernetes::(kills|failures|permissions)::/)'
 
 .PHONY: e2e-memory
@@ -59,6 +59,10 @@ ci: ## Everything a change must pass, cheapest first
 .PHONY: bench
 bench: ## Compare the archive engine with its peers and write docs/reference/benchmarks.md
 	@$(SETUP); scripts/bench.sh
+
+.PHONY: fuzz
+fuzz: ## Fuzz reader, index and manifest on a nightly toolchain (SECONDS=60 each)
+	@$(SETUP); scripts/fuzz.sh "$(or $(SECONDS),60)" $(TARGETS)
 
 .PHONY: fmt
 fmt: ## Format the sources

@@ -17,8 +17,7 @@ use eider::spec::{ArchiveFormat, VerifyMode};
 use jiff::Timestamp;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> =
-        std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match run(&words) {
         Ok(true) => ExitCode::SUCCESS,

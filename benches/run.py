@@ -15,6 +15,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -96,22 +97,29 @@ def sparse(to, size):
 class Result:
     def __init__(self):
         self.seconds = float("inf")
+        self.work = float("inf")
         self.memory = 0
         self.size = None
 
 
 def measure(command, environment):
-    """Runs a command; seconds, and the peak memory of its largest process in MiB."""
+    """Runs a command; seconds, seconds of all processors, and the peak memory of its largest process in MiB."""
+    words = ["bash", "-o", "pipefail", "-ec", command]
+    # What starts a program counts as its memory too, and Python is not small.
+    small = shutil.which("time")
+    report = tempfile.NamedTemporaryFile() if small else None
+    if small:
+        words = [small, "-q", "-f", "%M", "-o", report.name, *words]
     start = time.monotonic()
-    process = subprocess.Popen(["bash", "-o", "pipefail", "-ec", command], env=environment,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     errors = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.monotonic() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise SystemExit(f"bench: failed ({process.returncode}): {command}\n{errors.decode(errors='replace')}")
-    return seconds, usage.ru_maxrss / 1024
+    memory = (int(report.read().split()[-1]) if small else usage.ru_maxrss) / 1024
+    return seconds, usage.ru_utime + usage.ru_stime, memory
 
 
 def size_of(path):
@@ -149,8 +157,9 @@ class Bench:
                     subprocess.run(["rm", "-rf", str(path)], check=True)
                 for prepare in before:
                     prepare()
-                seconds, memory = measure(command, self.environment)
+                seconds, work, memory = measure(command, self.environment)
                 result = results[name]
+                result.work = min(result.work, work)
                 result.seconds = min(result.seconds, seconds)
                 result.memory = max(result.memory, memory)
                 result.size = size_of(product) if product else None
@@ -165,7 +174,7 @@ class Bench:
             size = "" if result.size is None else f"{result.size / 1e6:.1f} MB"
             if number and result.size and ours.size:
                 size += f" (ours {100 * (ours.size / result.size - 1):+.2f} %)"
-            line = [title if number == 0 else "", name, f"{result.seconds:.2f} s", ratio, size,
+            line = [title if number == 0 else "", name, f"{result.seconds:.2f} s", ratio, f"{result.work:.2f} s", size,
                     f"{result.memory:.0f} MiB"]
             self.rows.append(line)
             print("  ".join(f"{cell:<28}" for cell in line).rstrip(), flush=True)
@@ -294,19 +303,20 @@ class Bench:
             "walk to the fsync of the manifest's directory, hashes and `verify: Quick` included. `×` is how many times "
             "as long the peer takes. Memory is the peak of the largest process.", "",
             f"{os.cpu_count()} cores ({cpu}), Linux {platform.release()}; {self.title}.", "",
-            "| work | command | time | against ours | size | memory |", "| --- | --- | --- | --- | --- | --- |"]
+            "| work | command | time | against ours | processors | size | memory |", "| --- | --- | --- | --- | --- | --- | --- |"]
         lines += ["| " + " | ".join(row) + " |" for row in self.rows]
         if self.missing:
             lines += ["", f"Not installed here: {', '.join(self.missing)}."]
-        Path(output).write_text("\n".join(lines) + "\n")
+        notes = (Path(__file__).parent / "notes.md").read_text()
+        Path(output).write_text("\n".join(lines) + "\n\n" + notes)
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("binary")
-    parser.add_argument("--work", default="/tmp/eider-bench")
+    parser.add_argument("--work", default="/var/tmp/eider-bench")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scale", type=int, default=100)
+    parser.add_argument("--scale", type=int, default=50)
     parser.add_argument("--only", default="")
     parser.add_argument("--output")
     arguments = parser.parse_args()

@@ -187,6 +187,9 @@ pub struct DaemonArguments {
     /// Operations at the same time.
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub concurrency: u16,
+    /// How far reading and writing of data gives way to other programs, as with nice(1); 15 and more are the lowest priority on disks too.
+    #[arg(long, default_value_t = crate::runtime::priority::DEFAULT_NICENESS, value_name = "0-19", value_parser = clap::value_parser!(u8).range(0..=19))]
+    pub nice: u8,
 }
 
 /// Where to listen.

@@ -34,6 +34,7 @@ pub async fn daemon(
             format!("{}: {error}", arguments.specs.display()),
         )
     })?;
+    crate::runtime::priority::set(arguments.nice);
     let stop = stop_signal();
     let (catalog, needs_rebuild) = open_catalog(&global.catalog, &output).await?;
     let operator =

@@ -1,11 +1,13 @@
 //! `eider operator`: waits for its definitions and its turn, then runs the controllers.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use k8s_openapi::api::core::v1::Pod;
 use kube::client::ClientBuilder;
 use kube::{Api, Client, Config};
+use tower::timeout::TimeoutLayer;
 
 use super::arguments::{GlobalArguments, Listen, OperatorArguments};
 use super::daemon::serve_socket;
@@ -21,6 +23,9 @@ use crate::spec::Reason;
 use crate::telemetry::Health;
 use crate::web::{Server, public_router, waiting_router};
 
+/// A stream that is silent for longer is dead: servers end watches after 295 s and say something before.
+const SILENCE: Duration = Duration::from_mins(5);
+
 fn unreachable(message: String) -> CliError {
     CliError::new(ExitCode::Unreachable, Reason::ClusterUnavailable, message)
         .hint("check KUBECONFIG, or run it in a pod with a service account")
@@ -35,9 +40,10 @@ pub async fn operator(
     let stop = stop_signal();
     tokio::pin!(stop);
     let configuration = Config::infer().await.map_err(|error| unreachable(error.to_string()))?;
-    let plain = client(configuration.clone(), None)?;
+    let patience = arguments.request_timeout;
+    let plain = client(configuration.clone(), None, patience)?;
     let leadership = Leadership::default();
-    let gated = client(configuration, Some(leadership.clone()))?;
+    let gated = client(configuration, Some(leadership.clone()), patience)?;
     let health = Arc::new(Health::starting(&["definitions", "leader"]));
     let router = serve(arguments, &health).await?;
     let identity = identity(arguments);
@@ -68,6 +74,7 @@ pub async fn operator(
         image_pull_secrets: arguments.mover_image_pull_secrets.clone(),
         service_account: arguments.mover_service_account.clone(),
         cpu: arguments.mover_cpu.clone(),
+        cpu_limit: arguments.mover_cpu_limit.clone(),
         memory: arguments.mover_memory.clone(),
         start_timeout: arguments.mover_start_timeout,
         deadline: arguments.mover_deadline,
@@ -166,9 +173,18 @@ async fn open_patiently(
     }
 }
 
-fn client(configuration: Config, gate: Option<Leadership>) -> Result<Client, CliError> {
+/// A client whose requests end: a connection that has gone silent, as those through a NAT that has
+/// forgotten them, must not hold up an operation while its service stands still.
+fn client(
+    mut configuration: Config,
+    gate: Option<Leadership>,
+    patience: Duration,
+) -> Result<Client, CliError> {
+    configuration.read_timeout = Some(SILENCE);
     let broken = |error: kube::Error| unreachable(format!("the cluster's configuration: {error}"));
     let builder = ClientBuilder::try_from(configuration).map_err(broken)?;
+    // Until the answer begins; what it holds may take longer.
+    let builder = builder.with_layer(&TimeoutLayer::new(patience));
     Ok(match gate {
         Some(leadership) => builder.with_layer(&GateLayer(leadership)).build(),
         None => builder.build(),

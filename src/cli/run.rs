@@ -7,16 +7,22 @@ use super::arguments::{FileArguments, GlobalArguments, RunArguments};
 use super::backup::{PlanLine, plan_lines};
 use super::output::{CliError, ExitCode, Output};
 use super::session::{Done, Session, judge};
-use crate::operator::{Loaded, fingerprint, load};
+use crate::operator::{Loaded, fingerprint, load, load_beside};
+use crate::plan::Failure;
 use crate::spec::{Document, Reason};
 
 /// Reads the files; problems are printed, all of them, and end the verb.
 fn read(files: &[PathBuf], output: &Output) -> Result<Loaded, CliError> {
-    let loaded = load(files).map_err(|failure| {
-        let mut error = CliError::from(failure);
-        error.exit_code = ExitCode::Usage;
-        error
-    })?;
+    check(load(files).map_err(unreadable)?, output)
+}
+
+fn unreadable(failure: Failure) -> CliError {
+    let mut error = CliError::from(failure);
+    error.exit_code = ExitCode::Usage;
+    error
+}
+
+fn check(loaded: Loaded, output: &Output) -> Result<Loaded, CliError> {
     if loaded.documents.is_empty() && loaded.problems.is_empty() {
         // A check that has looked at nothing must not look like one that has passed.
         return Err(CliError::new(
@@ -41,7 +47,12 @@ fn read(files: &[PathBuf], output: &Output) -> Result<Loaded, CliError> {
 
 /// `eider validate`.
 pub fn validate(arguments: &FileArguments, output: &Output) -> Result<(), CliError> {
-    let loaded = read(&arguments.files, output)?;
+    // Manifests of a service lie beside its backups: what is for others is theirs to judge.
+    let (loaded, foreign) = load_beside(&arguments.files).map_err(unreadable)?;
+    for (other, file) in &foreign {
+        output.note(&format!("{file}: {} {} is not Eider's: not judged", other.what, other.name));
+    }
+    let loaded = check(loaded, output)?;
     let rows: Vec<Vec<String>> = loaded
         .documents
         .iter()

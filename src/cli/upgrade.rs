@@ -109,6 +109,14 @@ async fn create(session: &Session, arguments: &UpgradeCreateArguments) -> Result
     })?;
     let images: Map<String, Value> =
         arguments.images.iter().map(|(name, image)| (name.clone(), json!(image))).collect();
+    let archives = arguments
+        .image_archives
+        .iter()
+        .map(|file| Ok(json!(std::path::absolute(file)?.to_string_lossy())))
+        .collect::<std::io::Result<Vec<Value>>>()
+        .map_err(|error| {
+            CliError::new(ExitCode::Usage, Reason::InvalidSpec, format!("--image-archive: {error}"))
+        })?;
     let mut gate = Map::new();
     for (field, value) in [("timeout", &arguments.timeout), ("soak", &arguments.soak)] {
         if let Some(value) = value {
@@ -116,7 +124,7 @@ async fn create(session: &Session, arguments: &UpgradeCreateArguments) -> Result
         }
     }
     let name = arguments.name.clone().unwrap_or_else(|| stamped("upgrade"));
-    documents.extend(checked(&json!({
+    let mut document = json!({
         "apiVersion": spec::API_VERSION,
         "kind": "Upgrade",
         "metadata": {"name": name, "namespace": arguments.namespace},
@@ -128,7 +136,11 @@ async fn create(session: &Session, arguments: &UpgradeCreateArguments) -> Result
             "healthGate": gate,
             "force": arguments.force,
         },
-    }))?);
+    });
+    if !archives.is_empty() {
+        document["spec"]["imageArchives"] = json!(archives);
+    }
+    documents.extend(checked(&document)?);
     let what = format!("{} to {version}", arguments.project.as_deref().unwrap_or("containers"));
     carry_out(session, documents, &name, &what, arguments.dry_run).await
 }

@@ -1,12 +1,12 @@
 //! What changed between two archives, from their indexes alone.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use super::archive::Archive;
 use super::entry::{Key, display_bytes, key, trimmed};
 use super::error::EngineError;
 use super::index::IndexEntry;
+use super::table::Table;
 use crate::spec::ArchiveFormat;
 
 /// How an entry differs.
@@ -52,8 +52,8 @@ impl Difference {
 
 /// What is compared of an entry of the earlier archive.
 struct Earlier {
-    contents: [u8; 32],
-    attributes: [u8; 32],
+    contents: Key,
+    attributes: Key,
     met: bool,
 }
 
@@ -66,13 +66,14 @@ pub fn differences(
     later: (&Path, ArchiveFormat),
     visit: &mut dyn FnMut(Difference) -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
-    let mut known: HashMap<Key, Earlier> = HashMap::new();
+    let mut rows = Vec::new();
     each(earlier, &mut |entry| {
         let found =
             Earlier { contents: contents(&entry), attributes: attributes(&entry), met: false };
-        known.insert(key(trimmed(&entry.info.name)), found);
+        rows.push((key(trimmed(&entry.info.name)), found));
         Ok(())
     })?;
+    let mut known = Table::new(rows);
     each(later, &mut |entry| {
         let name = trimmed(&entry.info.name);
         let change = match known.get_mut(&key(name)) {
@@ -114,7 +115,7 @@ fn each(
 }
 
 /// What an entry is: a digest, so that a million of them stay small.
-fn contents(entry: &IndexEntry) -> [u8; 32] {
+fn contents(entry: &IndexEntry) -> Key {
     let info = &entry.info;
     let mut hasher = blake3::Hasher::new();
     hasher.update(info.kind.as_str().as_bytes());
@@ -123,10 +124,10 @@ fn contents(entry: &IndexEntry) -> [u8; 32] {
     hasher.update(&info.device.0.to_le_bytes());
     hasher.update(&info.device.1.to_le_bytes());
     hasher.update(info.link_target.as_deref().unwrap_or_default());
-    *hasher.finalize().as_bytes()
+    halved(&hasher)
 }
 
-fn attributes(entry: &IndexEntry) -> [u8; 32] {
+fn attributes(entry: &IndexEntry) -> Key {
     let info = &entry.info;
     let mut hasher = blake3::Hasher::new();
     hasher.update(&info.mode.to_le_bytes());
@@ -135,5 +136,11 @@ fn attributes(entry: &IndexEntry) -> [u8; 32] {
     hasher.update(&info.modified.seconds.to_le_bytes());
     hasher.update(&info.modified.nanoseconds.to_le_bytes());
     hasher.update(&[u8::from(entry.has_xattrs)]);
-    *hasher.finalize().as_bytes()
+    halved(&hasher)
+}
+
+fn halved(hasher: &blake3::Hasher) -> Key {
+    let mut half = [0; 16];
+    half.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    half
 }

@@ -7,7 +7,7 @@ use super::archive::{Archive, Broken, EntrySink, Reading, read_units};
 use super::codec::{Tap, hex, open_archive, open_stream};
 use super::entry::{EntryKind, key, trimmed};
 use super::error::EngineError;
-use super::extract::{entries_elsewhere, stamp};
+use super::extract::entries_elsewhere;
 use super::index::{Index, IndexEntry, Location};
 use super::manifest::Manifest;
 use super::pack::thread_count;
@@ -125,15 +125,17 @@ fn check_references(archive: &Archive, index: &Index, cancel: &Cancel) -> Result
         let opened = archive.open_ancestor(ancestor)?;
         let Some(held) = &opened.index else { return Err(opened.damaged("it has no index")) };
         opened.visit_index(held, &mut |entry| {
-            let name = key(trimmed(&entry.info.name));
-            let meant = left.get(&name).is_some_and(|one| *one == (position, stamp(&entry)));
-            if meant && matches!(entry.location, Location::Here { .. }) {
-                left.remove(&name);
+            let here = matches!(entry.location, Location::Here { .. });
+            if let Some(reference) = left.get_mut(&key(trimmed(&entry.info.name)))
+                && here
+                && reference.means(position, &entry)
+            {
+                reference.met = true;
             }
             Ok(())
         })?;
     }
-    match left.len() {
+    match left.values().filter(|reference| !reference.met).count() {
         0 => Ok(()),
         count => Err(archive.damaged(format!("its ancestors lack {count} of its entries"))),
     }

@@ -7,16 +7,12 @@ use super::{Operator, OperatorError, kubernetes};
 use crate::catalog::{BackupKey, ResourceRecord};
 use crate::plan::{
     BackupJob, Child, ChildFacts, Failure, Job, Log, OperationId, PreflightFacts, RestoreJob,
-    StoreBinding, UpgradeJob, upgrade,
+    StoreBinding, UpgradeJob, safety, upgrade,
 };
 use crate::spec::{
-    ArchiveOptions, BackupSpec, BackupTrigger, BackupType, Consistency, ConsistencyMode,
-    DeletionPolicy, DurationText, Guards, Hooks, Kind, NameReference, Reason, RestoreMode,
-    RestoreSource, RestoreSpec, Target, VerifyMode,
+    BackupTrigger, Consistency, ConsistencyMode, Hooks, Kind, NameReference, Reason, RestoreMode,
+    RestoreSource, RestoreSpec, Target,
 };
-
-/// Days for which the backups are kept that Eider takes before it changes something.
-const SAFETY_BACKUP_DAYS: u64 = 30;
 
 impl Operator {
     /// The child's operation; its document and its journal's first line are written when missing.
@@ -156,11 +152,12 @@ impl Operator {
                 if let Some(host) = &mut target.host {
                     host.paths = facts.live_paths;
                 }
-                let child = backup(operation, target, &parent.store, BackupTrigger::PreRestore);
+                let child =
+                    safety::backup(operation, target, &parent.store, BackupTrigger::PreRestore);
                 Ok(Job::Backup(BackupJob { places, ..child }))
             }
             (Job::Upgrade(parent), Child::UpgradeBackup) => match &parent.store {
-                Some(store) => Ok(Job::Backup(backup(
+                Some(store) => Ok(Job::Backup(safety::backup(
                     operation,
                     parent.spec.target.clone(),
                     store,
@@ -261,41 +258,6 @@ fn child_operation(parent: &OperationId, child: Child) -> OperationId {
         generation: parent.generation,
         uid: None,
     }
-}
-
-/// A backup of a target that its parent already holds still.
-fn backup(
-    operation: &OperationId,
-    target: Target,
-    store: &StoreBinding,
-    trigger: BackupTrigger,
-) -> BackupJob {
-    BackupJob::new(
-        operation.clone(),
-        BackupSpec {
-            target,
-            store_ref: NameReference::new(&store.name),
-            backup_type: BackupType::Full,
-            parent_ref: None,
-            max_chain: None,
-            service_version: None,
-            description: None,
-            exclude: Vec::new(),
-            consistency: Consistency { mode: ConsistencyMode::Live, ..Consistency::default() },
-            hooks: Hooks::default(),
-            archive: ArchiveOptions::default(),
-            verify: VerifyMode::Full,
-            allow_unreadable: false,
-            cross_file_systems: false,
-            // What is there may well be the damage that the restore is for.
-            guards: Guards { max_shrink: 100, allow_empty: true },
-            // Long enough to notice that the change was wrong, and not for ever.
-            expires_after: Some(DurationText::seconds(SAFETY_BACKUP_DAYS * 86_400)),
-            deletion_policy: DeletionPolicy::Retain,
-            trigger,
-        },
-        store.clone(),
-    )
 }
 
 /// The restore that undoes an upgrade's changes to data. It takes no safety backup of its own: the

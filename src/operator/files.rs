@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::{Applied, Operator, OperatorError};
 use crate::catalog::BackupKey;
 use crate::plan::Failure;
-use crate::spec::{self, DeletionPolicy, Document, Kind, Problem, Reason};
+use crate::spec::{self, DeletionPolicy, Document, Foreign, Kind, Problem, Reason};
 
 /// Documents read from files, with what is wrong in the others.
 #[derive(Debug, Default)]
@@ -85,6 +85,25 @@ pub fn fingerprint(paths: &[PathBuf]) -> Vec<FileMark> {
 
 /// Reads every document of these paths; `-` is standard input.
 pub fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
+    read_all(paths, spec::load)
+}
+
+/// The same where documents of others are no problem: what is not Eider's, each with its file.
+pub fn load_beside(paths: &[PathBuf]) -> Result<(Loaded, Vec<(Foreign, String)>), Failure> {
+    let mut foreign = Vec::new();
+    let loaded = read_all(paths, |text, file| {
+        let mut others = Vec::new();
+        let documents = spec::load_beside(text, file, Some(&mut others));
+        foreign.extend(others.into_iter().map(|other| (other, file.to_owned())));
+        documents
+    })?;
+    Ok((loaded, foreign))
+}
+
+fn read_all(
+    paths: &[PathBuf],
+    mut parse: impl FnMut(&str, &str) -> Result<Vec<spec::Located<Document>>, Vec<Problem>>,
+) -> Result<Loaded, Failure> {
     let mut loaded = Loaded::default();
     for path in paths {
         let files = if path == Path::new("-") { vec![path.clone()] } else { files_of(path)? };
@@ -92,7 +111,7 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
             let name = file.to_string_lossy().into_owned();
             let text = read(&file)?;
             loaded.seen_files.insert(name.clone());
-            match spec::load(&text, &name) {
+            match parse(&text, &name) {
                 Ok(documents) => {
                     loaded.valid_files.insert(name.clone());
                     loaded

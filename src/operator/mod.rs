@@ -51,7 +51,7 @@ use crate::telemetry::Metrics;
 
 pub use apply::Applied;
 pub use drive::Running;
-pub use files::{FileMark, Loaded, fingerprint, load};
+pub use files::{FileMark, Loaded, fingerprint, load, load_beside};
 pub use import::Imported;
 pub use prune::{PruneReport, PrunedBackup};
 pub use resolve::Resolved;
@@ -254,10 +254,33 @@ impl Operator {
         if !enter() {
             return Ok(None);
         }
-        let result = self.drive_in_turn(operation, Some(&self.permits)).await;
+        let result = self.drive_in_spite_of_the_catalog(operation).await;
         self.queued.lock().unwrap_or_else(PoisonError::into_inner).remove(operation);
         self.waker.notify_one();
         result
+    }
+
+    /// A catalog whose disk is full comes back, and whatever stands still meanwhile is not to stay so: what
+    /// was begun is gone on with from its journal, as long as it takes.
+    async fn drive_in_spite_of_the_catalog(
+        &self,
+        operation: &OperationId,
+    ) -> Result<Option<Conclusion>, OperatorError> {
+        let mut pause = 2;
+        loop {
+            match self.drive_in_turn(operation, Some(&self.permits)).await {
+                Err(OperatorError::Catalog(error)) if !self.permits.is_closed() => {
+                    tracing::warn!(%operation, "{error}; going on in {pause} s");
+                }
+                result => return result,
+            }
+            for _ in 0..pause {
+                if !self.permits.is_closed() {
+                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                }
+            }
+            pause = (pause * 2).min(30);
+        }
     }
 
     /// A place among the operations at work, for work on a store that belongs to none.

@@ -198,8 +198,8 @@ impl Operator {
             }
             for record in own {
                 self.catalog.mark_backup_deleted(record.id, Timestamp::now()).await?;
-                if record.uid.is_some() {
-                    link.delete(Kind::Backup, namespace, &record.object).await?;
+                if let Some(uid) = &record.uid {
+                    link.delete(Kind::Backup, namespace, &record.object, uid).await?;
                 }
             }
         }
@@ -288,7 +288,8 @@ impl Operator {
         Ok(last.then(|| format!("it is the last verified backup of {}", record.target)))
     }
 
-    async fn archives_in_use(&self) -> Result<Vec<String>, OperatorError> {
+    /// Names of the archives that an operation reads.
+    pub(super) async fn archives_in_use(&self) -> Result<Vec<String>, OperatorError> {
         let mut names = Vec::new();
         for operation in self.catalog.open_operations().await? {
             let journal = self.catalog.journal(&operation).await?;

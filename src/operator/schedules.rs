@@ -317,8 +317,9 @@ impl Operator {
         let generation = resource.generation;
         conditions::ready(&mut conditions, true, reason, &message, generation, now);
         conditions::overdue(&mut conditions, decision.overdue_since, generation, now);
-        let failures =
-            history.iter().take_while(|record| record.status == RecordStatus::Failed).count();
+        // One that runs has not failed and not succeeded yet.
+        let ended = history.iter().filter(|record| record.status != RecordStatus::Running);
+        let failures = ended.take_while(|record| record.status == RecordStatus::Failed).count();
         let message = match decision.overdue_since {
             Some(since) => format!("overdue since {since}"),
             None => message,

@@ -17,6 +17,7 @@ pub mod machine;
 pub mod names;
 pub mod restore;
 pub mod retention;
+pub mod safety;
 pub mod schedule;
 pub mod status;
 pub mod upgrade;

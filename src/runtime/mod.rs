@@ -10,6 +10,7 @@ pub mod host;
 pub mod kubernetes;
 pub mod memory;
 pub mod mover;
+pub mod priority;
 mod probes;
 mod turn;
 

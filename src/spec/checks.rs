@@ -281,7 +281,7 @@ fn check_headers<'a>(
     findings: &mut Vec<Finding>,
 ) {
     for name in names {
-        if hyper::header::HeaderName::from_bytes(name.as_bytes()).is_err() {
+        if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
             let message = format!("`{name}` is not a header name");
             findings.push(Finding::key(member_path(path, name), message));
         } else if name.eq_ignore_ascii_case("authorization") {
@@ -294,7 +294,7 @@ fn check_headers<'a>(
 }
 
 fn check_url(url: &str, path: &str, findings: &mut Vec<Finding>) {
-    let parsed = url.parse::<hyper::Uri>().ok().filter(|uri| {
+    let parsed = url.parse::<http::Uri>().ok().filter(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.host().is_some_and(|host| !host.is_empty())
     });

@@ -52,4 +52,6 @@ pub use store::{
 };
 pub use target::{Consistency, ConsistencyMode, HostTarget, Target};
 pub use upgrade::{Upgrade, UpgradePhase, UpgradeSpec, UpgradeStatus};
-pub use yaml::{Located, load, print as value_to_yaml, to_json, to_yaml, validate_update};
+pub use yaml::{
+    Foreign, Located, load, load_beside, print as value_to_yaml, to_json, to_yaml, validate_update,
+};

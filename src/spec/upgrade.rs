@@ -44,6 +44,10 @@ use super::target::{Consistency, Target};
     validation = Rule::new("!has(self.target.volumeClaims)").message("claims have no version to upgrade").field_path(".target"),
     validation = Rule::new("self.backup.mode == 'Skip' || has(self.backup.storeRef)")
         .message("backup.storeRef is required unless backup.mode is Skip").field_path(".backup.storeRef"),
+    validation = Rule::new("!has(self.imageArchives) || (has(self.target.docker) && has(self.images))")
+        .message("imageArchives hold images for a Docker host; nodes of a cluster take theirs from a registry").field_path(".imageArchives"),
+    validation = Rule::new("!has(self.imageArchives) || self.imageArchives.all(p, p.startsWith('/'))")
+        .message("paths must be absolute").field_path(".imageArchives"),
     validation = Rule::new("!has(self.dataFrom) || self.backup.mode == 'Required'")
         .message("dataFrom replaces the data, which needs a backup of it").field_path(".dataFrom"),
     validation = Rule::new("self.backup.mode == 'Required' || !self.rollback.data || self.rollback.mode == 'Never'")
@@ -62,6 +66,11 @@ pub struct UpgradeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub images: Option<BTreeMap<String, String>>,
+    /// Files as `docker save` writes them (tar, gzip or zstd), which images of `images` are loaded from; a
+    /// file that holds none of them is refused. For Docker hosts; absolute paths where Eider runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 4096)))]
+    pub image_archives: Option<Vec<String>>,
     /// Files and images to apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub package: Option<PackageReference>,

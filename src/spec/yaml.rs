@@ -44,11 +44,45 @@ struct Place {
 /// The place of every field of a document, by path.
 type Places = HashMap<String, Place>;
 
+/// A document that is not for Eider, as a directory of manifests holds them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreign {
+    /// What it says it is, as `apps/v1 Deployment`.
+    pub what: String,
+    /// Its name; empty if it has none.
+    pub name: String,
+}
+
+impl Foreign {
+    /// A document of another API, of a kind that Eider does not have. What could be a slip of the pen in a
+    /// document of Eider's is none.
+    fn read(value: &Value) -> Option<Self> {
+        let (version, kind) = (value["apiVersion"].as_str()?, value["kind"].as_str()?);
+        if kind.parse::<Kind>().is_ok() || version.to_lowercase().contains("eider") {
+            return None;
+        }
+        let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        Some(Self { what: format!("{version} {kind}"), name })
+    }
+}
+
 /// Reads all documents of `text`, YAML or JSON; `file_name` is for messages only.
 ///
 /// # Errors
 /// All problems of all documents, in the order of the text.
 pub fn load(text: &str, file_name: &str) -> Result<Vec<Located<Document>>, Vec<Problem>> {
+    load_beside(text, file_name, None)
+}
+
+/// The same where documents of others are no problem but listed.
+///
+/// # Errors
+/// All problems of all documents, in the order of the text.
+pub fn load_beside(
+    text: &str,
+    file_name: &str,
+    mut foreign: Option<&mut Vec<Foreign>>,
+) -> Result<Vec<Located<Document>>, Vec<Problem>> {
     let mut documents = Vec::new();
     let mut problems = Vec::new();
     let problem = |position: Position, finding: Finding| Problem {
@@ -86,6 +120,12 @@ pub fn load(text: &str, file_name: &str) -> Result<Vec<Located<Document>>, Vec<P
             value = document;
             let moved = |(path, place): (&String, &Place)| Some((compose::moved(path)?, *place));
             places = places.iter().filter_map(moved).chain([(String::new(), root)]).collect();
+        }
+        if let Some(list) = foreign.as_deref_mut()
+            && let Some(other) = Foreign::read(&value)
+        {
+            list.push(other);
+            continue;
         }
         match judge(&value, &mut findings) {
             Some(document) if findings.is_empty() => documents.push(Located {

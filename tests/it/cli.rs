@@ -171,6 +171,17 @@ fn mistakes_in_documents_are_told_with_their_place() {
     scene.run(&["validate", "-f", "bytes.yaml"]).code(2).says("UTF-8");
     scene.write("empty.yaml", "");
     scene.run(&["run", "-f", "empty.yaml"]).code(2);
+    // Manifests of a service beside its backups; a slip of the pen is none of them.
+    scene.write(
+        "beside.yaml",
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n---\n\
+         apiVersion: eider.dev/v1alpha1\nkind: BackupStore\nmetadata: {name: main}\n\
+         spec: {local: {path: /backups}}\n",
+    );
+    scene.run(&["validate", "-f", "beside.yaml"]).code(0).says("Deployment web is not Eider's");
+    scene.run(&["run", "-f", "beside.yaml"]).code(2).says("`apps/v1` is not an API version");
+    scene.write("slip.yaml", "apiVersion: v1\nkind: Backup\nmetadata: {name: x}\nspec: {}\n");
+    scene.run(&["validate", "-f", "slip.yaml"]).code(2).says("write `apiVersion: eider.dev/");
     // Bombs: depth and aliases.
     scene.write("deep.yaml", "[".repeat(100_000));
     scene.run(&["validate", "-f", "deep.yaml"]).code(2);

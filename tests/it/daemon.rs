@@ -232,3 +232,37 @@ fn a_daemon_that_is_asked_to_stop_undoes_what_is_under_way() {
     assert!(scene.path("after").exists());
     assert_eq!(scene.stored(), Vec::<String>::new());
 }
+
+#[test]
+fn data_gives_way_to_other_programs_and_the_daemon_itself_does_not() {
+    let scene = scene();
+    // Three seconds' work.
+    scene.write("live/large", vec![7; 3 << 20]);
+    let more = "archive: {format: tar, ioLimit: 1Mi}\nhooks: {before: [{exec: {command: [sh, -c, 'ps -o ni= -p $$ > @/nice']}}]}";
+    scene.write("specs/slow.yaml", scene.fill(&backup("slow", "@/live", more)));
+    let daemon = Daemon::start(&scene, "specs");
+    let tasks = format!("/proc/{}/task", daemon.child.id());
+    // The nineteenth field, counted behind the name, which may hold spaces.
+    let niceness = |task: &std::path::Path| -> Option<(String, i32)> {
+        let stat = fs::read_to_string(task.join("stat")).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        Some((name.to_owned(), rest.split_whitespace().nth(16)?.parse().ok()?))
+    };
+    let mut data = Vec::new();
+    let mut others = Vec::new();
+    wait_until("the data is read by a thread for it, and by others for compressing", || {
+        let all = fs::read_dir(&tasks).unwrap().filter_map(|task| niceness(&task.unwrap().path()));
+        let (its, rest): (Vec<_>, Vec<_>) = all.partition(|(name, _)| name == "eider-data");
+        (data, others) = (its, rest);
+        data.len() > 2
+    });
+    let base = others.iter().map(|(_, niceness)| *niceness).min().unwrap();
+    assert!(data.iter().all(|(_, niceness)| *niceness == base.max(15)), "{data:?}");
+    assert!(others.iter().all(|(_, niceness)| *niceness == base), "{others:?}");
+    // Hooks hold a service still or let it go: they are as urgent as the daemon.
+    assert_eq!(scene.read("nice").trim(), base.to_string());
+    wait_until("the Backup is carried out", || {
+        scene.backups().iter().any(|record| record["status"] == "Succeeded")
+    });
+    assert_eq!(daemon.stop(), Some(0));
+}

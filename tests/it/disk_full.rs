@@ -1,6 +1,6 @@
 //! A store on a file system that fills up.
 
-use super::scene::{Scene, SmallDisk, may_mount, shell};
+use super::scene::{Daemon, STORE, Scene, SmallDisk, backup, may_mount, shell, wait_until};
 
 #[test]
 fn a_full_disk_fails_a_backup_cleanly_and_spares_earlier_ones() {
@@ -75,4 +75,29 @@ fn a_restore_that_does_not_fit_is_refused_before_anything_changes() {
         .says("space");
     assert_eq!(shell(&scene.path("small"), "find . -type f"), "./data/f\n");
     assert_eq!(scene.read("small/data/f"), "as it was");
+}
+
+/// What was under way stayed where it was, with its service down, until the daemon was started again.
+#[test]
+fn an_operation_goes_on_when_the_disk_of_the_catalog_has_room_again() {
+    if !may_mount("an_operation_goes_on_when_the_disk_of_the_catalog_has_room_again") {
+        return;
+    }
+    let scene = Scene::new();
+    let _disk = SmallDisk::mount(&scene.path("catalog"), "24m");
+    scene.write("live/f", "x");
+    std::fs::create_dir_all(scene.path("specs")).unwrap();
+    let daemon = Daemon::start(&scene, "specs");
+    // The hook fills the disk, and somebody makes room later.
+    let script = "setsid sh -c 'sleep 6; rm @/catalog/ballast' >/dev/null 2>&1 & \
+                  cat /dev/zero > @/catalog/ballast 2>/dev/null; true";
+    let hook = scene.fill(&format!("{{exec: {{command: [sh, -c, \"{script}\"]}}}}"));
+    let document = backup("held", "@/live", &format!("hooks: {{before: [{hook}]}}"));
+    scene.write("specs/held.yaml", scene.fill(&format!("{STORE}---\n{document}")));
+    wait_until("the backup to be finished", || {
+        scene.backups().iter().any(|record| record["status"] == "Succeeded")
+    });
+    assert!(!scene.path("catalog/ballast").exists());
+    assert_eq!(scene.stored().len(), 2, "{:?}", scene.stored());
+    daemon.stop();
 }

@@ -6,22 +6,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-
-/// The program under test, copied once: another build may replace the original while tests run.
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    let (_, path) = PROGRAM.get_or_init(|| {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("eider");
-        std::fs::copy(env!("CARGO_BIN_EXE_eider"), &path).unwrap();
-        (directory, path)
-    });
-    path
-}
 
 /// How a command ended.
 #[derive(Debug)]
@@ -108,7 +95,7 @@ impl Scene {
 
     /// The program with this place's catalog and socket; not yet started.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
-        let mut command = Command::new(program());
+        let mut command = Command::new(crate::support::program());
         command
             .args(arguments)
             .current_dir(self.directory.path())

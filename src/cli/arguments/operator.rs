@@ -40,6 +40,9 @@ pub struct OperatorArguments {
     /// CPU that a mover asks for, such as 500m.
     #[arg(long, env = "EIDER_MOVER_CPU", hide_env_values = true, value_name = "QUANTITY")]
     pub mover_cpu: Option<String>,
+    /// CPU that a mover may use at most, such as 2; no limit by default.
+    #[arg(long, env = "EIDER_MOVER_CPU_LIMIT", hide_env_values = true, value_name = "QUANTITY")]
+    pub mover_cpu_limit: Option<String>,
     /// Memory that a mover asks for and may use, such as 512Mi.
     #[arg(long, env = "EIDER_MOVER_MEMORY", hide_env_values = true, value_name = "QUANTITY")]
     pub mover_memory: Option<String>,
@@ -49,6 +52,9 @@ pub struct OperatorArguments {
     /// How long a mover may run.
     #[arg(long, env = "EIDER_MOVER_DEADLINE", hide_env_values = true, default_value = "1d", value_name = "DURATION", value_parser = parse_duration)]
     pub mover_deadline: Duration,
+    /// How long the API server may take until it answers a request; then it is asked again.
+    #[arg(long, env = "EIDER_REQUEST_TIMEOUT", hide_env_values = true, default_value = "1m", value_name = "DURATION", value_parser = parse_duration)]
+    pub request_timeout: Duration,
     /// Name of the Lease that replicas take turns at.
     #[arg(
         long,

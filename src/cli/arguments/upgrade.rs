@@ -1,5 +1,7 @@
 //! Arguments of `eider upgrade create`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 /// `eider upgrade create`.
@@ -14,6 +16,9 @@ pub struct UpgradeCreateArguments {
     /// The new image of a service or container; may be repeated.
     #[arg(long = "image", value_name = "SERVICE=IMAGE", required = true, value_parser = parse_image)]
     pub images: Vec<(String, String)>,
+    /// A file of `docker save` to load the image from; may be repeated.
+    #[arg(long = "image-archive", value_name = "FILE")]
+    pub image_archives: Vec<PathBuf>,
     /// The version they have; default the tag of the first image.
     #[arg(long = "version", value_name = "VERSION")]
     pub to_version: Option<String>,

@@ -6,8 +6,11 @@ use unicode_width::UnicodeWidthStr;
 const DEFAULT_WIDTH: usize = 100;
 const GAP: usize = 2;
 /// Columns whose content is of any length, and of which the beginning says most.
-const FREE_TEXT: [&str; 8] =
-    ["TARGET", "MESSAGE", "WHAT", "ARCHIVE", "DESCRIPTION", "NAME", "OBJECT", "LOCATION"];
+const FREE_TEXT: [&str; 9] =
+    ["TARGET", "MESSAGE", "WHAT", "ARCHIVE", "DESCRIPTION", "NAME", "OBJECT", "LOCATION", WRAPPED];
+/// A last column that is never cut: what a plan does and does not cover is read to the end. Its lines go on
+/// below each other.
+const WRAPPED: &str = "DOES";
 /// No column is cut below this.
 const NARROWEST: usize = 8;
 
@@ -42,6 +45,40 @@ fn cut(text: &str, width: usize) -> String {
     }
     kept.push('…');
     kept
+}
+
+/// The lines of a text at most `width` wide, broken between words.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let mut word = word.to_owned();
+        loop {
+            let line = lines.last_mut().map(std::mem::take).unwrap_or_default();
+            let gap = usize::from(!line.is_empty());
+            if line.width() + gap + word.width() <= width {
+                let joined = if line.is_empty() { word } else { format!("{line} {word}") };
+                lines.pop();
+                lines.push(joined);
+                break;
+            }
+            if !line.is_empty() {
+                lines.pop();
+                lines.extend([line, String::new()]);
+                continue;
+            }
+            // A word that is longer than a line; a letter may be as wide as two.
+            let mut head = String::new();
+            let letters = word.chars().take_while(|letter| {
+                head.push(*letter);
+                head.width() <= width.max(2)
+            });
+            let taken = letters.count();
+            lines.pop();
+            lines.extend([word.chars().take(taken).collect(), String::new()]);
+            word = word.chars().skip(taken).collect();
+        }
+    }
+    lines
 }
 
 /// A table of at most `limit` columns of text: the widest columns give way, the right ones first.
@@ -84,16 +121,28 @@ pub(super) fn render(headers: &[&str], rows: &[Vec<String>], limit: usize) -> St
     let mut text = String::new();
     let mut line = |cells: &[String]| {
         let mut line = String::new();
+        let mut rest = Vec::new();
         for (index, (cell, width)) in cells.iter().zip(&widths).enumerate() {
             if index > 0 {
                 line.push_str(&" ".repeat(GAP));
             }
-            let cell = cut(cell, *width);
+            let is_last = index + 1 == cells.len();
+            let cell = if is_last && headers.last() == Some(&WRAPPED) {
+                let indent = " ".repeat(line.width());
+                let mut lines = wrap(cell, *width).into_iter();
+                let first = lines.next().unwrap_or_default();
+                rest = lines.map(|line| format!("{indent}{line}")).collect();
+                first
+            } else {
+                cut(cell, *width)
+            };
             line.push_str(&cell);
             line.push_str(&" ".repeat(width.saturating_sub(cell.width())));
         }
-        text.push_str(line.trim_end());
-        text.push('\n');
+        for line in std::iter::once(line).chain(rest) {
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
     };
     line(&headers.iter().map(|header| (*header).to_owned()).collect::<Vec<_>>());
     for row in &rows {
@@ -142,6 +191,21 @@ mod tests {
                 assert!(line.width() <= limit, "{limit}: {line}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_plan_does_is_told_to_the_end() {
+        let long =
+            format!("volume data (of {}) {}", "db, web, cache, ".repeat(9).trim(), "y".repeat(90));
+        let rows = vec![row(&["-", "target", &long]), row(&["1", "archive", "read"])];
+        let text = render(&["NO", "STEP", "DOES"], &rows, 60);
+        assert!(text.lines().all(|line| line.width() <= 60), "{text}");
+        let told: Vec<&str> = text.split_whitespace().collect();
+        assert!(told.concat().contains(&long.replace(' ', "")), "{text}");
+        assert!(text.lines().nth(2).unwrap().starts_with("             "), "{text}");
+        assert!(text.ends_with("1   archive  read\n"), "{text}");
+        assert_eq!(wrap("a  b", 1), ["a", "b"]);
+        assert_eq!(wrap("語語", 2), ["語", "語"]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::summary::UnpackSummary;
 use crate::failpoint;
 use crate::spec::ArchiveFormat;
 pub use one::extract_one;
-pub(super) use run::{entries_elsewhere, stamp};
+pub(super) use run::entries_elsewhere;
 pub use salvage::{Salvaged, salvage};
 
 /// What an archive may hold at most; none means that only its own size limits it.

@@ -1,6 +1,5 @@
 //! Runs an extraction: on all cores by the index, as a stream without, or what damage has left.
 
-use std::collections::HashMap;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -11,12 +10,13 @@ use super::UnpackOptions;
 use super::check::Plan;
 use super::place::Extractor;
 use crate::engine::archive::{Archive, Broken, EntrySink, Reading, read_units};
-use crate::engine::entry::{EntryKind, Key, Moment, key, trimmed};
+use crate::engine::entry::{Key, key, trimmed};
 use crate::engine::error::EngineError;
 use crate::engine::index::{Index, IndexEntry, Location};
 use crate::engine::pack::thread_count;
 use crate::engine::progress::{Cancel, Progress};
 use crate::engine::summary::UnpackSummary;
+use crate::engine::table::Table;
 use crate::engine::tar::{TarEntry, TarReader};
 
 /// What all threads of one extraction share.
@@ -175,15 +175,14 @@ fn extract_units(
     // What is in ancestors comes first; links, wherever they are, wait until all is there.
     let elsewhere = entries_elsewhere(archive, index)?;
     for (position, ancestor) in (0_u32..).zip(&index.description.ancestors) {
-        if !elsewhere.values().any(|(found, _)| *found == position) {
+        if !elsewhere.values().any(|reference| reference.ancestor == position) {
             continue;
         }
         let opened = archive.open_ancestor(ancestor)?;
         let Some(held) = &opened.index else { return Err(opened.damaged("it has no index")) };
         let meant = |entry: &IndexEntry| {
-            elsewhere
-                .get(&key(trimmed(&entry.info.name)))
-                .is_some_and(|found| *found == (position, stamp(entry)))
+            let found = elsewhere.get(&key(trimmed(&entry.info.name)));
+            found.is_some_and(|reference| reference.means(position, entry))
         };
         let wanted = |entry: &IndexEntry| Ok(meant(entry) && wanted(entry)?);
         let make = || Ok(Chosen { extractor: Extractor::new(shared, true)?, meant: &meant });
@@ -196,39 +195,54 @@ fn extract_units(
     }
     // Whatever the ancestors hold, what was planned has to be there.
     let left = shared.plan.entries.saturating_sub(all.taken());
-    if left > 0 && shared.lost.is_none() && !elsewhere.is_empty() {
+    if left > 0 && shared.lost.is_none() && elsewhere.values().next().is_some() {
         return Err(archive.damaged(format!("its ancestors lack {left} of its entries")));
     }
     all.finish()
 }
 
-/// Which entries are in which ancestor, and what tells them from others of their name.
-type Elsewhere = HashMap<Key, (u32, Stamp)>;
+/// An entry that is in an ancestor, and what tells it from others of its name.
+pub(in crate::engine) struct Reference {
+    ancestor: u32,
+    stamp: Key,
+    /// For whoever looks for all of them.
+    pub met: bool,
+}
+
+impl Reference {
+    /// Whether this entry of the ancestor at this position is meant.
+    pub(in crate::engine) fn means(&self, position: u32, entry: &IndexEntry) -> bool {
+        self.ancestor == position && self.stamp == stamp(entry)
+    }
+}
 
 /// What an entry and the one that it refers to have in common: change, inode, kind and size.
-pub(in crate::engine) type Stamp = (Moment, u64, EntryKind, u64);
-
-/// The stamp of an entry.
-pub(in crate::engine) fn stamp(entry: &IndexEntry) -> Stamp {
-    (entry.changed, entry.inode, entry.info.kind, entry.info.size)
+fn stamp(entry: &IndexEntry) -> Key {
+    let mut bytes = [0; 29];
+    bytes[..8].copy_from_slice(&entry.changed.seconds.to_le_bytes());
+    bytes[8..12].copy_from_slice(&entry.changed.nanoseconds.to_le_bytes());
+    bytes[12..20].copy_from_slice(&entry.inode.to_le_bytes());
+    bytes[20..28].copy_from_slice(&entry.info.size.to_le_bytes());
+    bytes[28] = entry.info.kind as u8;
+    key(&bytes)
 }
 
 /// The entries of an archive that lie in its ancestors.
 pub(in crate::engine) fn entries_elsewhere(
     archive: &Archive,
     index: &Index,
-) -> Result<Elsewhere, EngineError> {
-    let mut elsewhere = HashMap::new();
+) -> Result<Table<Reference>, EngineError> {
+    let mut rows = Vec::new();
     if !index.description.ancestors.is_empty() {
         archive.visit_index(index, &mut |entry| {
-            if let Location::Ancestor(position) = entry.location {
-                let name = key(trimmed(&entry.info.name));
-                elsewhere.insert(name, (position, stamp(&entry)));
+            if let Location::Ancestor(ancestor) = entry.location {
+                let reference = Reference { ancestor, stamp: stamp(&entry), met: false };
+                rows.push((key(trimmed(&entry.info.name)), reference));
             }
             Ok(())
         })?;
     }
-    Ok(elsewhere)
+    Ok(Table::new(rows))
 }
 
 /// Takes only those entries of an ancestor that are meant.

@@ -138,6 +138,11 @@ impl Index {
         Entries::new(&self.payload, &self.blocks)
     }
 
+    /// The hash of this number, in the order of the entries that have one.
+    pub(super) fn hash(&self, number: u32) -> Option<[u8; 32]> {
+        read::hash_at(&self.payload, &self.blocks, number)
+    }
+
     /// The bytes that this was read from.
     pub(super) fn payload(&self) -> &[u8] {
         &self.payload

@@ -16,6 +16,17 @@ pub(in crate::engine) struct EntryBlock {
     count: u32,
     hashes: usize,
     hash_count: u32,
+    /// How many hashes the blocks before it have.
+    hashes_before: u32,
+}
+
+/// The hash of this number, counted over all blocks.
+pub(super) fn hash_at(payload: &[u8], blocks: &[EntryBlock], number: u32) -> Option<[u8; 32]> {
+    let after = blocks.partition_point(|block| block.hashes_before <= number);
+    let block = blocks.get(after.checked_sub(1)?)?;
+    let within = number.checked_sub(block.hashes_before).filter(|at| *at < block.hash_count)?;
+    let start = block.hashes + 32 * within as usize;
+    payload.get(start..start + 32)?.try_into().ok()
 }
 
 struct Block<'a> {
@@ -32,6 +43,7 @@ pub(in crate::engine) fn parse(payload: Vec<u8>) -> Result<Index, String> {
     let mut members: Vec<Member> = Vec::new();
     let mut blocks: Vec<EntryBlock> = Vec::new();
     let mut removed = Vec::new();
+    let mut hashes = 0_u32;
     let mut at = 0;
     while at < payload.len() {
         let block = next_block(&payload, &mut at).ok_or("its index is cut")?;
@@ -54,6 +66,7 @@ pub(in crate::engine) fn parse(payload: Vec<u8>) -> Result<Index, String> {
                 count: block.count,
                 hashes: 0,
                 hash_count: 0,
+                hashes_before: hashes,
             }),
             block::HASHES => {
                 let owner = blocks.last_mut().filter(|owner| owner.hash_count == 0);
@@ -63,6 +76,8 @@ pub(in crate::engine) fn parse(payload: Vec<u8>) -> Result<Index, String> {
                 }
                 owner.hashes = block.start;
                 owner.hash_count = block.count;
+                // An index has at most 4 GiB.
+                hashes = hashes.saturating_add(block.count);
             }
             block::REMOVED => {
                 let raw = unpack(&block)?;

@@ -92,7 +92,7 @@ fn payload_of(entries: &[IndexEntry], members: &[Member]) -> Vec<u8> {
             _ => writer.add(entry, false).unwrap(),
         }
     }
-    writer.remove(b"gone");
+    writer.remove(b"gone").unwrap();
     let description = Description { version: 1, tool: "test".into(), ..Description::default() };
     writer.finish(&description, members, &following).unwrap()
 }
@@ -144,6 +144,21 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn however_many_names_are_removed_the_index_can_be_read() {
+    let mut writer = IndexWriter::new().unwrap();
+    let name = |number: u32| format!("{number}-{}", "x".repeat(250)).into_bytes();
+    // More than one block may hold.
+    let count = u32::try_from(BLOCK_LIMIT).unwrap() / 200;
+    for number in 0..count {
+        writer.remove(&name(number)).unwrap();
+    }
+    let description = Description { version: 1, ..Description::default() };
+    let index = parse(writer.finish(&description, &[member(0)], &[]).unwrap()).unwrap();
+    assert_eq!(index.removed.len(), count as usize);
+    assert!(index.removed.into_iter().eq((0..count).map(name)));
 }
 
 #[test]

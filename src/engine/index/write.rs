@@ -50,10 +50,13 @@ pub(in crate::engine) struct IndexWriter {
     hashes: usize,
     name: Vec<u8>,
     owner: Option<(u64, u64, u64)>,
-    /// Hashes that are known with the entry, in order among all; the others come from the workers.
-    known: Vec<Option<[u8; 32]>>,
+    /// For every hash whether it is known with the entry; the others come from the workers.
+    is_known: Vec<bool>,
+    known: Vec<[u8; 32]>,
     removed: Vec<u8>,
     removed_count: u32,
+    /// Finished blocks of removed names.
+    removed_blocks: Vec<u8>,
 }
 
 impl IndexWriter {
@@ -66,9 +69,11 @@ impl IndexWriter {
             hashes: 0,
             name: Vec::new(),
             owner: None,
+            is_known: Vec::new(),
             known: Vec::new(),
             removed: Vec::new(),
             removed_count: 0,
+            removed_blocks: Vec::new(),
         })
     }
 
@@ -136,7 +141,8 @@ impl IndexWriter {
         self.entries += 1;
         if has_hash {
             self.hashes += 1;
-            self.known.push(entry.hash);
+            self.is_known.push(entry.hash.is_some());
+            self.known.extend(entry.hash);
         }
         if self.block.len() >= BLOCK_LENGTH {
             self.end_block()?;
@@ -145,9 +151,22 @@ impl IndexWriter {
     }
 
     /// Notes that the parent has a name which is no longer there.
-    pub(in crate::engine) fn remove(&mut self, name: &[u8]) {
+    pub(in crate::engine) fn remove(&mut self, name: &[u8]) -> io::Result<()> {
         push_bytes(&mut self.removed, name);
         self.removed_count += 1;
+        if self.removed.len() >= BLOCK_LENGTH { self.end_removed() } else { Ok(()) }
+    }
+
+    fn end_removed(&mut self) -> io::Result<()> {
+        if self.removed_count == 0 {
+            return Ok(());
+        }
+        let raw = std::mem::take(&mut self.removed);
+        let count = std::mem::take(&mut self.removed_count);
+        let mut blocks = std::mem::take(&mut self.removed_blocks);
+        self.pack(block::REMOVED, count, &raw, &mut blocks)?;
+        self.removed_blocks = blocks;
+        Ok(())
     }
 
     fn end_block(&mut self) -> io::Result<()> {
@@ -179,6 +198,7 @@ impl IndexWriter {
         hashes: &[[u8; 32]],
     ) -> io::Result<Vec<u8>> {
         self.end_block()?;
+        self.end_removed()?;
         let mut output = Vec::new();
         let text = serde_json::to_vec(description).map_err(io::Error::other)?;
         self.pack(block::DESCRIPTION, 1, &text, &mut output)?;
@@ -195,17 +215,18 @@ impl IndexWriter {
         }
         let mut following = hashes.iter();
         let mut known = std::mem::take(&mut self.known).into_iter();
+        let mut is_known = std::mem::take(&mut self.is_known).into_iter();
         for (packed, count) in std::mem::take(&mut self.finished) {
             output.extend_from_slice(&packed);
             drop(packed);
             let mut raw = Vec::with_capacity(count * 32);
             for _ in 0..count {
-                let hash = match known.next().flatten() {
-                    Some(hash) => hash,
-                    None => *following
-                        .next()
-                        .ok_or_else(|| io::Error::other("fewer hashes than files"))?,
+                let hash = if is_known.next() == Some(true) {
+                    known.next()
+                } else {
+                    following.next().copied()
                 };
+                let hash = hash.ok_or_else(|| io::Error::other("fewer hashes than files"))?;
                 raw.extend_from_slice(&hash);
             }
             if count > 0 {
@@ -216,11 +237,7 @@ impl IndexWriter {
         if following.next().is_some() {
             return Err(io::Error::other("more hashes than files"));
         }
-        if self.removed_count > 0 {
-            let raw = std::mem::take(&mut self.removed);
-            let count = self.removed_count;
-            self.pack(block::REMOVED, count, &raw, &mut output)?;
-        }
+        output.extend_from_slice(&self.removed_blocks);
         Ok(output)
     }
 }

@@ -37,8 +37,8 @@ struct Estimator {
 }
 
 impl Estimator {
-    fn is_unchanged(&self, found: &Found<'_>, stat: &Stat) -> bool {
-        self.previous.as_ref().is_some_and(|previous| {
+    fn is_unchanged(&mut self, found: &Found<'_>, stat: &Stat) -> bool {
+        self.previous.as_mut().is_some_and(|previous| {
             let entry = source::describe(found.name.to_vec(), EntryKind::File, stat);
             previous.unchanged(&entry, stat).is_some()
         })

@@ -5,6 +5,7 @@
 //! compresses, one writes; memory is a fixed number of buffers beside the index, whatever the data.
 
 mod estimate;
+mod links;
 mod packer;
 mod previous;
 mod stream;
@@ -26,7 +27,7 @@ use super::member::piece_length;
 use super::progress::{Cancel, Progress};
 use super::roots::Root;
 use super::select::Patterns;
-use super::summary::PackSummary;
+use super::summary::{PackSummary, Warning};
 use super::walk::Boundaries;
 use crate::failpoint;
 use crate::spec::ArchiveFormat;
@@ -40,8 +41,9 @@ use sha2::Digest;
 
 /// More workers than this gain nothing: reading is one thread's work.
 const THREADS_LIMIT: usize = 64;
-/// Warnings that the index lists; the others are only counted.
+/// Warnings that the index lists, and how long they may be together; the others are only counted.
 const WARNINGS_LISTED: usize = 1000;
+const WARNINGS_LENGTH: usize = 1 << 20;
 
 /// What to archive and how.
 #[derive(Debug, Clone, Default)]
@@ -164,7 +166,7 @@ fn finish<W: Write>(
         ancestors,
         counts: summary.counts,
         source_bytes: summary.source_bytes,
-        warnings: summary.warnings.iter().take(WARNINGS_LISTED).cloned().collect(),
+        warnings: listed(&summary.warnings),
         warning_count: summary.warning_count,
     };
     let payload = index.finish(&description, &members, &hashes)?;
@@ -177,6 +179,16 @@ fn finish<W: Write>(
     summary.sha256 = hex(&sha256.finalize());
     summary.content_digest = hex(blake3::hash(&payload).as_bytes());
     Ok(())
+}
+
+/// The first warnings: as many as a block of the index can hold however they are written.
+fn listed(warnings: &[Warning]) -> Vec<Warning> {
+    let mut length = 0;
+    let fits = |warning: &&Warning| {
+        length += warning.path.len() + warning.message.len();
+        length <= WARNINGS_LENGTH
+    };
+    warnings.iter().take(WARNINGS_LISTED).take_while(fits).cloned().collect()
 }
 
 fn write_failed(source: std::io::Error) -> EngineError {

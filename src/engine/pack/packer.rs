@@ -1,12 +1,12 @@
 //! Walks and reads: what is found becomes entries of the tar stream and of the index.
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::links::FirstNames;
 use super::previous::Previous;
 use super::stream::MemberStream;
 use super::throttle::Throttle;
@@ -43,7 +43,7 @@ pub(super) fn pack_roots(
         stream,
         index: IndexWriter::new().map_err(write_failed)?,
         summary: PackSummary::default(),
-        links: HashMap::new(),
+        links: FirstNames::default(),
         reader: Reader::default(),
         previous: options.parent.as_ref().map(Previous::open).transpose()?,
         throttle: Throttle::new(options.io_limit),
@@ -62,23 +62,17 @@ pub(super) fn pack_roots(
     let Packer { summary, mut index, previous, .. } = packer;
     let mut ancestors = Vec::new();
     if let Some(previous) = previous {
-        previous.removed(&mut |name| index.remove(name))?;
+        previous.removed(&mut |name| index.remove(name).map_err(write_failed))?;
         ancestors = previous.ancestors;
     }
     Ok(Packed { summary, index, ancestors })
-}
-
-/// A file that has further names, which become hard links to the first.
-struct FirstName {
-    name: Vec<u8>,
-    remaining: u64,
 }
 
 struct Packer<'a> {
     stream: MemberStream,
     index: IndexWriter,
     summary: PackSummary,
-    links: HashMap<(u64, u64), FirstName>,
+    links: FirstNames,
     reader: Reader,
     previous: Option<Previous>,
     throttle: Throttle,
@@ -178,13 +172,13 @@ impl Packer<'_> {
             }
         }
         if self.refer(&entry, stat)? {
-            self.remember_name(found, stat);
+            self.links.remember(found.name, stat);
             return Ok(());
         }
         let attributes = AttributeSource::Named(found.parent, found.file_name);
         self.read_attributes(&mut entry, &attributes, found.path);
         self.write_entry(entry, stat, found.path)?;
-        self.remember_name(found, stat);
+        self.links.remember(found.name, stat);
         Ok(())
     }
 
@@ -249,7 +243,7 @@ impl Packer<'_> {
         }
         let location = Location::Here { offset, header: header.len() as u64, stored };
         self.count(entry, &stat, complete, location, stored > 0)?;
-        self.remember_name(found, &stat);
+        self.links.remember(found.name, &stat);
         if let Some(map) = map {
             self.copy_bytes(&map)?;
         }
@@ -280,7 +274,7 @@ impl Packer<'_> {
         if !self.refer(&entry, &stat)? {
             return Ok(false);
         }
-        self.remember_name(found, &stat);
+        self.links.remember(found.name, &stat);
         self.summary.source_bytes = self.summary.source_bytes.saturating_add(size);
         self.progress.advance(0, size);
         Ok(true)
@@ -289,7 +283,6 @@ impl Packer<'_> {
     /// Refers to the parent's entry if nothing has changed since.
     fn refer(&mut self, entry: &EntryInfo, stat: &Stat) -> Result<bool, EngineError> {
         let Some(previous) = &mut self.previous else { return Ok(false) };
-        previous.see(&entry.name);
         let Some(reference) = previous.unchanged(entry, stat) else { return Ok(false) };
         self.summary.counts.add(entry.kind);
         self.index.add(&reference, false).map_err(write_failed)?;
@@ -360,32 +353,14 @@ impl Packer<'_> {
 
     /// Adds a hard link if the file is in the archive already.
     fn add_link(&mut self, found: &Found<'_>, stat: &Stat) -> Result<bool, EngineError> {
-        if stat.st_nlink < 2 {
-            return Ok(false);
-        }
-        let key = (stat.st_dev, stat.st_ino);
-        let Some(first) = self.links.get_mut(&key) else { return Ok(false) };
+        let Some(first) = self.links.take(stat) else { return Ok(false) };
         let mut entry = source::describe(found.name.to_vec(), EntryKind::HardLink, stat);
-        entry.link_target = Some(first.name.clone());
+        entry.link_target = Some(first);
         if let Some(previous) = &mut self.previous {
             previous.see(found.name);
         }
-        first.remaining = first.remaining.saturating_sub(1);
-        if first.remaining == 0 {
-            self.links.remove(&key);
-        }
         self.write_entry(entry, stat, found.path)?;
         Ok(true)
-    }
-
-    fn remember_name(&mut self, found: &Found<'_>, stat: &Stat) {
-        if stat.st_nlink > 1 {
-            // The field is narrower than this on other architectures.
-            #[allow(clippy::useless_conversion)]
-            let remaining = u64::from(stat.st_nlink) - 1;
-            let first = FirstName { name: found.name.to_vec(), remaining };
-            self.links.insert((stat.st_dev, stat.st_ino), first);
-        }
     }
 
     fn read_attributes(

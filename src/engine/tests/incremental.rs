@@ -1,3 +1,6 @@
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
 use super::*;
 use crate::spec::VerifyMode;
 
@@ -204,4 +207,34 @@ fn differences_are_told_from_the_indexes_alone() {
     let mut removed = archive.index.unwrap().removed;
     removed.sort();
     assert_eq!(removed, [b"data/d".to_vec(), b"data/d/f".to_vec(), b"data/gone".to_vec()]);
+}
+
+#[test]
+fn holes_need_no_room_wherever_the_data_lies() {
+    for format in FORMATS {
+        let place = tempfile::tempdir().unwrap();
+        let mut chain = Chain::new(place.path(), format);
+        std::fs::create_dir(&chain.root).unwrap();
+        let root = chain.root.clone();
+        let sparse = |name: &str| {
+            let file = File::create(root.join(name)).unwrap();
+            file.set_len(1 << 40).unwrap();
+            file.write_all_at(&[7; 4096], 1 << 30).unwrap();
+        };
+        sparse("old");
+        std::fs::write(chain.root.join("plain"), [1; 5000]).unwrap();
+        std::fs::hard_link(chain.root.join("plain"), chain.root.join("linked")).unwrap();
+        chain.add(LATER);
+        sparse("new");
+        chain.add(LATER);
+        for (name, files) in chain.names.iter().zip(1_u64..) {
+            let path = chain.store.archive_path(name);
+            let needed = space_needed(&path, format).unwrap().unwrap();
+            let [(root, bytes)] = &needed[..] else { panic!("{needed:?}") };
+            assert_eq!(root, "data");
+            // The map of a sparse file is a block of its own.
+            let least = 5000 + files * 4096;
+            assert!((least..=least + files * 1024).contains(bytes), "{format:?} {name}: {bytes}");
+        }
+    }
 }

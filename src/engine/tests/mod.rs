@@ -1,5 +1,6 @@
 //! The engine as a whole, judged by other programs wherever there is one.
 
+mod caching;
 mod changing;
 mod corruption;
 mod foreign;

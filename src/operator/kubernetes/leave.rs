@@ -131,6 +131,10 @@ async fn remove_archive(
             return Ok(());
         }
     };
+    if context.operator.archives_in_use().await?.iter().any(|name| name == archive) {
+        let message = format!("an operation is reading {archive}: it is removed afterwards");
+        return Err(Failure::new(Reason::TargetBusy, message).into());
+    }
     let work = StoreWork::Delete(vec![archive.to_owned()]);
     let writer = context.operator.store_writer(&operation.namespace, store).await?;
     let errand = StoreErrand::new(work, writer, context.operator.take_turn().await);

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
-    PostParams,
+    PostParams, Preconditions,
 };
 use kube::core::PartialObjectMeta;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -189,14 +189,23 @@ impl ClusterLink {
     }
 
     /// Deletes an object; one that is gone already is fine.
-    pub async fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Result<(), Failure> {
+    pub async fn delete(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Result<(), Failure> {
         let api = self.api(kind, namespace);
         let what = format!("delete {kind} {namespace}/{name}");
-        let parameters = DeleteParams::background();
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let parameters = DeleteParams::background().preconditions(preconditions);
         let cluster = self.runtime.cluster();
         match cluster.patiently(&what, None, || api.delete(name, &parameters)).await {
             Ok(_) => Ok(()),
             Err(error) if is_missing(&error) => Ok(()),
+            // Another object has the name by now.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             Err(error) => {
                 Err(Failure::new(Reason::ClusterUnavailable, format!("cannot {what}: {error}")))
             }

@@ -206,12 +206,15 @@ pub async fn run(
 /// Keeps the catalog in order.
 async fn maintain(context: Arc<Context>, namespaces: &[String]) {
     let operator = &context.operator;
+    // Soon after the start: an operator that is moved about every few minutes keeps house as well.
+    let mut pause = Duration::from_mins(1);
     loop {
         // Objects that were deleted while nobody watched, and those that nothing held back.
         if let Err(error) = leave::forget_the_gone(namespaces, &context).await {
             warn!("what is gone from the cluster is not known yet: {error}");
         }
-        tokio::time::sleep(Duration::from_mins(30)).await;
+        tokio::time::sleep(pause).await;
+        pause = Duration::from_mins(30);
         if let Err(error) = operator.prune_expired(jiff::Timestamp::now()).await {
             warn!("retention: {error}");
         }

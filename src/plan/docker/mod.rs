@@ -2,6 +2,7 @@
 //! in which order, what is not covered, and where an archive goes. Pure: from facts to lists.
 
 mod facts;
+mod image;
 mod labels;
 mod placement;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 mod watching;
 
 pub use facts::{ContainerFacts, HostFacts, MountFacts, MountKind, RunState, VolumeFacts};
+pub use image::{HUB, ImageReference, SavedImage, indexed_images, saved_images};
 pub use labels::{Labelled, labelled};
 pub use placement::{Definitions, Placement, Placements, VolumeDefinition, place};
 pub use recreation::{Recreation, chosen_address, recreate};

@@ -5,15 +5,19 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::Docker;
 use bollard::errors::Error;
+use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker};
+use http::HeaderValue;
 use tokio::sync::OnceCell;
 
+use super::address::{Address, certificates};
 use crate::plan::Failure;
 use crate::spec::Reason;
 
 /// How long the engine may take to answer a question that needs no work.
 pub const ANSWER: Duration = Duration::from_mins(1);
+/// The first thing that is asked.
+const REACH: &str = "reach the Docker Engine";
 /// What the client itself allows for: every call has a limit of its own, which is shorter.
 const CLIENT_LIMIT: Duration = Duration::from_hours(24);
 
@@ -27,13 +31,38 @@ impl Connection {
     /// The client, with the API version that both sides know.
     pub async fn docker(&self) -> Result<Docker, Failure> {
         let connect = || async {
-            let what = "reach the Docker Engine";
-            let docker = Docker::connect_with_defaults().map_err(|error| failure(what, &error))?;
-            let docker = docker.with_timeout(CLIENT_LIMIT);
-            limited(what, ANSWER, docker.negotiate_version()).await
+            let docker = client(&Address::of_this_process()?)?;
+            limited(REACH, ANSWER, docker.negotiate_version()).await
         };
         self.docker.get_or_try_init(connect).await.cloned()
     }
+}
+
+fn client(address: &Address) -> Result<Docker, Failure> {
+    let limit = CLIENT_LIMIT.as_secs();
+    let docker = match address {
+        Address::Socket(host) => Docker::connect_with_unix(host, limit, API_DEFAULT_VERSION),
+        Address::Plain(host) => Docker::connect_with_http(host, limit, API_DEFAULT_VERSION),
+        Address::Encrypted(host, directory) => {
+            let [authority, own, key] = certificates(directory)?;
+            Docker::connect_with_ssl(host, &key, &own, &authority, limit, API_DEFAULT_VERSION)
+        }
+    };
+    let docker = docker.map_err(|error| failure(REACH, &error))?;
+    Ok(docker.with_request_modifier(in_url_alphabet))
+}
+
+/// The engine reads the passwords of registries in base64's alphabet for URLs, and takes one that it cannot
+/// read for none; the client library writes the other alphabet.
+fn in_url_alphabet(mut request: BollardRequest) -> BollardRequest {
+    if let Some(value) = request.headers_mut().get_mut("X-Registry-Auth")
+        && let Ok(text) = value.to_str()
+        && let Ok(mut changed) = HeaderValue::from_str(&text.replace('+', "-").replace('/', "_"))
+    {
+        changed.set_sensitive(true);
+        *value = changed;
+    }
+    request
 }
 
 /// What `DOCKER_HOST` says; empty for the default socket.
@@ -86,7 +115,10 @@ pub fn failure(what: &str, error: &Error) -> Failure {
             Reason::EngineUnavailable,
             format!("cannot {what}: {}", chain(other)),
         )
-        .hint("is the engine running, and may this user use its socket? DOCKER_HOST names another"),
+        .hint(
+            "is the engine running, and may this user use its socket? DOCKER_HOST names another one, and \
+             DOCKER_CERT_PATH the certificates for it",
+        ),
     }
 }
 
@@ -103,4 +135,24 @@ fn chain(error: &Error) -> String {
         source = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::body::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_password_is_sent_in_the_alphabet_that_the_engine_reads() {
+        let request = |name: &str| {
+            let body = bollard::body_full(Bytes::new());
+            http::Request::builder().header(name, "a+b/c==").body(body).unwrap()
+        };
+        let sent = in_url_alphabet(request("X-Registry-Auth"));
+        assert_eq!(sent.headers()["X-Registry-Auth"], "a-b_c==");
+        assert!(sent.headers()["X-Registry-Auth"].is_sensitive());
+        let other = in_url_alphabet(request("X-Other"));
+        assert_eq!(other.headers()["X-Other"], "a+b/c==");
+    }
 }

@@ -10,10 +10,17 @@ use serde_json::{Value, json};
 use super::connection::{ANSWER, Connection, failure, is_missing, limited};
 use super::listing::{inspect, run_state};
 use crate::plan::Failure;
-use crate::plan::docker::{Definitions, RootSource, RunState, Selection, VolumeDefinition};
+use crate::plan::docker::{
+    Definitions, HostFacts, RootSource, RunState, Selection, VolumeDefinition,
+};
 
-/// The definitions of everything that is selected.
-pub async fn of(connection: &Connection, selection: &Selection) -> Result<Definitions, Failure> {
+/// The definitions of everything that is selected. Who stands still for another operation counts as
+/// running, as in `facts`: a backup before an upgrade is taken of services that are to run.
+pub async fn of(
+    connection: &Connection,
+    selection: &Selection,
+    facts: &HostFacts,
+) -> Result<Definitions, Failure> {
     let docker = connection.docker().await?;
     let listed =
         limited("list the volumes", ANSWER, docker.list_volumes(None::<ListVolumesOptions>))
@@ -41,7 +48,9 @@ pub async fn of(connection: &Connection, selection: &Selection) -> Result<Defini
         let image = found.image.clone().unwrap_or_default();
         let image = limited("look at an image", ANSWER, docker.inspect_image(&image)).await.ok();
         let digests = image.and_then(|image| image.repo_digests).unwrap_or_default();
-        containers.push(definition(found, &digests));
+        let state = facts.container(id).map(|container| container.state);
+        let ran = state.unwrap_or_else(|| run_state(found.state.as_ref())) != RunState::Stopped;
+        containers.push(definition(found, &digests, ran));
     }
     let networks = networks(&docker, &containers).await?;
     Ok(Definitions { volumes, containers, networks })
@@ -83,11 +92,11 @@ async fn networks(docker: &Docker, containers: &[Value]) -> Result<Vec<Value>, F
     Ok(networks)
 }
 
-fn definition(found: ContainerInspectResponse, digests: &[String]) -> Value {
+fn definition(found: ContainerInspectResponse, digests: &[String], ran: bool) -> Value {
     let networks = found.network_settings.and_then(|settings| settings.networks);
     json!({
         "id": found.id,
-        "ran": run_state(found.state.as_ref()) != RunState::Stopped,
+        "ran": ran,
         "name": found.name.as_deref().unwrap_or_default().trim_start_matches('/'),
         "imageId": found.image,
         "imageDigests": digests,

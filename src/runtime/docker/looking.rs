@@ -156,7 +156,8 @@ impl DockerRuntime {
                         format!("{}: {} is not covered: {}", left.container, left.place, left.why)
                     },
                 ));
-                let mut definitions = definitions::of(&self.connection, selection).await?;
+                let mut definitions =
+                    definitions::of(&self.connection, selection, &look.facts).await?;
                 if is_data_only(job) {
                     // Volumes are made like these when their data is put back; no more is said.
                     definitions.containers.clear();

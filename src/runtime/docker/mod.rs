@@ -4,7 +4,10 @@
 //! in the journal before the first stop; the data itself is read and replaced by the host runtime:
 //! where the engine keeps it, or in a worker if Eider runs in a container itself (ADR 15).
 
+mod address;
+mod archives;
 mod connection;
+mod credentials;
 mod definitions;
 mod health;
 mod holds;
@@ -15,6 +18,7 @@ mod looking;
 mod making;
 mod reach;
 mod reviving;
+mod stamps;
 mod stillness;
 mod survey;
 mod translate;
@@ -273,6 +277,13 @@ impl Runtime for DockerRuntime {
             if let Job::Restore(restore) = job {
                 let missing = reviving::missing_ones(restore, &look.facts)?;
                 lines.extend(missing.iter().map(|name| format!("{name} is made again")));
+            }
+            // In a container the store is the worker's to see.
+            if self.connected().await?.1.is_none() {
+                lines.extend(super::host::explain_parent(job));
+            }
+            if let Job::Upgrade(upgrade) = job {
+                lines.extend(self.sources(upgrade).await?);
             }
             lines.extend(stopping.warnings);
             lines.extend(look.placements.warnings);

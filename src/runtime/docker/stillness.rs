@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use super::connection::{ANSWER, is_already, limited};
 use super::listing::{inspect, run_state};
+use super::stamps::first_event;
 use crate::engine::Cancel;
 use crate::failpoint;
 use crate::plan::Failure;
@@ -33,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const KILLED: i64 = 137;
 
 /// Holds the containers still, in their order. Returns what people have to know, and when the first of them
-/// was asked to stop.
+/// was told to stop.
 ///
 /// # Errors
 /// [`Reason::QuiesceFailed`] if that takes longer than `timeout` or the engine refuses,
@@ -65,9 +66,13 @@ pub async fn hold(
             | (_, RunState::Stopped)
             | (ConsistencyMode::Pause, RunState::Paused) => {}
             (ConsistencyMode::Pause, _) => {
-                first.get_or_insert_with(Timestamp::now);
+                let since = Timestamp::now();
                 let what = format!("pause {}", entry.name);
                 quiet(&what, left, docker.pause_container(&entry.id)).await?;
+                if first.is_none() {
+                    first =
+                        Some(first_event(docker, &entry.id, "pause", since).await.unwrap_or(since));
+                }
             }
             // Frozen processes write nothing; they are in the way only of what replaces their files.
             (ConsistencyMode::Stop, RunState::Paused) if touch == Touch::Read => {}
@@ -76,8 +81,12 @@ pub async fn hold(
                     let what = format!("unpause {}", entry.name);
                     quiet(&what, left, docker.unpause_container(&entry.id)).await?;
                 }
-                first.get_or_insert_with(Timestamp::now);
+                let since = Timestamp::now();
                 stop(docker, entry, left, timeout).await?;
+                if first.is_none() {
+                    first =
+                        Some(first_event(docker, &entry.id, "kill", since).await.unwrap_or(since));
+                }
                 if exit_code(&must_be_there(docker, entry).await?) == Some(KILLED) {
                     warnings.push(format!(
                         "{} did not stop in its time and was killed: its data may need a recovery",

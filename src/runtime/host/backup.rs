@@ -19,6 +19,7 @@ use crate::plan::{
     self, Action, ArchiveFacts, ArchivePresence, BackupJob, Failure, Job, Log, ParentFacts,
     PreflightFacts, SealFacts, StoreBinding, VerifyFacts, guard, names,
 };
+use crate::runtime::priority::in_background;
 use crate::spec::{BackupType, ByteSize, Reason, VerifyMode};
 
 /// Written with the intent of the archive step: what a later start has to look for.
@@ -92,14 +93,14 @@ pub(super) async fn perform(
 ) -> Result<Value, Failure> {
     let work = job.clone();
     match action {
-        Action::Preflight => blocking(move || preflight(&work, &handles)).await,
+        Action::Preflight => in_background(move || Ok(json!(preflight(&work, &handles)?))).await,
         Action::Archive => {
             let pending = runtime.take(&job.operation).ok_or_else(|| {
                 Failure::new(Reason::InternalError, "the archive has no temporary file")
             })?;
             let known: PreflightFacts = log.facts(step::PREFLIGHT).unwrap_or_default();
             let (pending, facts) =
-                blocking(move || archive(&work, known.parent, pending, &handles)).await?;
+                in_background(move || archive(&work, known.parent, pending, &handles)).await?;
             runtime.keep(&job.operation, pending);
             Ok(json!(facts))
         }
@@ -114,7 +115,7 @@ pub(super) async fn perform(
         Action::Verify { mode } => {
             let mode = *mode;
             let facts: ArchiveFacts = log.facts(step::ARCHIVE).unwrap_or_default();
-            blocking(move || verify(&work, &facts, mode, &handles)).await
+            in_background(move || verify(&work, &facts, mode, &handles)).await
         }
         Action::DiscardArchive => {
             drop(runtime.take(&job.operation));
@@ -166,7 +167,8 @@ fn lies_in(inner: &Path, outer: &Path) -> bool {
     resolve(inner).starts_with(resolve(outer))
 }
 
-fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
+/// What a backup finds before it begins; changes nothing.
+pub(super) fn preflight(job: &BackupJob, handles: &Handles) -> Result<PreflightFacts, Failure> {
     let mut options = options(job)?;
     let store_path = local_path(&job.store)?;
     if let Some(root) = options.roots.iter().find(|root| lies_in(&store_path, &root.path)) {
@@ -223,7 +225,7 @@ fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
         },
     )?;
     check("STORAGE_SPACE", format!("{free} bytes free"));
-    Ok(json!(PreflightFacts {
+    Ok(PreflightFacts {
         estimated_bytes: estimate.bytes,
         estimated_entries: estimate.entries,
         live_data: estimate.entries > 0,
@@ -237,7 +239,7 @@ fn preflight(job: &BackupJob, handles: &Handles) -> Result<Value, Failure> {
         parent,
         warnings,
         checks,
-    }))
+    })
 }
 
 /// A first backup has no other to be judged against, so that the guards cannot speak.

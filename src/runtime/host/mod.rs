@@ -25,6 +25,7 @@ use crate::plan::{
 use crate::spec::{OnError, Reason};
 
 pub use backup::{archive_name, discard_partial, host_name, wanted, wanted_name};
+pub use parent::explain_parent;
 pub use store::{links, local_path, open_store, removable};
 
 /// Acts on host targets.
@@ -104,6 +105,13 @@ impl Runtime for HostRuntime {
                 }
                 Job::Upgrade(_) => Observed::default(),
             })
+        })
+    }
+
+    fn explain<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
+        Box::pin(async move {
+            let job = job.clone();
+            blocking(move || Ok(explain_parent(&job).into_iter().collect())).await
         })
     }
 

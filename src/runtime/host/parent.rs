@@ -4,10 +4,10 @@
 //! Which one it is, is decided in `plan/chain.rs`. Whatever is wrong with it is told as a warning, and
 //! everything is stored; only who cancels is heard as a failure.
 
-use super::Handles;
+use super::{Handles, local_path};
 use crate::engine::{self, EngineError, LocalStore, Manifest, ParentArchive, ParentOptions};
 use crate::plan::chain::{self, Candidate};
-use crate::plan::{ArchiveFacts, BackupJob, Failure, ParentFacts};
+use crate::plan::{ArchiveFacts, BackupJob, Failure, Job, ParentFacts};
 use crate::spec::{BackupType, Reason, VerifyMode};
 
 /// The archive that a Backup is to continue, and the warnings that there are of it.
@@ -20,16 +20,7 @@ pub(super) fn choose(
         return Ok((None, Vec::new()));
     }
     let everything = |why: &str| (None, vec![format!("{why}: everything is stored")]);
-    let stored: Vec<Candidate> = store
-        .list()?
-        .archives
-        .into_iter()
-        .filter_map(|archive| archive.manifest.ok())
-        // What has no index cannot be compared with.
-        .filter(|manifest| manifest.format_version >= 2)
-        .map(candidate)
-        .collect();
-    let parent = match chain::choose(job, &stored) {
+    let parent = match chain::choose(job, &candidates(store)?) {
         Ok(parent) => parent,
         Err(why) => return Ok(everything(&why)),
     };
@@ -44,6 +35,37 @@ pub(super) fn choose(
             Ok(everything(&why))
         }
     }
+}
+
+fn candidates(store: &LocalStore) -> Result<Vec<Candidate>, EngineError> {
+    let listed = store.list()?.archives.into_iter();
+    Ok(listed
+        .filter_map(|archive| archive.manifest.ok())
+        // What has no index cannot be compared with.
+        .filter(|manifest| manifest.format_version >= 2)
+        .map(candidate)
+        .collect())
+}
+
+/// What an incremental Backup would continue as things are, for `--dry-run`; nothing of other backups, and
+/// nothing where the store cannot be looked at from here. Nothing is read but manifests.
+pub fn explain_parent(job: &Job) -> Option<String> {
+    let Job::Backup(job) = job else { return None };
+    if job.spec.backup_type != BackupType::Incremental {
+        return None;
+    }
+    let store = local_path(&job.store).ok()?;
+    let candidates =
+        LocalStore::open(&store, &job.store.name, false).and_then(|store| candidates(&store));
+    let found = match candidates {
+        Ok(candidates) => chain::choose(job, &candidates),
+        // The first backup makes it.
+        _ => Err(format!("store {} is not there yet", job.store.name)),
+    };
+    Some(match found {
+        Ok(parent) => format!("incremental, continues {}", parent.name),
+        Err(why) => format!("incremental, but {why}: everything is stored"),
+    })
 }
 
 /// Looks at the parent again when it is needed; it may have been removed since.

@@ -13,9 +13,10 @@ use crate::engine::replace::{
 };
 use crate::engine::{self, EntryKind, Limits, LocalStore, Manifest, UnpackOptions};
 use crate::plan::{
-    Action, ExtractFacts, Failure, Log, PreflightFacts, ReplacementState, RestoreJob,
+    Action, ExtractFacts, Failure, Log, PreflightFacts, ReplacementState, RestoreJob, safety,
 };
-use crate::spec::{Reason, RestoreMode, VerifyMode};
+use crate::runtime::priority::in_background;
+use crate::spec::{BackupTrigger, HostTarget, Reason, RestoreMode, Target, VerifyMode};
 
 /// The operation's name in the names of its staging places.
 fn key(job: &RestoreJob) -> String {
@@ -56,19 +57,20 @@ pub(super) async fn perform(
 ) -> Result<Value, Failure> {
     let job = job.clone();
     match action {
-        Action::Preflight => blocking(move || preflight(&job)).await,
-        Action::VerifySource => blocking(move || verify_source(&job, &handles)).await,
-        Action::Extract => blocking(move || extract(&job, &handles)).await,
-        Action::CarryOver => blocking(move || carry(&job, &handles)).await,
+        Action::Preflight => in_background(move || preflight(&job, &handles)).await,
+        Action::VerifySource => in_background(move || verify_source(&job, &handles)).await,
+        Action::Extract => in_background(move || extract(&job, &handles)).await,
+        Action::CarryOver => in_background(move || carry(&job, &handles)).await,
         Action::Swap => blocking(move || Ok(replacement(&job).swap().map(|()| Value::Null)?)).await,
         Action::SwapBack => {
             blocking(move || Ok(replacement(&job).swap_back().map(|()| Value::Null)?)).await
         }
         Action::DropOld => {
-            blocking(move || Ok(replacement(&job).drop_old().map(|()| Value::Null)?)).await
+            in_background(move || Ok(replacement(&job).drop_old().map(|()| Value::Null)?)).await
         }
         Action::DiscardStaging => {
-            blocking(move || Ok(replacement(&job).discard_staging().map(|()| Value::Null)?)).await
+            in_background(move || Ok(replacement(&job).discard_staging().map(|()| Value::Null)?))
+                .await
         }
         other => Err(unsupported(other)),
     }
@@ -147,7 +149,32 @@ fn ground(path: &Path) -> Option<PathBuf> {
     Some(if is_mounted { path } else { above }.to_owned())
 }
 
-fn preflight(job: &RestoreJob) -> Result<Value, Failure> {
+/// A file system that is written to.
+struct Space {
+    free: u64,
+    ground: PathBuf,
+    needed: u64,
+}
+
+/// Fails if the backup of what is live could not be taken once the service stands still.
+fn can_be_kept(
+    job: &RestoreJob,
+    live_paths: &[String],
+    handles: &Handles,
+) -> Result<Vec<(String, String, String)>, Failure> {
+    let target =
+        Target { host: Some(HostTarget { paths: live_paths.to_vec() }), ..Target::default() };
+    let backup = safety::backup(&job.operation, target, &job.store, BackupTrigger::PreRestore);
+    match super::backup::preflight(&backup, handles) {
+        Ok(facts) => Ok(facts.checks),
+        Err(failure) => Err(Failure {
+            message: format!("the safety backup could not be taken: {}", failure.message),
+            ..failure
+        }),
+    }
+}
+
+fn preflight(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
     let (store, manifest) = read_manifest(job)?;
     let destinations = destinations(job, &manifest)?;
     let mut checks = Vec::new();
@@ -156,8 +183,9 @@ fn preflight(job: &RestoreJob) -> Result<Value, Failure> {
     };
     check("ARCHIVE", format!("{} files, {} bytes", manifest.counts.files, manifest.source_bytes));
     let archive = store.archive_path(&job.archive);
-    let mut spaces: HashMap<u64, (u64, PathBuf)> = HashMap::new();
-    for (_, path) in &destinations {
+    let mut spaces: HashMap<u64, Space> = HashMap::new();
+    let by_root = engine::space_needed(&archive, manifest.format)?;
+    for (root, path) in &destinations {
         if archive.starts_with(path) {
             return Err(Failure::new(
                 Reason::InvalidSpec,
@@ -179,31 +207,48 @@ fn preflight(job: &RestoreJob) -> Result<Value, Failure> {
             Failure::new(Reason::TargetNotFound, format!("{}: {error}", ground.display()))
         })?;
         let free = space.f_bavail.saturating_mul(space.f_frsize);
-        spaces.insert(metadata.dev(), (free, ground));
+        let place = spaces.entry(metadata.dev()).or_insert(Space { free, ground, needed: 0 });
+        let known = by_root.iter().flatten().find(|(name, _)| name == root);
+        place.needed = place.needed.saturating_add(known.map_or(0, |(_, bytes)| *bytes));
     }
-    // The whole archive, since the manifest does not say how it is spread over the roots; with
-    // `include` only a part is written, how much nobody knows before.
-    if spaces.len() == 1 && job.spec.include.is_empty() {
-        for (free, ground) in spaces.values() {
-            if manifest.source_bytes > *free {
-                return Err(Failure::new(
-                    Reason::NotEnoughSpace,
-                    format!(
-                        "{} has {free} bytes free and the archive needs {}: the new tree is unpacked beside the old one",
-                        ground.display(),
-                        manifest.source_bytes
-                    ),
-                )
-                .hint("free some space, or restore a part with `include`"));
-            }
-            check("STORAGE_SPACE", format!("{free} bytes free at {}", ground.display()));
+    // Of an archive without an index nobody knows how it is spread over the roots, and what `include`
+    // takes of it nobody knows at all.
+    if by_root.is_none() && spaces.len() == 1 {
+        for space in spaces.values_mut() {
+            space.needed = manifest.source_bytes;
         }
+    }
+    for Space { free, ground, needed } in spaces.values() {
+        if !job.spec.include.is_empty() {
+            break;
+        }
+        if needed > free {
+            return Err(Failure::new(
+                Reason::NotEnoughSpace,
+                format!(
+                    "{} has {free} bytes free and the archive needs {needed}: the new tree is unpacked beside the old one",
+                    ground.display(),
+                ),
+            )
+            .hint("free some space, or restore a part with `include`"));
+        }
+        check(
+            "STORAGE_SPACE",
+            format!("{free} bytes free at {}, {needed} needed", ground.display()),
+        );
     }
     let live_paths: Vec<String> = destinations
         .iter()
         .filter(|(_, path)| is_live(path))
         .map(|(_, path)| path.to_string_lossy().into_owned())
         .collect();
+    if job.spec.safety_backup && !live_paths.is_empty() {
+        let kept = can_be_kept(job, &live_paths, handles)?;
+        checks.extend(
+            kept.into_iter()
+                .map(|(name, outcome, found)| (format!("SAFETY_BACKUP_{name}"), outcome, found)),
+        );
+    }
     Ok(json!(PreflightFacts {
         estimated_bytes: manifest.source_bytes,
         estimated_entries: manifest.counts.entries,

@@ -81,11 +81,12 @@ fn mounted_by(workload: &Workload) -> Vec<String> {
 fn of_templates(workload: &Workload, present: impl Iterator<Item = String>) -> Vec<String> {
     let mut found: Vec<(usize, u32, String)> = present
         .filter_map(|name| {
-            let (index, template) =
-                workload.claim_templates.iter().enumerate().find(|(_, template)| {
-                    name.starts_with(&format!("{template}-{}-", workload.name))
-                })?;
-            let ordinal = name[template.len() + workload.name.len() + 2..].parse().ok()?;
+            // Not the first that the name begins with: `data-db-db-0` is of the template `data-db`.
+            let templates = workload.claim_templates.iter().enumerate();
+            let (index, ordinal) = templates.into_iter().find_map(|(index, template)| {
+                let rest = name.strip_prefix(&format!("{template}-{}-", workload.name))?;
+                Some((index, rest.parse().ok()?))
+            })?;
             Some((index, ordinal, name))
         })
         .collect();
@@ -256,25 +257,26 @@ fn choose_neighbour(pods: Vec<Pod>, target: &[String], store: &[String]) -> Opti
     of_store
 }
 
-fn is_mover(pod: &Pod) -> bool {
+pub(super) fn is_mover(pod: &Pod) -> bool {
     pod.labels().contains_key(OPERATION_LABEL)
 }
 
 /// Whether the pod is on a node and has not ended there.
-fn is_placed(pod: &Pod) -> bool {
+pub(super) fn is_placed(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     let on_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
     on_node && !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-fn mounts(pod: &Pod, claims: &[String]) -> bool {
+pub(super) fn mounts(pod: &Pod, claims: &[String]) -> bool {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     volumes
         .filter_map(|volume| volume.persistent_volume_claim.as_ref())
         .any(|claim| claims.contains(&claim.claim_name))
 }
 
-async fn pods(cluster: &Cluster, namespace: &str) -> Result<Vec<Pod>, Failure> {
+/// The pods of the namespace.
+pub(super) async fn pods(cluster: &Cluster, namespace: &str) -> Result<Vec<Pod>, Failure> {
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
     let what = format!("list the pods in {namespace}");
     let list = cluster
@@ -326,6 +328,25 @@ mod tests {
         // A mark that a Restore left when the set had one replica is of then: a Backup lacked the second.
         assert_eq!(marked(2, 1, json!(null)), ["data-db-0", "data-db-1"]);
         assert_eq!(marked(0, 1, json!(null)), ["data-db-0"]);
+    }
+
+    /// A Backup that succeeded lacked the second claim.
+    #[test]
+    fn a_template_whose_name_begins_like_another_has_its_claims_too() {
+        let object = json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"},
+            "spec": {
+                "replicas": 1, "selector": {"matchLabels": {"app": "db"}}, "template": {},
+                "volumeClaimTemplates": [
+                    {"metadata": {"name": "data"}}, {"metadata": {"name": "data-db"}},
+                ],
+            },
+        });
+        let object = serde_json::from_value(object).unwrap();
+        let workload = Workload::read(WorkloadKind::StatefulSet, object).unwrap();
+        let present = ["data-db-0", "data-db-db-0", "data-db-db-1", "data-db-x"];
+        let found = of_templates(&workload, present.map(str::to_owned).into_iter());
+        assert_eq!(found, ["data-db-0", "data-db-db-0"]);
     }
 
     #[test]

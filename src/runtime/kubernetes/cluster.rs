@@ -74,6 +74,9 @@ pub fn failure(what: &str, error: &kube::Error) -> Failure {
     if is_missing(error) {
         return failure(Reason::TargetNotFound);
     }
+    if matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 422)) {
+        return failure(Reason::InvalidSpec);
+    }
     failure(Reason::ClusterUnavailable)
 }
 

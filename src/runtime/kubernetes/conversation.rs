@@ -21,8 +21,7 @@ use super::ending::is_at_work;
 use super::mover_job::{self, Identity, MoverPlan};
 use super::names::{self, MOVER_CONTAINER, OPERATION_LABEL, ROOT_MOVERS_ANNOTATION};
 use super::pod_state::{PodState, judge};
-use super::warnings;
-use crate::plan::backup::step::PREFLIGHT;
+use super::starting::Warnings;
 use crate::plan::{Failure, OperationId};
 use crate::runtime::mover::{Mission, Request, STEPS_ANNOTATION, Saying};
 use crate::runtime::{BoxFuture, Handles};
@@ -36,6 +35,8 @@ pub struct Conversation<'a> {
     pub namespace: &'a str,
     /// The operation, or a made-up one for work on a store.
     pub operation: &'a OperationId,
+    /// Twelve characters that its movers are named after and found by.
+    pub key: String,
     /// What a new mover is told.
     pub mission: Mission,
     /// Claims of the target.
@@ -95,23 +96,10 @@ fn has_had_no_pod(job: &Job) -> bool {
     [status.active, status.succeeded, status.failed].iter().all(|count| count.unwrap_or(0) == 0)
 }
 
-/// The warnings about a mover that does not start, asked for now and then.
-#[derive(Default)]
-struct Warnings {
-    asked: Option<Instant>,
-    last: Option<Failure>,
-}
-
-/// A mover may take this long to start before anybody asks why.
-const QUIETLY: Duration = Duration::from_secs(4);
-/// How often it is asked why a mover does not start.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// A mover that says nothing for this long is listened to by a stream of its own.
+const LISTEN_ANEW: Duration = Duration::from_secs(20);
 
 impl Conversation<'_> {
-    pub(super) fn key(&self) -> String {
-        names::key(self.operation)
-    }
-
     pub(super) fn jobs(&self) -> Api<Job> {
         Api::namespaced(self.cluster.client.clone(), self.namespace)
     }
@@ -121,7 +109,7 @@ impl Conversation<'_> {
     }
 
     pub(super) fn selector(&self) -> ListParams {
-        ListParams::default().labels(&format!("{OPERATION_LABEL}={}", self.key()))
+        ListParams::default().labels(&format!("{OPERATION_LABEL}={}", self.key))
     }
 
     /// Asks for one piece of work and returns the answer. `heard` is told every other line.
@@ -261,49 +249,6 @@ impl Conversation<'_> {
         }
     }
 
-    /// What the cluster warns of about an object that has not come to life for a while.
-    async fn warned(
-        &self,
-        warnings: &mut Warnings,
-        uid: &str,
-        since: &Instant,
-    ) -> Result<Option<Failure>, Failure> {
-        let due = warnings.asked.is_none_or(|asked| asked.elapsed() > ASK_AGAIN);
-        if since.elapsed() > QUIETLY && due {
-            warnings.last = warnings::latest(self.cluster, self.namespace, uid).await?;
-            warnings.asked = Some(Instant::now());
-        }
-        Ok(warnings.last.clone())
-    }
-
-    /// Waits a moment for a mover to start, and says what keeps it; fails when it has taken too long.
-    async fn wait_for_start(
-        &self,
-        obstacle: Option<Failure>,
-        since: &Instant,
-        request: &Request,
-    ) -> Result<(), Failure> {
-        if since.elapsed() > self.cluster.settings.start_timeout {
-            self.dismiss().await?;
-            return Err(obstacle.unwrap_or_else(|| {
-                let seconds = self.cluster.settings.start_timeout.as_secs();
-                Failure::new(
-                    Reason::MoverLost,
-                    format!("the mover did not start within {seconds} s"),
-                )
-            }));
-        }
-        // Nothing stands still yet: whoever can work may do so in this one's place.
-        let harmless = request.step() == PREFLIGHT || self.mission.job.is_none();
-        if obstacle.is_some() && harmless {
-            self.handles.turn.lend().await;
-        }
-        let waits = obstacle.as_ref().map(|found| (found.reason, found.message.as_str()));
-        self.handles.progress.waits(waits);
-        tokio::time::sleep(Duration::from_millis(250)).await;
-        Ok(())
-    }
-
     /// The newest mover of the operation.
     async fn newest(&self) -> Result<Newest, Failure> {
         let what = format!("list the movers of {}", self.operation);
@@ -357,7 +302,7 @@ impl Conversation<'_> {
     }
 
     async fn create(&self, attempt: u32, request: &Request) -> Result<(), Failure> {
-        let name = names::mover(self.operation, &self.key(), attempt);
+        let name = names::mover(self.operation, &self.key, attempt);
         let root = self.allows_root().await?;
         let beside =
             claims::neighbour(self.cluster, self.namespace, &self.claims, &self.store_claim)
@@ -368,7 +313,7 @@ impl Conversation<'_> {
         let plan = MoverPlan {
             name: name.clone(),
             namespace: self.namespace.to_owned(),
-            labels: names::labels(self.operation, &self.key()),
+            labels: names::labels(self.operation, &self.key),
             owner: Some(self.operation),
             mission: &self.mission,
             requests: &requests,
@@ -433,6 +378,7 @@ impl Conversation<'_> {
             }
         };
         let mut lines = std::pin::pin!(lines(stream));
+        let mut last = Instant::now();
         loop {
             let line = tokio::select! {
                 line = lines.next() => line,
@@ -440,9 +386,14 @@ impl Conversation<'_> {
                     if self.handles.cancel.is_cancelled() {
                         return Heard::Cancelled;
                     }
+                    // The stream may be dead, and the answer long said.
+                    if last.elapsed() > LISTEN_ANEW {
+                        return Heard::Silence;
+                    }
                     continue;
                 }
             };
+            last = Instant::now();
             let Some(Ok(line)) = line else { return Heard::Silence };
             let Some(said) = Saying::from_line(&line) else { continue };
             if let Some(answer) = said.answers(id) {

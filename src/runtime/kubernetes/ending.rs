@@ -15,7 +15,7 @@ use crate::plan::Failure;
 impl Conversation<'_> {
     /// Deletes a mover's Job and waits until its pod is gone: until then it may still write.
     pub(super) async fn end(&self, attempt: u32) -> Result<(), Failure> {
-        let name = names::mover(self.operation, &self.key(), attempt);
+        let name = names::mover(self.operation, &self.key, attempt);
         let what = format!("end mover {}/{name}", self.namespace);
         self.delete(&name).await?;
         let pods = self.pods();

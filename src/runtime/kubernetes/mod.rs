@@ -11,12 +11,15 @@ mod conversation;
 mod ending;
 mod holding;
 mod hooks;
+mod images;
 mod mover_job;
 pub mod names;
+mod nodes;
 mod pod_state;
 mod prefetch;
 mod preflight;
 mod settings;
+mod starting;
 mod store_work;
 mod translate;
 mod trust;
@@ -37,7 +40,7 @@ use crate::plan::restore::step as restore_step;
 use crate::plan::upgrade::step as upgrade_step;
 use crate::plan::{
     Action, ArchiveFacts, BackupJob, Failure, Job, JournalEntry, Log, Mark, Observed,
-    PreflightFacts, ReplacementState,
+    PreflightFacts, ReplacementState, safety,
 };
 use crate::spec::hooks::ExecHook;
 use crate::spec::target::{WorkloadKind, WorkloadTarget};
@@ -83,7 +86,14 @@ impl KubernetesRuntime {
 
     /// Ends the movers of an operation that has ended.
     pub async fn dismiss(&self, job: &Job) -> Result<(), Failure> {
-        let (Job::Backup(_) | Job::Restore(_)) = job else { return Ok(()) };
+        let rehearsal = match job {
+            Job::Upgrade(job) => safety::of_upgrade(job).map(Job::Backup),
+            Job::Backup(_) | Job::Restore(_) => None,
+        };
+        let job = match (job, &rehearsal) {
+            (Job::Upgrade(_), None) => return Ok(()),
+            (job, rehearsal) => rehearsal.as_ref().unwrap_or(job),
+        };
         let handles = Handles {
             progress: Arc::new(crate::engine::Silent),
             cancel: crate::engine::Cancel::new(),
@@ -116,6 +126,7 @@ impl KubernetesRuntime {
             cluster: &self.cluster,
             namespace: &job.operation().namespace,
             operation: job.operation(),
+            key: names::key(job.operation()),
             mission,
             claims,
             writes,
@@ -183,6 +194,11 @@ impl KubernetesRuntime {
             Action::Archive => {
                 let facts = self.ask(whole, action, log, handles).await?;
                 self.check_held(whole, &log, backup_step::QUIESCE).await?;
+                if whole.target().workload.is_none() {
+                    // Claims alone are not held still: nobody may have begun to work on them meanwhile.
+                    let claims = self.claims(whole, None, &log).await?;
+                    self.nobody_works_on(whole, None, &claims).await?;
+                }
                 Ok(facts)
             }
             Action::Seal => {
@@ -308,6 +324,12 @@ impl Runtime for KubernetesRuntime {
                     return refuse(
                         "`dataFrom` is for Docker hosts",
                         "apply a Restore for the data",
+                    );
+                }
+                if job.spec.image_archives.is_some() {
+                    return refuse(
+                        "`imageArchives` is for Docker hosts",
+                        "push the images to a registry, or load them on every node",
                     );
                 }
                 if job.spec.package.is_some() {

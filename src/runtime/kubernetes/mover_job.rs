@@ -222,8 +222,11 @@ pub(super) fn resources(settings: &Settings) -> Value {
     }
     let mut requests = limits.clone();
     if let Some(cpu) = &settings.cpu {
-        // No limit on CPU: throttling a mover makes the outage longer.
         requests["cpu"] = json!(cpu);
+    }
+    // Only where it is asked for: a mover that is throttled makes the outage longer.
+    if let Some(cpu) = &settings.cpu_limit {
+        limits["cpu"] = json!(cpu);
     }
     json!({"requests": requests, "limits": limits})
 }

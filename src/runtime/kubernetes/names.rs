@@ -27,6 +27,11 @@ pub fn key(operation: &OperationId) -> String {
     blake3::hash(operation.to_string().as_bytes()).to_hex()[..12].to_owned()
 }
 
+/// The same for one kind of work on an object that may have several done at once.
+pub fn key_of_work(object: &OperationId, work: &str) -> String {
+    blake3::hash(format!("{object} {work}").as_bytes()).to_hex()[..12].to_owned()
+}
+
 /// The name of the n-th mover of an operation.
 pub fn mover(operation: &OperationId, key: &str, attempt: u32) -> String {
     format!("eider-{}-{key}-{attempt}", operation.kind.to_lowercase())
@@ -57,6 +62,7 @@ mod tests {
         let again: OperationId = "Backup/shop/nightly-20261121/1/bb".parse().unwrap();
         let one = key(&operation);
         assert_ne!(one, key(&again));
+        assert_ne!(key_of_work(&operation, "inspect"), key_of_work(&operation, "delete"));
         let name = mover(&operation, &one, 2);
         assert_eq!(name, format!("eider-backup-{one}-2"));
         assert!(name.len() <= 63);

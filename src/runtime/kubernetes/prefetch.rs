@@ -12,7 +12,7 @@ use super::cluster::{Cluster, failure, is_missing};
 use super::pod_state::{PodState, judge};
 use super::warnings;
 use super::workload::Workload;
-use super::{mover_job, names};
+use super::{mover_job, names, settings::Settings};
 use crate::plan::{Failure, UpgradeJob};
 use crate::runtime::Handles;
 use crate::spec::Reason;
@@ -41,8 +41,7 @@ pub async fn fetch(
     let images = job.spec.images.clone().unwrap_or_default();
     let containers: Vec<Value> = images
         .iter()
-        .enumerate()
-        .map(|(number, (container, image))| {
+        .map(|(container, image)| {
             let policy = workload
                 .containers()
                 .find(|known| known.name == *container)
@@ -52,7 +51,7 @@ pub async fn fetch(
                 "image": image,
                 "imagePullPolicy": policy.unwrap_or_else(|| "IfNotPresent".to_owned()),
                 "command": ["/eider-looks-whether-the-image-is-here"],
-                "resources": room(cluster, number),
+                "resources": next_to_nothing(&cluster.settings),
                 "securityContext": {
                     "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]},
                 },
@@ -121,14 +120,15 @@ pub async fn fetch(
     found.map(|()| json!({"images": images}))
 }
 
-/// What a container of the image pod asks for: the first what a mover does, so that a namespace without
-/// room for the mover of the backup is found while the service runs; the others next to nothing.
-fn room(cluster: &Cluster, number: usize) -> Value {
-    let mut resources = mover_job::resources(&cluster.settings);
-    if number > 0 && cluster.settings.memory.is_some() {
-        resources = json!({"requests": {"memory": "16Mi"}, "limits": {"memory": "16Mi"}});
-    }
-    resources
+/// What a container of the image pod asks for: next to nothing, of whatever movers have to name here. A
+/// namespace with a quota takes no pod that does not.
+fn next_to_nothing(settings: &Settings) -> Value {
+    mover_job::resources(&Settings {
+        memory: settings.memory.as_ref().map(|_| "16Mi".to_owned()),
+        cpu: settings.cpu.as_ref().map(|_| "10m".to_owned()),
+        cpu_limit: settings.cpu_limit.as_ref().map(|_| "100m".to_owned()),
+        ..settings.clone()
+    })
 }
 
 /// The image pod.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::mover_job::identity_of;
 use super::names::RESTORE_FROM_ANNOTATION;
 use super::workload::Workload;
-use super::{KubernetesRuntime, claims, current_step, translate};
+use super::{KubernetesRuntime, claims, current_step, nodes, translate};
 use crate::plan::{Action, ClaimFacts, Failure, Job, Log, PreflightFacts, StoreBinding};
 use crate::runtime::Handles;
 use crate::runtime::mover::{Request, Work};
@@ -56,6 +56,9 @@ impl KubernetesRuntime {
             warnings.push(format!("claim {namespace}/{name} is not bound yet"));
         }
         if let Some(workload) = &workload {
+            if let (Job::Backup(_), Some(lost)) = (job, not_covered(workload)) {
+                warnings.push(lost);
+            }
             for scaler in workload.autoscalers(&self.cluster).await? {
                 warnings
                     .push(format!("HorizontalPodAutoscaler {scaler} scales {}", workload.title()));
@@ -71,7 +74,31 @@ impl KubernetesRuntime {
             }
         }
         // The mover is asked with the claims that were found just now.
-        let conversation = self.conversation(job, names, workload.as_ref(), log, handles)?;
+        let pods_go =
+            matches!(job, Job::Backup(job) if job.spec.consistency.mode != ConsistencyMode::Live);
+        let mut answer = self.look(job, &found, workload.as_ref(), pods_go, log, handles).await?;
+        self.accepts(namespace, answer.from_namespace.as_deref()).await?;
+        answer.claims = facts;
+        answer.mover = Some(identity_of(workload.as_ref().map(|workload| &workload.template)));
+        answer.warnings.extend(warnings);
+        Ok(json!(answer))
+    }
+
+    /// Has a mover look at as many of the claims as it can reach, and at the store. One that reaches only
+    /// some is of no use later. `pods_go` as for [`nodes::within_reach`].
+    pub(super) async fn look(
+        &self,
+        job: &Job,
+        found: &[Result<PersistentVolumeClaim, String>],
+        workload: Option<&Workload>,
+        pods_go: bool,
+        log: Log<'_>,
+        handles: &Handles,
+    ) -> Result<PreflightFacts, Failure> {
+        let found: Vec<PersistentVolumeClaim> = found.iter().flatten().cloned().collect();
+        let names = nodes::within_reach(&self.cluster, job, &found, pods_go).await?;
+        let unseen = found.len() - names.len();
+        let conversation = self.conversation(job, names, workload, log, handles)?;
         let step = current_step(&log);
         let request = Request {
             id: Request::identity(step, log.failures(step)),
@@ -80,17 +107,17 @@ impl KubernetesRuntime {
             journal: Vec::new(),
         };
         let answer = conversation.ask(request, &mut |_| {}).await?;
-        let mut answer: PreflightFacts = serde_json::from_value(answer).map_err(|error| {
-            Failure::new(
-                Reason::InternalError,
-                format!("the mover's answer does not decode: {error}"),
-            )
+        let mut facts: PreflightFacts = serde_json::from_value(answer).map_err(|error| {
+            let message = format!("the mover's answer does not decode: {error}");
+            Failure::new(Reason::InternalError, message)
         })?;
-        self.accepts(namespace, answer.from_namespace.as_deref()).await?;
-        answer.claims = facts;
-        answer.mover = Some(identity_of(workload.as_ref().map(|workload| &workload.template)));
-        answer.warnings.extend(warnings);
-        Ok(json!(answer))
+        if unseen > 0 {
+            conversation.dismiss().await?;
+            facts.warnings.push(format!(
+                "{unseen} claims are on other nodes: nobody has looked at them before the stop"
+            ));
+        }
+        Ok(facts)
     }
 
     /// Fails if the claim of a store is not there.
@@ -113,7 +140,7 @@ impl KubernetesRuntime {
     }
 
     /// Fails for claims that a mover could never mount.
-    async fn can_be_mounted(
+    pub(super) async fn can_be_mounted(
         &self,
         namespace: &str,
         found: &[Result<PersistentVolumeClaim, String>],
@@ -225,6 +252,26 @@ impl KubernetesRuntime {
     }
 }
 
+/// What the pods keep elsewhere than on claims, if anything: it is in no backup.
+fn not_covered(workload: &Workload) -> Option<String> {
+    let volumes = workload.template.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let named: Vec<String> = volumes
+        .filter_map(|volume| {
+            let kind = match volume {
+                volume if volume.empty_dir.is_some() => "emptyDir",
+                volume if volume.host_path.is_some() => "hostPath",
+                volume if volume.ephemeral.is_some() => "ephemeral",
+                volume if volume.nfs.is_some() => "nfs",
+                volume if volume.csi.is_some() => "csi",
+                _ => return None,
+            };
+            Some(format!("{} ({kind})", volume.name))
+        })
+        .collect();
+    let list = named.join(", ");
+    (!named.is_empty()).then(|| format!("volumes that are no claims are not in the backup: {list}"))
+}
+
 /// Whether a list of namespaces, as an annotation holds it, names this one.
 fn names_one(list: Option<&str>, namespace: &str) -> bool {
     list.is_some_and(|list| {
@@ -234,7 +281,26 @@ fn names_one(list: Option<&str>, namespace: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::names_one;
+    use super::*;
+    use crate::spec::target::WorkloadKind;
+
+    #[test]
+    fn volumes_that_are_no_claims_are_named() {
+        let object = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {"spec": {
+                "containers": [], "volumes": [
+                    {"name": "data", "persistentVolumeClaim": {"claimName": "web"}},
+                    {"name": "settings", "configMap": {"name": "web"}},
+                    {"name": "scratch", "emptyDir": {}}, {"name": "logs", "hostPath": {"path": "/x"}},
+                ],
+            }}},
+        });
+        let object = serde_json::from_value(object).unwrap();
+        let workload = Workload::read(WorkloadKind::Deployment, object).unwrap();
+        let said = not_covered(&workload).unwrap();
+        assert!(said.ends_with("scratch (emptyDir), logs (hostPath)"), "{said}");
+    }
 
     #[test]
     fn only_what_is_named_is_allowed() {

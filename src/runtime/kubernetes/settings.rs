@@ -14,8 +14,10 @@ pub struct Settings {
     /// Service account of the movers, for what admission ties to accounts; the namespace's default when
     /// unset. Its token is never mounted.
     pub service_account: Option<String>,
-    /// Requested and largest CPU of a mover, as Kubernetes writes it.
+    /// Requested CPU of a mover, as Kubernetes writes it.
     pub cpu: Option<String>,
+    /// Largest CPU of a mover. Unset where nothing asks for it: throttling makes an outage longer.
+    pub cpu_limit: Option<String>,
     /// Requested and largest memory of a mover, as Kubernetes writes it.
     pub memory: Option<String>,
     /// How long a mover may take until it runs.
@@ -35,6 +37,7 @@ impl Settings {
             image_pull_secrets: Vec::new(),
             service_account: None,
             cpu: None,
+            cpu_limit: None,
             memory: None,
             start_timeout: Duration::from_mins(10),
             deadline: Duration::from_hours(24),

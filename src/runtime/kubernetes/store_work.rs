@@ -1,5 +1,6 @@
 //! Work on a store alone: looking into it, removing archives. A mover of its own does it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,7 @@ use serde_json::Value;
 
 use super::conversation::Conversation;
 use super::mover_job::identity_of;
-use super::{KubernetesRuntime, claims, translate};
+use super::{KubernetesRuntime, claims, names, translate};
 use crate::engine::{Cancel, Progress, Silent};
 use crate::plan::{Failure, OperationId, StoreBinding};
 use crate::runtime::mover::{Mission, Request, Saying, Work};
@@ -44,6 +45,15 @@ pub enum StoreWork {
     Inspect,
     /// Remove these archives, but for those that others build on.
     Delete(Vec<String>),
+}
+
+impl StoreWork {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Inspect => "inspect",
+            Self::Delete(_) => "delete",
+        }
+    }
 }
 
 /// A piece of work with what it needs.
@@ -95,6 +105,8 @@ impl KubernetesRuntime {
             cluster: &self.cluster,
             namespace: &object.namespace,
             operation: object,
+            // A look and a removal may be under way at once, and whoever is done lets its movers go.
+            key: names::key_of_work(object, work.name()),
             mission: Mission { job: None, journal: Vec::new(), store: mounted },
             claims: Vec::new(),
             writes: false,
@@ -110,9 +122,13 @@ impl KubernetesRuntime {
         let request =
             Request { id: Request::identity(purpose, 0), work, again: false, journal: Vec::new() };
         let mut manifests = Vec::new();
+        // A log that is read again says everything again.
+        let mut known = HashSet::new();
         let answer = conversation
             .ask(request, &mut |said| {
-                if let Saying::Archive { manifest } = said {
+                if let Saying::Archive { manifest } = said
+                    && known.insert(manifest.to_string())
+                {
                     manifests.push(manifest);
                 }
             })

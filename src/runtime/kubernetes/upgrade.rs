@@ -23,6 +23,8 @@ use crate::spec::upgrade::HealthGate;
 const LOOK: Duration = Duration::from_millis(500);
 /// A container that has been restarted this often is in a crash loop.
 const CRASH_LOOP: i32 = 3;
+/// How long an image may fail to be pulled.
+const PULL_AGAIN: Duration = Duration::from_secs(20);
 
 /// The images before an upgrade, on the workload and in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +80,8 @@ pub async fn preflight(
         return Err(Failure::new(Reason::NotAnUpgrade, format!("{}: {why}", workload.title()))
             .hint("set `spec.force: true` to do it all the same"));
     }
+    // Whatever admission has against it is found while the service runs.
+    workload.set_images(cluster, &wanted(job), true).await?;
     let mut warnings = Vec::new();
     if workload.replicas_before() == 0 {
         warnings.push(format!(
@@ -154,7 +158,7 @@ pub async fn apply(
     target: &WorkloadTarget,
 ) -> Result<Value, Failure> {
     let workload = Workload::get(cluster, &job.operation.namespace, target).await?;
-    workload.set_images(cluster, &wanted(job)).await?;
+    workload.set_images(cluster, &wanted(job), false).await?;
     Ok(json!({"images": wanted(job)}))
 }
 
@@ -169,7 +173,7 @@ pub async fn restore_old(
         return Ok(json!({"gone": true}));
     };
     if let Some(before) = before {
-        workload.set_images(cluster, &before.images).await?;
+        workload.set_images(cluster, &before.images, false).await?;
     }
     forget(cluster, &workload).await
 }
@@ -224,9 +228,21 @@ impl Watch<'_> {
     pub async fn until_healthy(&self) -> Result<Value, Failure> {
         let begun = Instant::now();
         let timeout = self.gate.timeout.to_duration();
+        let mut unavailable_since: Option<Instant> = None;
         loop {
-            let waiting = match self.look().await? {
-                Ok(_) => match probes::all_answer(&self.gate.probes, true).await {
+            let found = self.look().await?;
+            match found.unavailable {
+                // A registry may stumble once; what is missing for a while is missing.
+                Some(failure) => {
+                    let since = *unavailable_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > PULL_AGAIN {
+                        return Err(failure);
+                    }
+                }
+                None => unavailable_since = None,
+            }
+            let waiting = match found.rolled_out {
+                Ok(()) => match probes::all_answer(&self.gate.probes, true).await {
                     Ok(()) => return Ok(json!({"seconds": begun.elapsed().as_secs_f64()})),
                     Err(why) => why,
                 },
@@ -247,12 +263,20 @@ impl Watch<'_> {
     pub async fn soak(&self) -> Result<Value, Failure> {
         let begun = Instant::now();
         let soak = self.gate.soak.to_duration();
-        let restarts = self.look().await?.unwrap_or_default();
+        // Whether all is well or not: what has been restarted before is no news.
+        let mut known = self.look().await?.restarts;
         let mut unwell_since: Option<Instant> = None;
+        let unhealthy = |why: &str| {
+            let seconds = soak.as_secs();
+            Failure::new(Reason::Unhealthy, format!("did not stay healthy for {seconds} s: {why}"))
+        };
         while begun.elapsed() < soak {
-            let found = match self.look().await? {
-                Ok(now) if now > restarts => Err("a container was restarted".to_owned()),
-                Ok(_) => probes::all_answer(&self.gate.probes, true).await,
+            let found = self.look().await?;
+            if let Some(container) = restarted(&mut known, found.restarts) {
+                return Err(unhealthy(&format!("container {container} was restarted")));
+            }
+            let found = match found.rolled_out {
+                Ok(()) => probes::all_answer(&self.gate.probes, true).await,
                 Err(why) => Err(why),
             };
             match found {
@@ -260,11 +284,8 @@ impl Watch<'_> {
                 Err(why) => {
                     // One missed look may be ours; two seconds of it are not.
                     let since = *unwell_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() > Duration::from_secs(2) || why.contains("restarted") {
-                        return Err(Failure::new(
-                            Reason::Unhealthy,
-                            format!("did not stay healthy for {} s: {why}", soak.as_secs()),
-                        ));
+                    if since.elapsed() > Duration::from_secs(2) {
+                        return Err(unhealthy(&why));
                     }
                 }
             }
@@ -281,9 +302,8 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// The sum of restarts when all is well, or what is waited for. What cannot become well is a
-    /// failure at once.
-    async fn look(&self) -> Result<Result<i32, String>, Failure> {
+    /// How it is now. What cannot become well is a failure at once.
+    async fn look(&self) -> Result<Found, Failure> {
         let workload = Workload::get(self.cluster, self.namespace, self.target).await?;
         let present = workload.images();
         let set_back = self.images.iter().find(|(name, image)| present.get(*name) != Some(image));
@@ -307,11 +327,41 @@ impl Watch<'_> {
         for pod in &pods {
             doomed(pod)?;
         }
-        Ok(match workload.rollout() {
-            Ok(()) => Ok(pods.iter().flat_map(statuses).map(|one| one.restart_count).sum()),
-            Err(why) => Err(why),
+        Ok(Found {
+            rolled_out: workload.rollout(),
+            restarts: pods.iter().flat_map(restarts).collect(),
+            unavailable: pods.iter().find_map(unavailable),
         })
     }
+}
+
+/// A workload while it is watched.
+struct Found {
+    /// Whether everything is rolled out and ready, or what is waited for.
+    rolled_out: Result<(), String>,
+    /// The restarts of each container.
+    restarts: Restarts,
+    /// An image that a node does not have.
+    unavailable: Option<Failure>,
+}
+
+/// Pod and container to the restarts. A pod that is replaced has another name or, of a StatefulSet, UID.
+type Restarts = BTreeMap<(String, String, String), i32>;
+
+fn restarts(pod: &Pod) -> impl Iterator<Item = ((String, String, String), i32)> {
+    let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
+    statuses(pod).map(move |one| ((name.clone(), uid.clone(), one.name.clone()), one.restart_count))
+}
+
+/// A container that was restarted since the last look, if any; remembers this one. Of a pod that was not
+/// there then, every restart counts.
+fn restarted(known: &mut Restarts, found: Restarts) -> Option<String> {
+    let news = found
+        .iter()
+        .find(|(container, count)| **count > known.get(*container).copied().unwrap_or_default());
+    let news = news.map(|((pod, _, container), _)| format!("{container} of pod {pod}"));
+    *known = found;
+    news
 }
 
 fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
@@ -321,23 +371,28 @@ fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     })
 }
 
-/// Fails for a pod that waiting does not help: a crash loop, an image that is not there.
-fn doomed(pod: &Pod) -> Result<(), Failure> {
-    for container in statuses(pod) {
-        let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
-        let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
-        let message = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
-        let what = format!("container {} of pod {}", container.name, pod.name_any());
-        if matches!(
+/// The image that a pod waits for and that its node could not pull, if any.
+fn unavailable(pod: &Pod) -> Option<Failure> {
+    statuses(pod).find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.as_deref()?;
+        if !matches!(
             reason,
             "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName"
         ) {
-            return Err(Failure::new(
-                Reason::ImageUnavailable,
-                format!("{what}: {reason}: {message}"),
-            ));
+            return None;
         }
+        let what = format!("container {} of pod {}", container.name, pod.name_any());
+        let message = waiting.message.as_deref().unwrap_or_default();
+        Some(Failure::new(Reason::ImageUnavailable, format!("{what}: {reason}: {message}")))
+    })
+}
+
+/// Fails for a pod that waiting does not help: a crash loop.
+fn doomed(pod: &Pod) -> Result<(), Failure> {
+    for container in statuses(pod) {
         if container.restart_count >= CRASH_LOOP {
+            let what = format!("container {} of pod {}", container.name, pod.name_any());
             return Err(Failure::new(
                 Reason::Unhealthy,
                 format!("{what} was restarted {} times", container.restart_count),
@@ -372,14 +427,26 @@ mod tests {
             .unwrap()
         };
         let waiting = |reason: &str| json!({"waiting": {"reason": reason}});
-        assert_eq!(
-            doomed(&pod(waiting("ImagePullBackOff"), 0)).unwrap_err().reason,
-            Reason::ImageUnavailable
-        );
+        let pulled = pod(waiting("ImagePullBackOff"), 0);
+        assert_eq!(unavailable(&pulled).unwrap().reason, Reason::ImageUnavailable);
+        assert!(doomed(&pulled).is_ok(), "a registry that stumbled once is no crash loop");
         assert_eq!(
             doomed(&pod(waiting("CrashLoopBackOff"), 3)).unwrap_err().reason,
             Reason::Unhealthy
         );
-        assert!(doomed(&pod(waiting("ContainerCreating"), 1)).is_ok());
+        let creating = pod(waiting("ContainerCreating"), 1);
+        assert!(doomed(&creating).is_ok() && unavailable(&creating).is_none());
+    }
+
+    /// A pod that was replaced began to count from nothing, and hid the restarts of the others.
+    #[test]
+    fn a_restart_is_seen_although_another_pod_is_replaced() {
+        let container = |pod: &str, uid: &str| (pod.to_owned(), uid.to_owned(), "web".to_owned());
+        let mut known = Restarts::from([(container("a", "1"), 2), (container("b", "2"), 0)]);
+        let replaced = Restarts::from([(container("a", "9"), 0), (container("b", "2"), 0)]);
+        assert_eq!(restarted(&mut known, replaced), None);
+        let again = Restarts::from([(container("a", "9"), 0), (container("b", "2"), 1)]);
+        assert_eq!(restarted(&mut known, again.clone()).unwrap(), "web of pod b");
+        assert_eq!(restarted(&mut known, again), None, "told once");
     }
 }

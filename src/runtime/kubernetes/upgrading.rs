@@ -7,7 +7,7 @@ use super::upgrade::{self, ImagesBefore, Watch};
 use super::workload::Workload;
 use super::{KubernetesRuntime, claims, no_mover, prefetch};
 use crate::plan::upgrade::step as upgrade_step;
-use crate::plan::{Action, Failure, Job, Log, UpgradeJob};
+use crate::plan::{Action, Failure, Job, Log, PreflightFacts, UpgradeJob, safety};
 use crate::runtime::Handles;
 use crate::spec::Reason;
 use crate::spec::target::WorkloadTarget;
@@ -26,10 +26,8 @@ impl KubernetesRuntime {
         let before = log.intent::<ImagesBefore>(upgrade_step::KEEP_OLD);
         match action {
             Action::Preflight => {
-                let mut facts = upgrade::preflight(cluster, job, target).await?;
-                let warnings = self.can_be_backed_up(job, target).await?;
-                facts.warnings.extend(warnings);
-                Ok(json!(facts))
+                let facts = upgrade::preflight(cluster, job, target).await?;
+                Ok(json!(self.can_be_backed_up(job, target, facts, log, handles).await?))
             }
             Action::Fetch => prefetch::fetch(cluster, job, target, handles).await,
             Action::KeepOld => {
@@ -77,13 +75,21 @@ impl KubernetesRuntime {
     }
 
     /// Fails before anything is stopped if the backup of an Upgrade could not be taken, or its data not
-    /// be put back beneath whoever else works on it; what people should know besides.
+    /// be put back beneath whoever else works on it; adds what was found to the facts.
+    ///
+    /// A mover like that of the backup looks at the data and the store. It ends before the stop: the
+    /// backup is an operation of its own, with its own mover.
     async fn can_be_backed_up(
         &self,
         job: &UpgradeJob,
         target: &WorkloadTarget,
-    ) -> Result<Option<String>, Failure> {
-        let Some(store) = &job.store else { return Ok(None) };
+        mut facts: PreflightFacts,
+        log: Log<'_>,
+        handles: &Handles,
+    ) -> Result<PreflightFacts, Failure> {
+        let Some(backup) = safety::of_upgrade(job) else { return Ok(facts) };
+        let store = backup.store.clone();
+        let backup = Job::Backup(backup);
         let namespace = &job.operation.namespace;
         let workload = Workload::get(&self.cluster, namespace, target).await?;
         let whole = Job::Upgrade(job.clone());
@@ -95,11 +101,25 @@ impl KubernetesRuntime {
                 error.hint("an upgrade of what keeps no data needs no backup: `backup.mode: Skip`")
             })?;
         let found = claims::describe(&self.cluster, namespace, &names).await?;
-        let missing: Vec<String> = found.into_iter().filter_map(Result::err).collect();
+        let missing: Vec<String> =
+            found.iter().filter_map(|claim| claim.as_ref().err().cloned()).collect();
         if !missing.is_empty() {
             return Err(claims::missing(namespace, &missing));
         }
-        self.has_store(namespace, store).await?;
-        self.nobody_works_on(&whole, Some(&workload), &names).await
+        self.can_be_mounted(namespace, &found).await?;
+        self.has_store(namespace, &store).await?;
+        facts.warnings.extend(self.nobody_works_on(&whole, Some(&workload), &names).await?);
+        let looked = self.look(&backup, &found, Some(&workload), true, log, handles).await;
+        let ended = self.conversation(&backup, names, None, log, handles)?.let_go().await;
+        let looked = looked.map_err(|failure| Failure {
+            message: format!("the backup before it could not be taken: {}", failure.message),
+            ..failure
+        })?;
+        ended?;
+        facts.estimated_bytes = looked.estimated_bytes;
+        facts.estimated_entries = looked.estimated_entries;
+        facts.warnings.extend(looked.warnings);
+        facts.checks.extend(looked.checks);
+        Ok(facts)
     }
 }

@@ -42,7 +42,7 @@ fn judge(event: &Event) -> Option<Failure> {
         {
             (
                 Reason::QuotaExceeded,
-                "raise the ResourceQuota of the namespace, or say what movers ask for by --mover-memory and --mover-cpu",
+                "raise the ResourceQuota of the namespace, or say what movers ask for by --mover-memory, --mover-cpu and --mover-cpu-limit",
             )
         }
         "FailedCreate" => (

@@ -40,10 +40,7 @@ pub struct Workload {
     pub(super) object: DynamicObject,
 }
 
-/// The field manager of images that an Upgrade sets.
-const IMAGE_MANAGER: &str = "eider-upgrade";
-
-fn resource(kind: WorkloadKind) -> ApiResource {
+pub(super) fn resource(kind: WorkloadKind) -> ApiResource {
     let kind = match kind {
         WorkloadKind::Deployment => "Deployment",
         WorkloadKind::StatefulSet => "StatefulSet",
@@ -52,7 +49,7 @@ fn resource(kind: WorkloadKind) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind))
 }
 
-fn api(cluster: &Cluster, kind: WorkloadKind, namespace: &str) -> Api<DynamicObject> {
+pub(super) fn api(cluster: &Cluster, kind: WorkloadKind, namespace: &str) -> Api<DynamicObject> {
     Api::namespaced_with(cluster.client.clone(), namespace, &resource(kind))
 }
 
@@ -133,6 +130,17 @@ impl Workload {
     /// Fails for a StatefulSet that removes its claims when it is scaled down: to hold it still would
     /// delete its data.
     pub fn may_be_scaled_to_zero(&self) -> Result<(), Failure> {
+        if self.is_held_part_of_the_way() {
+            return Err(Failure::new(
+                Reason::UnsupportedTarget,
+                format!(
+                    "the rollout of {} is held at partition {}: scaled to zero and back, every pod would be new",
+                    self.title(),
+                    self.partition()
+                ),
+            )
+            .hint("finish or undo the rollout first; a Backup may also use `consistency.mode: Live`"));
+        }
         let policy = &self.object.data["spec"]["persistentVolumeClaimRetentionPolicy"];
         if policy["whenScaled"] != "Delete" {
             return Ok(());
@@ -241,90 +249,6 @@ impl Workload {
         Ok(())
     }
 
-    /// Sets images by server-side apply: the only fields of another's specification that Eider ever
-    /// writes. It takes them over, so that a version can be set that was set by somebody else before.
-    pub async fn set_images(
-        &self,
-        cluster: &Cluster,
-        images: &BTreeMap<String, String>,
-    ) -> Result<(), Failure> {
-        let spec = self.template.spec.iter();
-        let first: Vec<&String> = spec
-            .flat_map(|spec| spec.init_containers.iter().flatten())
-            .map(|container| &container.name)
-            .collect();
-        let mut pod = json!({});
-        for (name, image) in images {
-            let list = if first.contains(&name) { "initContainers" } else { "containers" };
-            let container = json!({"name": name, "image": image});
-            match pod[list].as_array_mut() {
-                Some(containers) => containers.push(container),
-                None => pod[list] = json!([container]),
-            }
-        }
-        let resource = resource(self.kind);
-        let patch = Patch::Apply(json!({
-            "apiVersion": resource.api_version,
-            "kind": resource.kind,
-            "metadata": {"name": self.name},
-            "spec": {"template": {"spec": pod}},
-        }));
-        let api = api(cluster, self.kind, &self.namespace);
-        let parameters = PatchParams::apply(IMAGE_MANAGER).force();
-        let what = format!("set the images of {}", self.title());
-        cluster
-            .patiently(&what, None, || api.patch(&self.name, &parameters, &patch))
-            .await
-            .map_err(|error| failure(&what, &error))?;
-        Ok(())
-    }
-
-    /// Gives up the images that were set: what they are stays, and their owner may change them without a
-    /// conflict.
-    pub async fn disown_images(&self, cluster: &Cluster) -> Result<(), Failure> {
-        let fields = self.object.managed_fields();
-        let others: Vec<_> =
-            fields.iter().filter(|entry| entry.manager.as_deref() != Some(IMAGE_MANAGER)).collect();
-        if others.len() == fields.len() {
-            return Ok(());
-        }
-        let patch = Patch::Merge(json!({"metadata": {
-            "managedFields": others,
-            // Somebody who writes meanwhile is not to lose what is his: the next try sees it.
-            "resourceVersion": self.object.metadata.resource_version,
-        }}));
-        let api = api(cluster, self.kind, &self.namespace);
-        let parameters =
-            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        match api.patch(&self.name, &parameters, &patch).await {
-            Ok(_) => Ok(()),
-            // A courtesy: what could not be given up now can be taken by force.
-            Err(error) => {
-                tracing::warn!("{} keeps a field manager of ours: {error}", self.title());
-                Ok(())
-            }
-        }
-    }
-
-    /// Who manages a field below `spec`, besides Eider: `replicas`, or `template` for images.
-    pub fn managers_of(&self, field: &str) -> Vec<String> {
-        let mut managers: Vec<String> =
-            self.object
-                .managed_fields()
-                .iter()
-                .filter(|entry| {
-                    entry.fields_v1.as_ref().is_some_and(|fields| {
-                        fields.0["f:spec"].get(format!("f:{field}")).is_some()
-                    })
-                })
-                .filter_map(|entry| entry.manager.clone())
-                .filter(|manager| !manager.starts_with(FIELD_MANAGER))
-                .collect();
-        managers.sort();
-        managers.dedup();
-        managers
-    }
-
     /// Whether its controller has brought about what its specification says, and how far it is if not.
     pub fn rollout(&self) -> Result<(), String> {
         let status = &self.object.data["status"];
@@ -341,14 +265,34 @@ impl Workload {
         // A StatefulSet that updates on delete never counts as updated by itself.
         let on_delete = self.object.data["spec"]["updateStrategy"]["type"] == "OnDelete";
         let total = number("replicas");
-        if (updated < wanted && !on_delete) || ready < wanted || total > wanted {
+        // Those below the partition are to stay as they are.
+        let new = if on_delete { 0 } else { wanted - self.partition().min(wanted) };
+        if updated < new || ready < wanted || total > wanted {
             return Err(format!("{updated} of {wanted} pods are new, {ready} are ready"));
         }
         let (current, update) = (&status["currentRevision"], &status["updateRevision"]);
-        if self.kind == WorkloadKind::StatefulSet && current != update && !on_delete && wanted > 0 {
+        if self.kind == WorkloadKind::StatefulSet
+            && current != update
+            && new == wanted
+            && wanted > 0
+        {
             return Err("its revision is still rolling out".to_owned());
         }
         Ok(())
+    }
+
+    /// How many of its first pods a rollout leaves as they are.
+    fn partition(&self) -> i64 {
+        let strategy = &self.object.data["spec"]["updateStrategy"];
+        strategy["rollingUpdate"]["partition"].as_i64().unwrap_or(0)
+    }
+
+    /// Whether a rollout of it is held part of the way.
+    fn is_held_part_of_the_way(&self) -> bool {
+        let status = &self.object.data["status"];
+        self.kind == WorkloadKind::StatefulSet
+            && self.partition() > 0
+            && status["currentRevision"] != status["updateRevision"]
     }
 
     /// Whether its controller has seen its specification as it is.
@@ -429,6 +373,32 @@ mod tests {
         };
         assert!(owns("web-6cd7b4466c", "6cd7b4466c"));
         assert!(!owns("web-api-7f98d7f844", "7f98d7f844"));
+    }
+
+    /// A Backup finished a rollout that was held at its partition, and a rollout held there was never well.
+    #[test]
+    fn a_rollout_that_is_held_part_of_the_way_is_left_there() {
+        let set = |partition: i64, updated: i64, update: &str| {
+            let object = json!({
+                "apiVersion": "apps/v1", "kind": "StatefulSet",
+                "metadata": {"name": "db", "namespace": "shop", "generation": 2},
+                "spec": {
+                    "replicas": 3, "selector": {"matchLabels": {"app": "db"}}, "template": {},
+                    "updateStrategy": {"rollingUpdate": {"partition": partition}},
+                },
+                "status": {
+                    "observedGeneration": 2, "replicas": 3, "readyReplicas": 3,
+                    "updatedReplicas": updated, "currentRevision": "a", "updateRevision": update,
+                },
+            });
+            let object = serde_json::from_value(object).unwrap();
+            Workload::read(WorkloadKind::StatefulSet, object).unwrap()
+        };
+        let held = set(2, 1, "b");
+        assert!(held.may_be_scaled_to_zero().is_err() && held.rollout().is_ok());
+        assert!(set(1, 1, "b").rollout().is_err(), "two are to be new");
+        assert!(set(2, 3, "a").may_be_scaled_to_zero().is_ok());
+        assert!(set(0, 3, "b").rollout().is_err(), "its revision is still rolling out");
     }
 
     #[test]

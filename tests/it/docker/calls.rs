@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use super::contained;
 use super::engine::{Project, SERVICE, backup, docker};
+use super::images::{self, OwnImage};
 use super::upgrades::{self, Version};
 use crate::scene::{Daemon, Ended, STORE, head, wait_until};
 
@@ -78,7 +79,7 @@ fn call(line: &str) -> Option<String> {
     };
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let path = match parts.as_slice() {
-        [area @ ("containers" | "volumes" | "networks" | "images"), "json" | "create"] => {
+        [area @ ("containers" | "volumes" | "networks" | "images"), "json" | "create" | "load"] => {
             format!("/{area}/{}", parts[1])
         }
         // Names of images have slashes.
@@ -126,6 +127,12 @@ fn the_table_of_calls_is_what_eider_asks_for() {
     let missing = upgrade("missing", Version::Better)
         .replace(&Version::Better.image(), "localhost:1/no/such:2.5.0");
     run(&missing).code(1).says("localhost:1/no/such");
+    let file = project.scene.path("image.tar");
+    let own = OwnImage::new(&format!("eider-test/{}", project.name), "calls");
+    own.save(&file);
+    let archives = format!("  imageArchives: [{}]\n", file.display());
+    let loaded = images::to(&project, "loaded", &own.0, &archives) + "  force: true\n";
+    run(&format!("{STORE}---\n{loaded}")).ok();
     for name in ["proxy", "db"] {
         docker(&["rm", "--force", &project.of(name)]);
     }

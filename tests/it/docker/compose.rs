@@ -9,7 +9,8 @@ use super::contained;
 use super::engine::{IMAGE, Project, backup, docker};
 use crate::scene::{STORE, head, shell, wait_longer};
 
-/// A way to call Compose, version 2 or later; none, loudly, where there is none.
+/// A way to call Compose, version 2 or later; none, loudly, where there is none. Fails where `EIDER_REQUIRE`
+/// names compose.
 #[allow(clippy::print_stderr)] // How a skip is seen.
 fn compose() -> Option<&'static [&'static str]> {
     let found = [&["docker", "compose"][..], &["docker-compose"]].into_iter().find(|words| {
@@ -23,6 +24,11 @@ fn compose() -> Option<&'static [&'static str]> {
         })
     });
     if found.is_none() {
+        let required = std::env::var("EIDER_REQUIRE").unwrap_or_default();
+        assert!(
+            !required.split(',').any(|name| name.trim() == "compose"),
+            "EIDER_REQUIRE names compose, but there is no Docker Compose 2 or newer"
+        );
         eprintln!("SKIPPED Docker Compose: it is not installed, or it is version 1");
     }
     found

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::engine::{DEAF, IMAGE, Project, SERVICE, backup, docker, lines};
 use super::second::SecondEngine;
+use super::upgrades::{self, Version};
 use crate::scene::{Ended, STORE, Scene, SmallDisk, head, may_mount, shell, wait_longer};
 
 /// A server that does something when it is asked, and then answers: what a hook can call.
@@ -138,6 +139,27 @@ fn a_socket_that_hangs_while_starting_is_asked_again() {
     backed_up_through(&project, &address, "");
     project.runs_as_before();
     project.scene.run(&["backup", "verify", "--all"]).ok();
+}
+
+#[test]
+fn a_socket_that_hangs_while_the_new_version_is_made_leaves_the_old_one() {
+    let Some(project) = upgrades::stage() else { return };
+    let before = project.inspected();
+    let address = deaf_to(&project.scene.path("engine.sock"), "/containers/create", 1);
+    let document = upgrades::document(&project, "up", Version::Good, "");
+    let text = format!("{STORE}---\n{document}");
+    project.scene.write("documents.yaml", project.scene.fill(&text));
+    let mut command = project.scene.command(&["run", "-f", "documents.yaml"]);
+    let ended: Ended = command.env("DOCKER_HOST", address).output().unwrap().into();
+    ended.code(1).says("did not answer within 60 s");
+    let after = project.inspected();
+    assert_eq!(after.keys().collect::<Vec<_>>(), ["db", "proxy"], "nothing is left over");
+    for name in ["db", "proxy"] {
+        assert_eq!(before[name]["Id"], after[name]["Id"], "{name} is the old one");
+        assert_eq!(after[name]["State"]["Status"], "running", "{name}");
+    }
+    assert_eq!(project.status("upgrade", "up")["phase"], "RolledBack");
+    assert_eq!(lines(&project.at("data").join("version")), ["1.0.0"]);
 }
 
 #[test]

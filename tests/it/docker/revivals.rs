@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::engine::{Project, SERVICE, docker, lines, text};
-use super::upgrades;
-use crate::scene::{shell, tool};
+use super::upgrades::{self, Version};
+use crate::scene::{STORE, shell, tool};
 
 const SPEC: &str = "{from: {backupRef: {name: night}}, recreateContainers: true}";
 
@@ -73,6 +73,21 @@ fn a_project_comes_back_on_an_empty_host_as_it_was() {
     for (name, found) in project.inspected() {
         assert_eq!(found["Id"], after[&name]["Id"], "{name}");
     }
+}
+
+/// It is taken while everybody stands still, and they are to run all the same.
+#[test]
+fn what_a_backup_before_an_upgrade_holds_runs_again_on_an_empty_host() {
+    let Some(project) = upgrades::stage() else { return };
+    let up = upgrades::document(&project, "up", Version::Good, "").replace("soak: 5s", "soak: 1s");
+    project.scene.apply(&format!("{STORE}---\n{up}")).ok();
+    lose(&project);
+    let spec = SPEC.replace("night", "up-before-upgrade");
+    project.scene.restore("back", &spec).ok();
+    let states = project.states();
+    assert_eq!([&*states["db"], &*states["proxy"]], ["running", "running"]);
+    assert_eq!(text(&project.inspected()["db"]["Config"]["Image"]), Version::First.image());
+    assert_eq!(lines(&project.at("data").join("version")), ["1.0.0"]);
 }
 
 #[test]

@@ -11,12 +11,18 @@ use crate::scene::{tool, wait_longer};
 pub struct SecondEngine {
     place: tempfile::TempDir,
     daemon: Child,
+    more: Vec<String>,
 }
 
 impl SecondEngine {
     /// Starts one with the tests' image; none, loudly, where this user may not.
-    #[allow(clippy::print_stderr)] // How a skip is seen.
     pub fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same, with further arguments.
+    #[allow(clippy::print_stderr)] // How a skip is seen.
+    pub fn start_with(more: &[&str]) -> Option<Self> {
         let installed = Command::new("dockerd").arg("--version").output().is_ok();
         if !installed || tool("id", &["-u"]).trim() != "0" {
             eprintln!("SKIPPED an engine of the test's own: it needs root and dockerd");
@@ -24,8 +30,9 @@ impl SecondEngine {
         }
         // Sockets have short paths.
         let place = tempfile::Builder::new().prefix("ed").tempdir_in("/tmp").unwrap();
-        let daemon = launch(&place);
-        let engine = Self { place, daemon };
+        let more: Vec<String> = more.iter().map(|&argument| argument.to_owned()).collect();
+        let daemon = launch(&place, &more);
+        let engine = Self { place, daemon, more };
         engine.await_answer();
         let socket = engine.address();
         let load = format!("docker save {IMAGE} | docker --host {socket} load");
@@ -36,6 +43,15 @@ impl SecondEngine {
     /// As `DOCKER_HOST`.
     pub fn address(&self) -> String {
         format!("unix://{}", self.place.path().join("s").display())
+    }
+
+    /// A command in the network of the engine, whose only address is 127.0.0.1.
+    pub fn beside(&self, program: &std::path::Path) -> Command {
+        let network = format!("--net=/proc/{}/ns/net", self.daemon.id());
+        tool("nsenter", &[&network, "busybox", "ip", "link", "set", "lo", "up"]);
+        let mut command = Command::new("nsenter");
+        command.arg(network).arg(program);
+        command
     }
 
     pub fn docker(&self, arguments: &[&str]) -> String {
@@ -56,7 +72,7 @@ impl SecondEngine {
     pub fn restart(&mut self, pause: Duration) {
         self.end();
         std::thread::sleep(pause);
-        self.daemon = launch(&self.place);
+        self.daemon = launch(&self.place, &self.more);
         self.await_answer();
     }
 
@@ -90,7 +106,7 @@ impl Drop for SecondEngine {
     }
 }
 
-fn launch(place: &tempfile::TempDir) -> Child {
+fn launch(place: &tempfile::TempDir, more: &[String]) -> Child {
     let at = |name: &str| place.path().join(name).display().to_string();
     let log = std::fs::File::options().create(true).append(true).open(at("log")).unwrap();
     // In a network of its own: an engine without a bridge takes `docker0` away when it starts, and that
@@ -100,7 +116,8 @@ fn launch(place: &tempfile::TempDir) -> Child {
         .args(["--net", "dockerd"])
         .args(["--host", &format!("unix://{}", at("s"))])
         .args(["--data-root", &at("d"), "--exec-root", &at("e"), "--pidfile", &at("p")])
-        .args(["--bridge", "none", "--iptables=false", "--ip-forward=false"]);
+        .args(["--bridge", "none", "--iptables=false", "--ip-forward=false"])
+        .args(more);
     // Some virtual machines forbid what the plain one asks for.
     let lenient = "/usr/local/bin/runc-oom-safe";
     if std::path::Path::new(lenient).exists() {

@@ -114,3 +114,24 @@ fn the_command_line_takes_incrementals_too() {
     let plain = ["backup", "create", "--path", &live, "--store", "main", "--parent", "first"];
     scene.run(&plain).code(2).says("Incremental");
 }
+
+#[test]
+fn a_dry_run_names_the_parent_and_does_nothing() {
+    let scene = Scene::new();
+    scene.apply(crate::scene::STORE).ok();
+    let live = scene.path("live").to_str().unwrap().to_owned();
+    let plan = || {
+        let more = ["--type", "incremental", "--dry-run"];
+        scene
+            .run(&[&["backup", "create", "--path", &live, "--store", "main"], &more[..]].concat())
+            .ok()
+            .stdout
+    };
+    let first = plan();
+    assert!(first.contains("incremental, but store main holds no backup of"), "{first}");
+    grow(&scene.path("live"));
+    let full = increment(&scene, "one", "");
+    let second = plan();
+    assert!(second.contains(&format!("incremental, continues {}", name(&full))), "{second}");
+    assert_eq!(scene.backups().len(), 1);
+}

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use futures_util::future::try_join;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{self, HeaderMap};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -81,6 +81,7 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Ans
             _ => {}
         }
     }
+    let query = parts.uri.query().unwrap_or_default().to_owned();
     let watches = parts.method == Method::GET && asks_to_watch(parts.uri.query());
     if watches && let Some(gone) = state.watch(&path) {
         return Ok(refuse_watch(&state, identity, gone));
@@ -102,6 +103,7 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Ans
                 response.into_body().collect().await?;
                 return Err("the answer is lost".into());
             }
+            Fault::Silence(_) => std::future::pending::<()>().await,
             _ => {}
         }
     }
@@ -116,6 +118,11 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Ans
     {
         tokio::spawn(tunnel(state, upgrade, hyper::upgrade::on(&mut response)));
         return Ok(answer.body(Full::default().map_err(AnyError::from).boxed_unsync())?);
+    }
+    let follows = path.ends_with("/log") && query.contains("follow=true");
+    if follows && state.log() {
+        let nothing = futures_util::stream::pending::<Result<Frame<Bytes>, AnyError>>();
+        return Ok(answer.body(StreamBody::new(nothing).boxed_unsync())?);
     }
     let body = response.into_body().map_err(AnyError::from);
     Ok(answer.body(if watches && status.is_success() {

@@ -25,5 +25,6 @@ mod restricted;
 mod scale;
 mod scene;
 mod sidecar;
+mod two_nodes;
 mod waiting;
 mod watching;

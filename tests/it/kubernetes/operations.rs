@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, PATIENCE};
 use super::process::Operator;
-use super::scene::{LONG, Scene, assert_same, copy_of, service_image};
+use super::scene::{LONG, STOPS, Scene, assert_same, copy_of, service_image};
 
 #[test]
 fn a_service_is_backed_up_damaged_and_restored_identically() {
@@ -75,6 +75,53 @@ fn a_good_upgrade_changes_the_image_and_keeps_a_backup() {
     let backup = status["backupName"].as_str().unwrap();
     scene.succeeded("backup", backup);
     scene.tidy("db");
+}
+
+/// The images of the first Upgrade stayed in the hands of a field manager, and an Upgrade of another container
+/// took them away.
+#[test]
+fn containers_are_upgraded_one_after_the_other() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::empty(cluster);
+    let one = service_image(&scene.cluster, 1);
+    let two = service_image(&scene.cluster, 2);
+    let shell = scene.cluster.busybox().to_owned();
+    scene.apply(&format!(
+        r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web}}
+spec:
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - {{name: service, image: "{one}", imagePullPolicy: IfNotPresent}}
+      - {{name: side, image: "{one}", imagePullPolicy: IfNotPresent, command: [sleep, "100000"]}}
+"#
+    ));
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let process = operator.start();
+    for (name, version, container, image) in
+        [("first", "2.0.0", "service", &two), ("second", "3.0.0", "side", &shell)]
+    {
+        scene.apply(&format!(
+            "apiVersion: eider.dev/v1alpha1\nkind: Upgrade\nmetadata: {{name: {name}}}\nspec:\n  \
+             target: {{workload: {{kind: Deployment, name: web}}}}\n  toVersion: \"{version}\"\n  \
+             images: {{{container}: \"{image}\"}}\n  backup: {{mode: Skip}}\n  rollback: {{data: false}}\n  \
+             consistency: {{timeout: {STOPS}}}\n  healthGate: {{timeout: 5m, soak: 2s}}\n"
+        ));
+        scene.succeeded("upgrade", name);
+        let found = scene.object("deployment", "web").unwrap();
+        let managers = found["metadata"]["managedFields"].to_string();
+        assert!(!managers.contains("eider-upgrade"), "{managers}");
+    }
+    let found = scene.object("deployment", "web").unwrap();
+    let images = &found["spec"]["template"]["spec"]["containers"];
+    assert_eq!((&images[0]["image"], &images[1]["image"]), (&two.into(), &shell.into()));
+    assert!(!process.stop().stderr.contains("panicked"));
 }
 
 #[test]

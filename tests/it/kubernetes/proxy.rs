@@ -30,6 +30,10 @@ pub enum Fault {
     ConflictWrite(usize),
     /// This write reaches the server, and then the connection breaks: a retry is a second write.
     DropAnswer(usize),
+    /// This write reaches the server, and nothing is ever heard of it: the connection stays.
+    Silence(usize),
+    /// This log that is followed, counted from 1, is opened, and nothing comes out of it.
+    SilentLog(usize),
     /// This write reaches the server late.
     Delay(usize, Duration),
     /// After this write reached the server, and before its answer: for killing the operator.
@@ -196,6 +200,11 @@ impl Proxy {
         counts
     }
 
+    /// How many logs were followed.
+    pub fn logs(&self) -> usize {
+        self.state.logs()
+    }
+
     /// The events of watches whose path has this part.
     pub fn events(&self, of: &str) -> Vec<Event> {
         let mut events = self.state.record().events.clone();
@@ -235,6 +244,8 @@ pub struct Record {
     exchanges: BTreeMap<u64, Exchange>,
     next: u64,
     writes: usize,
+    /// The logs that were followed.
+    logs: usize,
     /// The paths of watches, in order.
     watches: Vec<String>,
     events: Vec<Event>,
@@ -249,6 +260,7 @@ impl Record {
             exchanges: BTreeMap::new(),
             next: 0,
             writes: 0,
+            logs: 0,
             watches: Vec::new(),
             events: Vec::new(),
             returning: None,
@@ -275,12 +287,14 @@ impl State {
                 Fault::FailWrite(write)
                 | Fault::ConflictWrite(write)
                 | Fault::DropAnswer(write)
+                | Fault::Silence(write)
                 | Fault::Delay(write, _)
                 | Fault::KillAt(write, _)
                 | Fault::Away(write, _) => *write == number,
                 Fault::HideWatchEvents { .. }
                 | Fault::RepeatWatchEvents { .. }
                 | Fault::DelayWatchEvents { .. }
+                | Fault::SilentLog(_)
                 | Fault::GoneWatch { .. } => false,
             };
             faults.extend(record.faults.iter().filter(of_this).cloned());
@@ -296,6 +310,19 @@ impl State {
         if let Some(exchange) = self.record().exchanges.get_mut(&identity) {
             note(exchange);
         }
+    }
+
+    /// Notes that a log is followed, and says whether it stays silent.
+    pub fn log(&self) -> bool {
+        let mut record = self.record();
+        record.logs += 1;
+        let number = record.logs;
+        record.faults.iter().any(|fault| matches!(fault, Fault::SilentLog(log) if *log == number))
+    }
+
+    /// How many logs were followed.
+    pub fn logs(&self) -> usize {
+        self.record().logs
     }
 
     /// Notes a watch, and says whether it is to be told that it is too old.

@@ -105,6 +105,42 @@ fn what_others_have_open_is_not_replaced_and_what_cannot_be_backed_up_is_not_sto
     assert!(!process.stop().stderr.contains("panicked"));
 }
 
+/// The space of the store was looked at by the mover of the backup, which was made after the stop.
+#[test]
+fn a_store_without_room_for_the_backup_before_a_change_stops_nothing() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let process = operator.start();
+    scene.back_up("base", "db", "  consistency: {mode: Live}\n");
+    scene.succeeded("backup", "base");
+    let pod = || scene.object("pod", "db-0").unwrap()["metadata"]["uid"].clone();
+    let before = pod();
+    // The same claim, with more to be left free than there is.
+    scene.apply(
+        "apiVersion: eider.dev/v1alpha1\nkind: BackupStore\nmetadata: {name: main}\n\
+         spec: {volumeClaim: {name: backups}, minFree: 900Ti}\n",
+    );
+    let image = service_image(&scene.cluster, 2);
+    scene.apply(&format!(
+        "apiVersion: eider.dev/v1alpha1\nkind: Upgrade\nmetadata: {{name: narrow}}\nspec:\n  \
+         target: {{workload: {{kind: StatefulSet, name: db}}}}\n  toVersion: \"2.0.0\"\n  \
+         images: {{service: \"{image}\"}}\n  backup: {{storeRef: {{name: main}}}}\n"
+    ));
+    let upgrade = scene.failed("upgrade", "narrow", "NotEnoughSpace");
+    assert!(upgrade["message"].as_str().unwrap().contains("the backup before"), "{upgrade:#}");
+    scene.apply(
+        "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {name: narrow}\n\
+         spec: {from: {backupRef: {name: base}}}\n",
+    );
+    let restore = scene.failed("restore", "narrow", "NotEnoughSpace");
+    assert!(restore["message"].as_str().unwrap().contains("the safety backup"), "{restore:#}");
+    assert_eq!(pod(), before, "the service was stopped");
+    assert_eq!(scene.object("statefulset", "db").unwrap()["metadata"]["generation"], 1);
+    scene.tidy("db");
+    assert!(!process.stop().stderr.contains("panicked"));
+}
+
 #[test]
 fn a_store_that_is_deleted_while_it_is_looked_into_is_let_go() {
     let Some(cluster) = Cluster::connect() else { return };

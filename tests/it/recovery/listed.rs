@@ -48,7 +48,8 @@ fn literal_points() -> BTreeSet<String> {
                 let Some((group, rest)) = literal.split_once('.') else { continue };
                 let named = !rest.is_empty()
                     && rest.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
-                if named && groups.contains(group) {
+                // A registry, which looks like one.
+                if named && groups.contains(group) && literal != "docker.io" {
                     found.insert(literal);
                 }
             }

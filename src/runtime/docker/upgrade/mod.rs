@@ -6,6 +6,7 @@
 mod exchange;
 mod gate;
 mod rehearsal;
+mod supply;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -14,7 +15,6 @@ use bollard::models::{RestartPolicy, RestartPolicyNameEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::images::{image_id, pull};
 use super::listing::{inspect, run_state};
 use super::looking::Look;
 use super::making::{mark, remove, there};
@@ -122,9 +122,11 @@ impl DockerRuntime {
             return Err(Failure::new(Reason::NotAnUpgrade, message)
                 .hint("set `spec.force: true` to do it all the same"));
         }
+        let sources = self.sources(job).await?;
         let backup = self.rehearse_backup(job, log, handles).await?;
         let names: Vec<&str> = chosen.iter().map(|one| one.name.as_str()).collect();
         let mut checks = vec![("SERVICE".to_owned(), "PASS".to_owned(), names.join(", "))];
+        checks.push(("IMAGES".to_owned(), "PASS".to_owned(), sources.join(", ")));
         checks.extend(backup.checks);
         let mut warnings = stopping.warnings;
         for warning in backup.warnings {
@@ -141,19 +143,6 @@ impl DockerRuntime {
             checks,
             ..PreflightFacts::default()
         }))
-    }
-
-    /// Has the new images on the host.
-    async fn fetch(&self, job: &UpgradeJob, cancel: &Cancel) -> Result<Value, Failure> {
-        let docker = self.connection.docker().await?;
-        let mut fetched = Vec::new();
-        for image in images(job).values() {
-            if image_id(&docker, image).await?.is_none() {
-                pull(&docker, image, cancel).await?;
-                fetched.push(image.clone());
-            }
-        }
-        Ok(json!({ "fetched": fetched }))
     }
 
     /// What is to be kept; what an earlier intent says counts more.

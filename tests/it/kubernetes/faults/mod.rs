@@ -4,6 +4,7 @@
 //! written more often than the fault explains. May not call the library.
 
 mod blind;
+mod silent;
 mod stopped;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,11 @@ struct Stage {
 
 impl Stage {
     fn new(cluster: Cluster) -> Self {
+        Self::with(cluster, &[])
+    }
+
+    /// With more arguments for the operator.
+    fn with(cluster: Cluster, arguments: &[&str]) -> Self {
         let scene = Scene::new(cluster);
         scene.fill("db");
         // What is written about the store is not of the operation.
@@ -44,7 +50,8 @@ impl Stage {
         let proxy = Proxy::counting(&scene.cluster, vec![], of_operation);
         let operator = Operator::new(&scene.cluster, &scene.namespace)
             .kubeconfig(&proxy.kubeconfig())
-            .arguments(&["--identity", "eider-operator-0"]);
+            .arguments(&["--identity", "eider-operator-0"])
+            .arguments(arguments);
         let process = Some(operator.start());
         let stage = Self { scene, proxy, operator, process };
         stage.inspected();
@@ -166,8 +173,9 @@ enum Trouble {
     LosesItsAnswer,
     IsTheLast,
     IsLate,
+    IsNeverAnswered,
 }
-use Trouble::{Conflicts, Fails, IsLate, IsTheLast, LosesItsAnswer};
+use Trouble::{Conflicts, Fails, IsLate, IsNeverAnswered, IsTheLast, LosesItsAnswer};
 
 impl Trouble {
     fn at(self, write: usize, stage: &Stage) -> Fault {
@@ -177,6 +185,7 @@ impl Trouble {
             LosesItsAnswer => Fault::DropAnswer(write),
             IsTheLast => stage.operator.kill_switch().at_write(write),
             IsLate => Fault::Delay(write, Duration::from_secs(6)),
+            IsNeverAnswered => Fault::Silence(write),
         }
     }
 
@@ -186,7 +195,7 @@ impl Trouble {
         let said = usize::from(what.ends_with("status")) + 1;
         match self {
             Fails | Conflicts | IsLate => said,
-            LosesItsAnswer => said + 1,
+            LosesItsAnswer | IsNeverAnswered => said + 1,
             IsTheLast => said + 3,
         }
     }
@@ -222,7 +231,12 @@ fn note(text: &str) {
 /// Every write of a Backup in one kind of trouble.
 fn every_write(trouble: Trouble) {
     let Some(cluster) = Cluster::connect() else { return };
-    let mut stage = Stage::new(cluster);
+    // Shorter than by default, so that silence is noticed within the patience of a test.
+    let patience: &[&str] = match trouble {
+        IsNeverAnswered => &["--request-timeout", "5s"],
+        _ => &[],
+    };
+    let mut stage = Stage::with(cluster, patience);
     let reference = stage.backup("reference", vec![]);
     let writes = stage.proxy.writes().len();
     note(&format!("an undisturbed Backup takes {writes} writes: {reference:?}"));
@@ -261,6 +275,11 @@ fn a_backup_whose_nth_write_is_the_operators_last() {
 #[test]
 fn a_backup_whose_nth_write_is_late() {
     every_write(IsLate);
+}
+
+#[test]
+fn a_backup_whose_nth_write_is_never_answered() {
+    every_write(IsNeverAnswered);
 }
 
 /// Which writes of the longer operations one test disturbs, each in another kind of trouble: every
