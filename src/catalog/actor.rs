@@ -1,4 +1,4 @@
-//! The owner thread: takes requests one after the other and answers each.
+//! The owner thread: takes requests in their order and answers each.
 //!
 //! Every write is committed, and with that on disk, before its answer is sent.
 
@@ -13,6 +13,7 @@ use super::current::{
     ApplicationState, CurrentService, ResourceRecord, ScheduledTask, SessionState,
 };
 use super::error::CatalogError;
+use super::group::{self, Queue};
 use super::request::{Reply, Request};
 use super::row::{Record, time_cell};
 use super::store::{Store, text};
@@ -27,23 +28,33 @@ pub(super) struct Message {
 }
 
 /// Answers requests until all handles are gone or one asks to close.
-pub(super) fn run(mut store: Store, mut requests: mpsc::Receiver<Message>) {
-    while let Some(Message { request, reply }) = requests.blocking_recv() {
-        let closing = matches!(request, Request::Close);
-        let answer = answer(&mut store, request);
-        if let Err(CatalogError::Statement { message, .. }) = &answer
-            && (message.contains("has been invalidated") || message.contains("FATAL"))
-        {
-            // The engine refuses everything from here on; what was committed is in its log.
-            tracing::error!(message, "the catalog's engine failed; opening the file again");
-            if let Err(error) = store.reopen() {
-                tracing::error!(%error, "the catalog cannot be opened again");
+pub(super) fn run(mut store: Store, requests: mpsc::Receiver<Message>) {
+    let mut queue = Queue::new(requests);
+    while let Some(group) = queue.take() {
+        let answers = if group.len() > 1 { group::answers(&mut store, &group) } else { None };
+        if let Some(answers) = answers {
+            for (message, answer) in group.into_iter().zip(answers) {
+                // Nobody waits for the answer of a cancelled call.
+                let _ = message.reply.send(Ok(answer));
             }
+            continue;
         }
-        // Nobody waits for the answer of a cancelled call.
-        let _ = reply.send(answer);
-        if closing {
-            return;
+        for Message { request, reply } in group {
+            let closing = matches!(request, Request::Close);
+            let answer = answer(&mut store, request);
+            if let Err(CatalogError::Statement { message, .. }) = &answer
+                && (message.contains("has been invalidated") || message.contains("FATAL"))
+            {
+                // The engine refuses everything from here on; what was committed is in its log.
+                tracing::error!(message, "the catalog's engine failed; opening the file again");
+                if let Err(error) = store.reopen() {
+                    tracing::error!(%error, "the catalog cannot be opened again");
+                }
+            }
+            let _ = reply.send(answer);
+            if closing {
+                return;
+            }
         }
     }
     if let Err(error) = store.close() {
@@ -51,7 +62,8 @@ pub(super) fn run(mut store: Store, mut requests: mpsc::Receiver<Message>) {
     }
 }
 
-fn answer(store: &mut Store, request: Request) -> Result<Reply, CatalogError> {
+/// Carries a request out.
+pub(super) fn answer(store: &mut Store, request: Request) -> Result<Reply, CatalogError> {
     Ok(match request {
         Request::AppendJournal(entry) => Reply::Id(store.append(&entry)?),
         Request::Journal(operation) => Reply::Journal(

@@ -12,6 +12,7 @@ mod configuration;
 mod current;
 mod error;
 mod export;
+mod group;
 mod maintenance;
 mod methods;
 mod migration;

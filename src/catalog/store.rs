@@ -23,11 +23,19 @@ pub(super) struct Store {
     numbers: HashMap<&'static str, i64>,
     /// Given up only after the file is closed for good.
     claim: Option<Claim>,
+    /// A transaction around several requests is open: theirs are parts of it.
+    grouping: bool,
 }
 
 impl Store {
     pub fn new(connection: Connection, path: PathBuf, claim: Claim) -> Self {
-        Self { connection: Some(connection), path, numbers: HashMap::new(), claim: Some(claim) }
+        Self {
+            connection: Some(connection),
+            path,
+            numbers: HashMap::new(),
+            claim: Some(claim),
+            grouping: false,
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -145,17 +153,34 @@ impl Store {
         })
     }
 
-    /// Runs `work` in a transaction; an error undoes it.
-    pub fn transaction<T>(
-        &self,
-        work: impl FnOnce(&Self) -> Result<T, CatalogError>,
+    /// Runs the work of several requests in one transaction; an error of one undoes all.
+    pub fn grouped<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, CatalogError>,
     ) -> Result<T, CatalogError> {
+        self.begin()?;
+        self.grouping = true;
+        let done = work(self);
+        self.grouping = false;
+        let done = self.end_transaction(done);
+        if done.is_err() {
+            // Numbers of rows that are not there after all are free again.
+            self.numbers.clear();
+        }
+        done
+    }
+
+    fn begin(&self) -> Result<(), CatalogError> {
+        let begun = self.connection()?.execute_batch("BEGIN TRANSACTION");
+        begun.map_err(|error| CatalogError::statement("run a transaction", error))
+    }
+
+    fn end_transaction<T>(&self, done: Result<T, CatalogError>) -> Result<T, CatalogError> {
         let connection = self.connection()?;
-        let failed = |error| CatalogError::statement("run a transaction", error);
-        connection.execute_batch("BEGIN TRANSACTION").map_err(failed)?;
-        match work(self) {
+        match done {
             Ok(value) => {
-                connection.execute_batch("COMMIT").map_err(failed)?;
+                let committed = connection.execute_batch("COMMIT");
+                committed.map_err(|error| CatalogError::statement("run a transaction", error))?;
                 Ok(value)
             }
             Err(error) => {
@@ -164,6 +189,19 @@ impl Store {
                 Err(error)
             }
         }
+    }
+
+    /// Runs `work` in a transaction; an error undoes it.
+    pub fn transaction<T>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, CatalogError>,
+    ) -> Result<T, CatalogError> {
+        if self.grouping {
+            return work(self);
+        }
+        self.begin()?;
+        let done = work(self);
+        self.end_transaction(done)
     }
 }
 

@@ -1,3 +1,4 @@
+mod group;
 mod rebuild;
 
 use std::path::{Path, PathBuf};

@@ -16,6 +16,9 @@ pub trait Progress: Send + Sync {
     fn phase(&self, name: &str) {
         let _ = name;
     }
+    /// Everything has been read: what is being archived may change from here on, though the archive is not
+    /// complete yet. Called once, and not at all by work that fails before.
+    fn all_read(&self) {}
     /// The work cannot begin yet and waits for the cause to go, or, with nothing, waits no more.
     fn waits(&self, cause: Option<(Reason, &str)>) {
         let _ = cause;

@@ -242,6 +242,9 @@ impl Operator {
                     }
                     tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
                 }
+                Decision::Perform { action: Action::Archive, .. } => {
+                    self.archive(resolved, runtime.as_ref(), log, running, &handles).await?;
+                }
                 Decision::Perform { step, action } => {
                     self.execute(resolved, runtime.as_ref(), step, &action, log, running, &handles)
                         .await?;
@@ -251,8 +254,8 @@ impl Operator {
     }
 
     /// Intent, effect, outcome.
-    #[expect(clippy::too_many_arguments, reason = "everything about one step, used once")]
-    async fn execute(
+    #[expect(clippy::too_many_arguments, reason = "everything about one step")]
+    pub(super) async fn execute(
         &self,
         resolved: &Resolved,
         runtime: &dyn Runtime,

@@ -51,12 +51,14 @@ impl TargetLocks {
 }
 
 impl Place {
-    /// The oldest operation that has to leave first.
+    /// The last of the operations that have to leave first. Those before it change while one waits, it does
+    /// not: a queue of a hundred would else have a hundred things to say of each of its operations.
     pub(super) fn ahead(&self) -> Option<OperationId> {
         let queue = self.locks.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, own) = queue.places.iter().find(|(number, _)| *number == self.number)?;
-        let mut earlier = queue.places.iter().take_while(|(number, _)| *number < self.number);
-        earlier.find(|(_, other)| meet(own, other)).map(|(_, other)| other.operation.clone())
+        let earlier = queue.places.iter().take_while(|(number, _)| *number < self.number);
+        let conflicting = earlier.filter(|(_, other)| meet(own, other));
+        conflicting.last().map(|(_, other)| other.operation.clone())
     }
 
     /// Waits until nobody is ahead.

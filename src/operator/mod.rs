@@ -20,6 +20,7 @@ mod labelled;
 mod ledger;
 mod locks;
 mod maintenance;
+mod meanwhile;
 mod migrate;
 pub mod permissions;
 mod preview;

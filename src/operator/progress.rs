@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Notify;
+
 use crate::engine::Progress;
 use crate::spec::{ProgressStatus, Reason};
 
@@ -14,6 +16,7 @@ pub struct Meter {
     total_bytes: AtomicU64,
     phase: Mutex<String>,
     waits: Mutex<Option<(Reason, String)>>,
+    read: Notify,
     listener: Option<Arc<dyn Progress>>,
 }
 
@@ -27,6 +30,7 @@ impl Meter {
             total_bytes: AtomicU64::new(0),
             phase: Mutex::new(String::new()),
             waits: Mutex::new(None),
+            read: Notify::new(),
             listener,
         }
     }
@@ -46,6 +50,11 @@ impl Meter {
     /// What the work waits for, if it cannot begin.
     pub fn cause_of_waiting(&self) -> Option<(Reason, String)> {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until everything that is to be archived has been read; for one at a time.
+    pub async fn until_all_read(&self) {
+        self.read.notified().await;
     }
 
     /// What is being done.
@@ -68,6 +77,14 @@ impl Progress for Meter {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Some(listener) = &self.listener {
             listener.advance(entries, bytes);
+        }
+    }
+
+    fn all_read(&self) {
+        // Kept for whoever asks after it.
+        self.read.notify_one();
+        if let Some(listener) = &self.listener {
+            listener.all_read();
         }
     }
 

@@ -356,13 +356,13 @@ impl Operator {
     }
 }
 
-/// The state of a schedule that this catalog has not seen: new, or known to the cluster, where its
-/// status says how far it has come.
 /// When the object was made, where it is one of a cluster.
 fn created_at(known: &KnownSchedule) -> Option<Timestamp> {
     known.resource.document["metadata"]["creationTimestamp"].as_str()?.parse().ok()
 }
 
+/// The state of a schedule that this catalog has not seen: new, or known to the cluster, where its
+/// status says how far it has come.
 fn first_task(known: &KnownSchedule, now: Timestamp) -> ScheduledTask {
     let status: BackupScheduleStatus =
         serde_json::from_value(known.resource.status.clone()).unwrap_or_default();

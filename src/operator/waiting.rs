@@ -71,8 +71,8 @@ impl Operator {
                 return Ok(Admitted::Unwanted);
             }
             let Some(ahead) = place.ahead() else { continue };
-            let message =
-                format!("waits for {} {}, which holds the same target", ahead.kind, ahead.name);
+            let (kind, name) = (&ahead.kind, &ahead.name);
+            let message = format!("waits for {kind} {name}, which comes first at the same target");
             if said.as_ref() != Some(&message) {
                 let busy = Failure::new(Reason::TargetBusy, message.clone());
                 self.say_waiting(operation, fresh, &busy).await?;

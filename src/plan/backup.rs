@@ -1,7 +1,8 @@
 //! The steps of a Backup.
 //!
 //! preflight → hooks before → quiesce → archive → resume → hooks after → seal → verify. The service
-//! runs again as soon as the data has been read. Until the seal, any failure or interruption undoes
+//! runs again as soon as the data has been read, while the archive is still being completed where the
+//! runtime says when that is ([`once_read`]). Until the seal, any failure or interruption undoes
 //! everything; after it the archive exists, and an interruption only repeats the verification.
 
 use jiff::Timestamp;
@@ -80,6 +81,19 @@ fn steps(job: &BackupJob) -> Vec<Forward> {
         steps.push(Forward { step: HOOKS_AFTER, action, on_interruption: Redo });
     }
     steps
+}
+
+/// The step to begin while the archive is still being completed, once all of the data has been read: the
+/// service need not wait for the compression of the last pieces and for the index. One at a time, in the
+/// order of the way forward. A step that was announced already is left alone: should the archive fail now,
+/// the way back goes on from what the journal says.
+pub fn once_read(job: &BackupJob, log: &Log<'_>) -> Option<(&'static str, Action)> {
+    let behind = steps(job).into_iter().skip_while(|forward| forward.step != ARCHIVE).skip(1);
+    let next = behind
+        .map(|forward| (log.state(forward.step), forward))
+        .find(|(state, _)| *state != StepState::Done);
+    let (state, forward) = next?;
+    (state == StepState::NotStarted).then_some((forward.step, forward.action))
 }
 
 /// The steps as `--dry-run` prints them.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::plan::{
     self, Action, ArchiveFacts, ArchivePresence, Child, ChildFacts, Conclusion, Decision,
     ExtractFacts, Failure, HookPhase, Job, JournalEntry, Log, Mark, Observed, PreflightFacts,
-    ReplacementState, SealFacts, VerifyFacts,
+    ReplacementState, SealFacts, StepState, VerifyFacts,
 };
 use crate::spec::Reason;
 
@@ -51,6 +51,8 @@ pub struct World {
     pub becomes_healthy: bool,
     /// Whether interrupted steps are picked up, as movers allow it.
     pub resumable: bool,
+    /// Whether the runtime says when all of the data has been read, before the archive is complete.
+    pub reads_early: bool,
     /// Rules that were broken, with the action that broke them.
     pub violations: Vec<String>,
 }
@@ -70,6 +72,7 @@ impl Default for World {
             data_touched: false,
             becomes_healthy: true,
             resumable: false,
+            reads_early: false,
             violations: Vec::new(),
         }
     }
@@ -93,8 +96,7 @@ pub struct Trace {
 /// # Errors
 /// With a text when the planner does not come to an end in 500 decisions.
 pub fn simulate(job: &Job, mut world: World, faults: &[(usize, Fault)]) -> Result<Trace, String> {
-    let mut journal: Vec<JournalEntry> = Vec::new();
-    let mut actions = Vec::new();
+    let mut run = Run { job, faults, journal: Vec::new(), actions: Vec::new() };
     let mut now = Timestamp::UNIX_EPOCH;
     for _ in 0..500 {
         now = now.saturating_add(SignedDuration::from_secs(1)).unwrap_or(now);
@@ -103,44 +105,80 @@ pub fn simulate(job: &Job, mut world: World, faults: &[(usize, Fault)]) -> Resul
             replacement: world.live,
             resumable: world.resumable,
         };
-        match plan::next(job, &Log::new(&journal), &observed, now) {
+        match plan::next(job, &Log::new(&run.journal), &observed, now) {
             Decision::Wait { until, .. } => now = until.max(now),
             Decision::Finish(conclusion) => {
+                let Run { journal, actions, .. } = run;
                 return Ok(Trace { conclusion, journal, actions, world });
             }
-            Decision::Perform { step, action } => {
-                let number = actions.len();
-                actions.push(step.to_owned());
-                let mut write = |mark, detail| {
-                    journal.push(JournalEntry {
-                        operation: job.operation().clone(),
-                        step: step.to_owned(),
-                        mark,
-                        at: now,
-                        session: "simulation".to_owned(),
-                        detail,
-                    });
-                };
-                write(Mark::Intent, Value::Null);
-                match faults.iter().find(|(at, _)| *at == number).map(|(_, fault)| *fault) {
-                    Some(Fault::CrashesBefore) => {}
-                    Some(Fault::CrashesAfter) => {
-                        let _ = world.perform(&action);
-                    }
-                    Some(Fault::Fails) => {
-                        let failure = Failure::new(Reason::InternalError, "injected");
-                        write(Mark::Failed, json!(failure));
-                    }
-                    None => match world.perform(&action) {
-                        Ok(detail) => write(Mark::Done, detail),
-                        Err(failure) => write(Mark::Failed, json!(failure)),
-                    },
-                }
-            }
+            Decision::Perform { step, action } => run.step(&mut world, step, &action, now),
         }
     }
-    Err(format!("no end after 500 decisions: {actions:?}"))
+    Err(format!("no end after 500 decisions: {:?}", run.actions))
 }
+
+/// What has happened so far of a simulation.
+struct Run<'a> {
+    job: &'a Job,
+    faults: &'a [(usize, Fault)],
+    journal: Vec<JournalEntry>,
+    actions: Vec<String>,
+}
+
+impl Run<'_> {
+    fn write(&mut self, step: &str, mark: Mark, at: Timestamp, detail: Value) {
+        self.journal.push(JournalEntry {
+            operation: self.job.operation().clone(),
+            step: step.to_owned(),
+            mark,
+            at,
+            session: "simulation".to_owned(),
+            detail,
+        });
+    }
+
+    fn step(&mut self, world: &mut World, step: &str, action: &Action, now: Timestamp) {
+        let number = self.actions.len();
+        self.actions.push(step.to_owned());
+        self.write(step, Mark::Intent, now, Value::Null);
+        let fault = self.faults.iter().find(|(at, _)| *at == number).map(|(_, fault)| *fault);
+        if fault == Some(Fault::CrashesBefore) {
+            return;
+        }
+        let outcome = match fault {
+            Some(Fault::Fails) => Err(Failure::new(Reason::InternalError, "injected")),
+            _ => world.perform(action),
+        };
+        if world.reads_early && *action == Action::Archive && self.go_on(world, now) == Died {
+            return;
+        }
+        match outcome {
+            _ if fault == Some(Fault::CrashesAfter) => {}
+            Ok(detail) => self.write(step, Mark::Done, now, detail),
+            Err(failure) => self.write(step, Mark::Failed, now, json!(failure)),
+        }
+    }
+
+    /// What is done while the archive is completed.
+    fn go_on(&mut self, world: &mut World, now: Timestamp) -> Life {
+        let Job::Backup(job) = self.job else { return Lives };
+        while let Some((step, action)) = plan::backup::once_read(job, &Log::new(&self.journal)) {
+            self.step(world, step, &action, now);
+            if Log::new(&self.journal).state(step) == StepState::Interrupted {
+                return Died;
+            }
+        }
+        Lives
+    }
+}
+
+/// Whether the process is there after what was done last.
+#[derive(PartialEq, Eq)]
+enum Life {
+    Lives,
+    Died,
+}
+use Life::{Died, Lives};
 
 impl World {
     fn expect(&mut self, holds: bool, rule: &str) {

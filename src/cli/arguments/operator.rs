@@ -55,7 +55,7 @@ pub struct OperatorArguments {
     /// How long the API server may take until it answers a request; then it is asked again.
     #[arg(long, env = "EIDER_REQUEST_TIMEOUT", hide_env_values = true, default_value = "1m", value_name = "DURATION", value_parser = parse_duration)]
     pub request_timeout: Duration,
-    /// Name of the Lease that replicas take turns at.
+    /// Name of the Lease that replicas take turns at; the Role of the manifests allows the default alone.
     #[arg(
         long,
         env = "EIDER_LEASE_NAME",

@@ -129,6 +129,9 @@ pub fn pack<W: Write + Send>(
         let writer = scope.spawn(move || work::write(to, &results, &free_sender));
         // On this thread; when it returns, the stream is closed and the others come to their end.
         let packed = packer::pack_roots(options, &boundaries, stream, progress, cancel);
+        if packed.is_ok() {
+            progress.all_read();
+        }
         let written = writer.join().unwrap_or_else(|_| {
             Err(std::io::Error::other("the thread that writes ended unexpectedly"))
         });

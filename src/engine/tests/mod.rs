@@ -7,6 +7,7 @@ mod foreign;
 mod hostile;
 mod incremental;
 mod layout;
+mod reading;
 mod roundtrip;
 mod salvaging;
 mod selecting;

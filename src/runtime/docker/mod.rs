@@ -17,6 +17,7 @@ mod listing;
 mod looking;
 mod making;
 mod reach;
+mod reading;
 mod reviving;
 mod stamps;
 mod stillness;
@@ -368,12 +369,7 @@ impl DockerRuntime {
                 self.check_still(job).await?;
                 self.on_data(&on_host(job, &log), &places(&log), action, log, handles).await
             }
-            Action::Archive => {
-                let translated = on_host(job, &log);
-                let facts = self.on_data(&translated, &places(&log), action, log, handles).await?;
-                self.check_still(job).await?;
-                Ok(facts)
-            }
+            Action::Archive => self.archive(job, log, handles).await,
             _ => self.on_data(&on_host(job, &log), &places(&log), action, log, handles).await,
         }
     }

@@ -109,22 +109,51 @@ fn undisturbed_runs_succeed_in_the_written_order() {
     insta::assert_snapshot!(orders);
 }
 
+/// As runtimes are: some say when all has been read, some say it with the archive.
+fn worlds() -> [World; 2] {
+    [false, true].map(|reads_early| World { reads_early, ..World::default() })
+}
+
+#[test]
+fn a_service_runs_again_while_its_archive_is_completed() {
+    let world = World { reads_early: true, ..World::default() };
+    let trace = simulate(&backup(&docker()), world.clone(), &[]).unwrap();
+    assert!(trace.conclusion.is_success(), "{:?}", trace.conclusion);
+    let lines: Vec<(String, Mark)> =
+        trace.journal.iter().map(|entry| (entry.step.clone(), entry.mark)).collect();
+    let at = |step: &str, mark| lines.iter().position(|line| *line == (step.to_owned(), mark));
+    assert!(at("archive", Mark::Intent) < at("resume", Mark::Intent), "{lines:?}");
+    assert!(at("hooks-after", Mark::Done) < at("archive", Mark::Done), "{lines:?}");
+    assert!(at("archive", Mark::Done) < at("seal", Mark::Intent), "{lines:?}");
+    // One that fails only when it is written has its service running, and is not started twice.
+    let archive = trace.actions.iter().position(|step| step == "archive").unwrap();
+    let failed = simulate(&backup(&docker()), world, &[(archive, Fault::Fails)]).unwrap();
+    assert!(!failed.conclusion.is_success());
+    let resumed = failed.actions.iter().filter(|step| *step == "resume").count();
+    assert_eq!(resumed, 1, "{:?}", failed.actions);
+}
+
 #[test]
 fn any_single_fault_at_any_action_is_finished_or_undone() {
     let mut runs = 0;
     for (name, job) in jobs() {
         for fault in FAULTS {
             for at in 0.. {
-                let trace = simulate(&job, World::default(), &[(at, fault)]).unwrap();
-                judge(&job, &trace, &format!("{name}, {fault:?} at {at}"));
-                runs += 1;
-                if at >= trace.actions.len() {
+                let mut longest = 0;
+                for world in worlds() {
+                    let story = format!("{name}, {fault:?} at {at}, {}", world.reads_early);
+                    let trace = simulate(&job, world, &[(at, fault)]).unwrap();
+                    judge(&job, &trace, &story);
+                    runs += 1;
+                    longest = longest.max(trace.actions.len());
+                }
+                if at >= longest {
                     break;
                 }
             }
         }
     }
-    assert!(runs > 100, "{runs}");
+    assert!(runs > 200, "{runs}");
 }
 
 #[test]
@@ -136,8 +165,11 @@ fn any_crash_followed_by_any_crash_is_finished_or_undone() {
                 for one in crashes {
                     for two in crashes {
                         let faults = [(first, one), (second, two)];
-                        let trace = simulate(&job, World::default(), &faults).unwrap();
-                        judge(&job, &trace, &format!("{name}, {faults:?}"));
+                        for world in worlds() {
+                            let story = format!("{name}, {faults:?}, {}", world.reads_early);
+                            let trace = simulate(&job, world, &faults).unwrap();
+                            judge(&job, &trace, &story);
+                        }
                     }
                 }
             }

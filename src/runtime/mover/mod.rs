@@ -145,6 +145,8 @@ pub enum Saying {
         /// Bytes expected; 0 when unknown.
         total: u64,
     },
+    /// The current request has read all that it reads; what is written of it is not complete yet.
+    Read,
     /// One archive of the store, while looking into it.
     Archive {
         /// Its manifest.

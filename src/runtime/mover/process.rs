@@ -283,6 +283,10 @@ impl Progress for Spoken {
         }
     }
 
+    fn all_read(&self) {
+        (self.say)(&Saying::Read.to_line());
+    }
+
     fn phase(&self, _: &str) {
         self.entries.store(0, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::engine::{IMAGE, Project, SERVICE, backup, docker};
+use super::contained;
+use super::engine::{IMAGE, Project, SERVICE, backup, docker, lines, text};
 use super::upgrades::{self, Version};
-use crate::scene::{Daemon, STORE, wait_longer};
+use crate::scene::{Daemon, Ended, STORE, tool, wait_longer};
 
 /// What the engine tells while it happens: afterwards it remembers only the last few hundred events.
 struct Watch {
@@ -127,6 +128,42 @@ fn the_downtime_of_a_project_is_the_same_in_record_status_and_histogram() {
     let record = project.scene.record("night");
     agrees("record", record["downtimeSeconds"].as_f64().unwrap(), seen);
     assert_eq!(daemon.stop(), Some(0));
+}
+
+/// What takes the longest here is to compress the last pieces, for which no service need wait.
+fn runs_while_its_archive_is_written(back_up: impl FnOnce(&Project, &str) -> Ended) {
+    let Some(project) = Project::new() else { return };
+    let data = project.volume("data");
+    project.start("db", &["-v", &format!("{data}:/data")], SERVICE);
+    wait_longer("the service has started", Duration::from_secs(20), &mut || {
+        project.at("data").join("log").exists()
+    });
+    // Letters at random: compressible, at no great pace.
+    let make = "head -c 9000000 /dev/urandom | base64 > \"$0\"/letters";
+    tool("sh", &["-c", make, project.at("data").to_str().unwrap()]);
+    let target = format!("project: {}", project.name);
+    let night = backup("night", &target, "archive: {format: tar.zst, level: 19, threads: 1}");
+    back_up(&project, &format!("{STORE}---\n{night}")).ok();
+    let started = text(&project.inspected()["db"]["State"]["StartedAt"]);
+    let started: jiff::Timestamp = started.parse().unwrap();
+    let written = project.scene.archive("night").metadata().unwrap().modified().unwrap();
+    let written = jiff::Timestamp::try_from(written).unwrap();
+    assert!(started < written, "started {started}, the archive was written until {written}");
+    assert_eq!(lines(&project.at("data").join("log")), ["started", "stopped", "started"]);
+    // What was read before the service ran is what is in the archive.
+    project.scene.run(&["backup", "verify", "night"]).ok();
+}
+
+#[test]
+fn a_service_runs_while_its_archive_is_written() {
+    runs_while_its_archive_is_written(|project, documents| project.scene.apply(documents));
+}
+
+#[test]
+fn a_service_runs_while_a_worker_writes_its_archive() {
+    runs_while_its_archive_is_written(|project, documents| {
+        contained::apply(project, &[], documents)
+    });
 }
 
 /// That a service is looked at for a while longer, to be sure of it, is no downtime.

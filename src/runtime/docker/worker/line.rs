@@ -110,10 +110,14 @@ impl Line {
                     if let Some(answer) = said.answers(&id) {
                         return Ok(answer);
                     }
-                    if let Saying::Progress { entries, bytes, total } = said {
-                        handles.progress.phase("worker");
-                        handles.progress.total(0, total);
-                        handles.progress.advance(entries, bytes);
+                    match said {
+                        Saying::Progress { entries, bytes, total } => {
+                            handles.progress.phase("worker");
+                            handles.progress.total(0, total);
+                            handles.progress.advance(entries, bytes);
+                        }
+                        Saying::Read => handles.progress.all_read(),
+                        _ => {}
                     }
                 }
                 Some(Heard::Ended(how)) => return Err(lost(&how)),
