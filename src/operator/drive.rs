@@ -245,8 +245,10 @@ impl Operator {
                 Decision::Perform { action: Action::Archive, .. } => {
                     self.archive(resolved, runtime.as_ref(), log, running, &handles).await?;
                 }
-                Decision::Perform { step, action } => {
-                    self.execute(resolved, runtime.as_ref(), step, &action, log, running, &handles)
+                Decision::Perform { step, action, back } => {
+                    let uncut = Handles { cancel: Cancel::default(), ..handles.clone() };
+                    let handles = if back { &uncut } else { &handles };
+                    self.execute(resolved, runtime.as_ref(), step, &action, log, running, handles)
                         .await?;
                 }
             }

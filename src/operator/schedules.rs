@@ -175,7 +175,8 @@ impl Operator {
             running.iter().filter(|operation| decision.cancel.contains(&operation.name))
         {
             info!(%operation, "replaced by a newer run");
-            self.cancel(operation);
+            // One that waits, too: else each would begin, stop its service and be cancelled in turn.
+            self.cancel_for_good(operation);
         }
         let mut start = None;
         if let Some(run) = &decision.start {

@@ -118,13 +118,13 @@ fn forward(
     match log.state(SEAL) {
         StepState::Done => {}
         StepState::NotStarted => {
-            return Ok(Some(Decision::Perform { step: SEAL, action: Action::Seal }));
+            return Ok(Some(Decision::Perform { step: SEAL, action: Action::Seal, back: false }));
         }
         // The manifest is the commit point: with it the seal has happened, whatever the journal lacks.
         StepState::Interrupted
             if observed.resumable || observed.archive == ArchivePresence::Sealed =>
         {
-            return Ok(Some(Decision::Perform { step: SEAL, action: Action::Seal }));
+            return Ok(Some(Decision::Perform { step: SEAL, action: Action::Seal, back: false }));
         }
         StepState::Interrupted => return Err(interrupted(SEAL)),
         StepState::Failed(failure) => return Err(failure),

@@ -82,6 +82,9 @@ pub enum Decision {
         step: &'static str,
         /// The effect.
         action: Action,
+        /// Whether it is on the way back: what puts things back is done whoever cancels, with all that it
+        /// takes, or nothing of it could be relied on.
+        back: bool,
     },
     /// Ask again at this time.
     Wait {
@@ -143,6 +146,11 @@ impl<'a> Log<'a> {
     /// Whether the step's last word is that it did what it was to do.
     pub fn done(&self, step: &str) -> bool {
         self.state(step) == StepState::Done
+    }
+
+    /// How often the step was announced.
+    pub fn attempts(&self, step: &str) -> usize {
+        self.of(step).filter(|entry| entry.mark == Mark::Intent).count()
     }
 
     /// How often the step has failed.
@@ -276,9 +284,11 @@ pub(super) fn advance(
     for Forward { step, action, on_interruption } in steps {
         match log.state(step) {
             StepState::Done => {}
-            StepState::NotStarted => return Ok(Some(Decision::Perform { step, action })),
+            StepState::NotStarted => {
+                return Ok(Some(Decision::Perform { step, action, back: false }));
+            }
             StepState::Interrupted if resumable || on_interruption == OnInterruption::Redo => {
-                return Ok(Some(Decision::Perform { step, action }));
+                return Ok(Some(Decision::Perform { step, action, back: false }));
             }
             StepState::Interrupted => return Err(interrupted(step)),
             StepState::Failed(failure) => return Err(failure),
@@ -319,7 +329,7 @@ pub(super) fn compensate(
         match log.state(step) {
             StepState::Done => {}
             StepState::NotStarted | StepState::Interrupted => {
-                return (Some(Decision::Perform { step, action }), given_up);
+                return (Some(Decision::Perform { step, action, back: true }), given_up);
             }
             StepState::Failed(failure) => {
                 let failures = log.failures(step);
@@ -339,7 +349,7 @@ pub(super) fn compensate(
                         format!("step `{step}` failed and is tried again: {}", failure.message);
                     return (Some(Decision::Wait { until, message }), given_up);
                 }
-                return (Some(Decision::Perform { step, action }), given_up);
+                return (Some(Decision::Perform { step, action, back: true }), given_up);
             }
         }
     }

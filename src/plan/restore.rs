@@ -117,6 +117,9 @@ fn steps_after_swap(job: &RestoreJob) -> Vec<Forward> {
     steps
 }
 
+/// How often a service is tried to be held still for the way back.
+const UNDO_ATTEMPTS: u32 = 3;
+
 /// The steps as `--dry-run` prints them.
 pub fn outline(job: &RestoreJob) -> Vec<(&'static str, Action)> {
     let pair = |forward: Forward| (forward.step, forward.action);
@@ -153,14 +156,14 @@ fn forward(
     match log.state(SWAP) {
         StepState::Done => {}
         StepState::NotStarted => {
-            return Ok(Some(Decision::Perform { step: SWAP, action: Action::Swap }));
+            return Ok(Some(Decision::Perform { step: SWAP, action: Action::Swap, back: false }));
         }
         // All roots are the new ones: the swap has happened, only its outcome was not written.
         // Performing it again finds nothing to do and writes it.
         StepState::Interrupted
             if observed.resumable || observed.replacement == ReplacementState::New =>
         {
-            return Ok(Some(Decision::Perform { step: SWAP, action: Action::Swap }));
+            return Ok(Some(Decision::Perform { step: SWAP, action: Action::Swap, back: false }));
         }
         StepState::Interrupted => return Err(interrupted(SWAP)),
         StepState::Failed(failure) => return Err(failure),
@@ -203,17 +206,21 @@ fn backward(
         // The service was started on the new tree: hold it still again before the tree is taken away.
         if !hooks.before.is_empty() {
             let action = Action::RunHooks(HookPhase::Before);
-            steps.push(Compensation { step: UNDO_HOOKS_BEFORE, action, attempts: 1 });
+            let attempts = if held { 1 } else { UNDO_ATTEMPTS };
+            steps.push(Compensation { step: UNDO_HOOKS_BEFORE, action, attempts });
         }
         if held {
             let action = Action::Quiesce {
                 mode: job.spec.consistency.mode,
                 timeout: job.spec.consistency.timeout.clone(),
             };
-            steps.push(Compensation { step: UNDO_QUIESCE, action, attempts: 3 });
+            steps.push(Compensation { step: UNDO_QUIESCE, action, attempts: UNDO_ATTEMPTS });
         }
     }
-    if swapped {
+    // Data is not taken from under a service that runs because it could not be held still.
+    let holds = if held { UNDO_QUIESCE } else { UNDO_HOOKS_BEFORE };
+    let may_run = ran_again && log.is_given_up(holds, UNDO_ATTEMPTS);
+    if swapped && !may_run {
         steps.push(Compensation { step: SWAP_BACK, action: Action::SwapBack, attempts: 5 });
     }
     let (resume, after) =
@@ -234,8 +241,8 @@ fn backward(
         return decision;
     }
     // With the swap not undone, the staging places hold the only copy of the old tree: keep them.
-    let old_is_safe = !given_up.iter().any(|(step, _)| *step == SWAP_BACK);
-    if old_is_safe && log.touched(EXTRACT) {
+    let is_left = (swapped && may_run) || given_up.iter().any(|(step, _)| *step == SWAP_BACK);
+    if !is_left && log.touched(EXTRACT) {
         let steps = vec![Compensation {
             step: DISCARD_STAGING,
             action: Action::DiscardStaging,

@@ -11,7 +11,8 @@ use super::action::{Action, Child, HookPhase};
 use super::backup::{HOOKS_AFTER_ATTEMPTS, RESUME_ATTEMPTS, conclude};
 use super::job::{ChildFacts, Observed, PreflightFacts, UpgradeJob};
 use super::machine::{
-    Compensation, Conclusion, Decision, Failure, Forward, Log, OnInterruption, advance, compensate,
+    Compensation, Conclusion, Decision, Failure, Forward, Log, OnInterruption, StepState, advance,
+    compensate,
 };
 use crate::spec::Reason;
 use crate::spec::upgrade::{RollbackMode, UpgradeBackupMode};
@@ -148,7 +149,11 @@ fn backward(job: &UpgradeJob, log: &Log<'_>, failure: Failure, now: Timestamp) -
             Decision::Finish(Conclusion::succeeded(message))
         });
     }
-    if !log.touched(KEEP_OLD) {
+    // A service that somebody has started meanwhile is found before anything is changed.
+    let runs =
+        |found: &Failure| matches!(found.reason, Reason::ReplicasChanged | Reason::QuiesceFailed);
+    let is_refused = matches!(log.state(KEEP_OLD), StepState::Failed(found) if runs(&found));
+    if !log.touched(KEEP_OLD) || is_refused {
         let mut steps = Vec::new();
         if log.touched(QUIESCE) {
             let attempts = RESUME_ATTEMPTS;

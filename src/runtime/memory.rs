@@ -111,7 +111,7 @@ pub fn simulate(job: &Job, mut world: World, faults: &[(usize, Fault)]) -> Resul
                 let Run { journal, actions, .. } = run;
                 return Ok(Trace { conclusion, journal, actions, world });
             }
-            Decision::Perform { step, action } => run.step(&mut world, step, &action, now),
+            Decision::Perform { step, action, .. } => run.step(&mut world, step, &action, now),
         }
     }
     Err(format!("no end after 500 decisions: {:?}", run.actions))

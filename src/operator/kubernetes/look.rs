@@ -201,7 +201,10 @@ async fn look_once(
     if context.is_active(operation) {
         return Ok(Action::await_change());
     }
-    // Servers before 1.25 let the specification of what has run be changed.
+    // Servers before 1.25 let the specification of what runs or has run be changed.
+    if context.is_active_as_before(operation) {
+        return Ok(Action::requeue(WAIT));
+    }
     let earlier = said["observedGeneration"].as_i64().filter(|seen| *seen < operation.generation);
     let ended = earlier.and_then(|seen| status::recorded(said, seen));
     // One that was refused has not run: it may be mended.

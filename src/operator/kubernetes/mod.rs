@@ -92,6 +92,16 @@ impl Context {
         self.active.lock().unwrap_or_else(PoisonError::into_inner).contains(operation)
     }
 
+    /// Whether the same object is being carried out as it was before it was edited.
+    fn is_active_as_before(&self, operation: &OperationId) -> bool {
+        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        active.iter().any(|one| {
+            let same = (&one.kind, &one.namespace, &one.name, &one.uid)
+                == (&operation.kind, &operation.namespace, &operation.name, &operation.uid);
+            same && one.generation != operation.generation
+        })
+    }
+
     fn enter(&self, operation: &OperationId) -> bool {
         self.active.lock().unwrap_or_else(PoisonError::into_inner).insert(operation.clone())
     }

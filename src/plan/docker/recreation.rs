@@ -69,7 +69,13 @@ pub fn recreate(
     if !networks.is_empty() {
         let mode = old["HostConfig"]["NetworkMode"].as_str().unwrap_or_default();
         let first = networks.iter().position(|(name, _)| name == mode).unwrap_or(0);
-        let (name, settings) = networks.remove(first);
+        let (name, mut settings) = networks.remove(first);
+        // Newer engines want it here, older ones where it was; each ignores the other.
+        if let Some(address) = body.get("MacAddress")
+            && settings["MacAddress"].is_null()
+        {
+            settings["MacAddress"] = address.clone();
+        }
         body.insert("NetworkingConfig".to_owned(), json!({"EndpointsConfig": {name: settings}}));
     }
     Recreation { body: Value::Object(body), networks }

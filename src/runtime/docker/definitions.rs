@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 
 use bollard::Docker;
-use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{InspectNetworkOptions, ListVolumesOptions};
 use serde_json::{Value, json};
 
 use super::connection::{ANSWER, Connection, failure, is_missing, limited};
-use super::listing::{inspect, run_state};
+use super::raw;
 use crate::plan::Failure;
 use crate::plan::docker::{
     Definitions, HostFacts, RootSource, RunState, Selection, VolumeDefinition,
@@ -44,13 +43,15 @@ pub async fn of(
     volumes.sort_by(|one, other| one.name.cmp(&other.name));
     let mut containers = Vec::new();
     for id in &selection.containers {
-        let Some(found) = inspect(docker.clone(), id.clone()).await? else { continue };
-        let image = found.image.clone().unwrap_or_default();
-        let image = limited("look at an image", ANSWER, docker.inspect_image(&image)).await.ok();
-        let digests = image.and_then(|image| image.repo_digests).unwrap_or_default();
+        let Some(found) = raw::container(&docker, id).await? else { continue };
+        let image = raw::image(&docker, found["Image"].as_str().unwrap_or_default()).await;
+        let digests = image.ok().flatten().map(|image| image["RepoDigests"].clone());
         let state = facts.container(id).map(|container| container.state);
-        let ran = state.unwrap_or_else(|| run_state(found.state.as_ref())) != RunState::Stopped;
-        containers.push(definition(found, &digests, ran));
+        let ran = match state {
+            Some(state) => state != RunState::Stopped,
+            None => ["Running", "Paused", "Restarting"].iter().any(|is| found["State"][is] == true),
+        };
+        containers.push(definition(&found, &digests.unwrap_or_default(), ran));
     }
     let networks = networks(&docker, &containers).await?;
     Ok(Definitions { volumes, containers, networks })
@@ -92,16 +93,15 @@ async fn networks(docker: &Docker, containers: &[Value]) -> Result<Vec<Value>, F
     Ok(networks)
 }
 
-fn definition(found: ContainerInspectResponse, digests: &[String], ran: bool) -> Value {
-    let networks = found.network_settings.and_then(|settings| settings.networks);
+fn definition(found: &Value, digests: &Value, ran: bool) -> Value {
     json!({
-        "id": found.id,
+        "id": found["Id"],
         "ran": ran,
-        "name": found.name.as_deref().unwrap_or_default().trim_start_matches('/'),
-        "imageId": found.image,
-        "imageDigests": digests,
-        "config": found.config,
-        "hostConfig": found.host_config,
-        "networks": networks,
+        "name": found["Name"].as_str().unwrap_or_default().trim_start_matches('/'),
+        "imageId": found["Image"],
+        "imageDigests": digests.as_array().cloned().unwrap_or_default(),
+        "config": found["Config"],
+        "hostConfig": found["HostConfig"],
+        "networks": found["NetworkSettings"]["Networks"],
     })
 }

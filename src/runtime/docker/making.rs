@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, EndpointSettings, NetworkConnectRequest,
-    RestartPolicy,
+    ContainerInspectResponse, EndpointSettings, NetworkConnectRequest, RestartPolicy,
 };
-use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptions,
-};
-use serde_json::Value;
+use bollard::query_parameters::{RemoveContainerOptionsBuilder, StopContainerOptions};
+use serde_json::{Value, json};
 
 use super::connection::{ANSWER, is_already, is_missing, limited};
 use super::listing::{inspect, run_state};
+use super::raw;
 use crate::plan::docker::{Recreation, RunState};
 use crate::plan::{Failure, OperationId};
 use crate::spec::Reason;
@@ -33,23 +31,19 @@ pub async fn make(
     recreation: Recreation,
     restart_policy: Option<RestartPolicy>,
 ) -> Result<String, Failure> {
-    let mut body: ContainerCreateBody = decode(&recreation.body)?;
-    if let (Some(host), Some(policy)) = (&mut body.host_config, restart_policy) {
-        host.restart_policy = Some(policy);
+    let mut body = recreation.body;
+    if let Some(policy) = restart_policy {
+        body["HostConfig"]["RestartPolicy"] = json!(policy);
     }
-    let options = CreateContainerOptionsBuilder::new().name(name).build();
-    let call = docker.create_container(Some(options), body);
-    let created = limited(&format!("make container {name}"), ANSWER, call).await?;
+    let id = raw::create(docker, name, body).await?;
     for (network, settings) in recreation.networks {
         let settings: EndpointSettings = decode(&settings)?;
-        let request = NetworkConnectRequest {
-            container: created.id.clone(),
-            endpoint_config: Some(settings),
-        };
+        let request =
+            NetworkConnectRequest { container: id.clone(), endpoint_config: Some(settings) };
         let what = format!("connect {name} to {network}");
         limited(&what, ANSWER, docker.connect_network(&network, request)).await?;
     }
-    Ok(created.id)
+    Ok(id)
 }
 
 fn decode<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, Failure> {
@@ -100,7 +94,10 @@ pub async fn there(
     id: &str,
     name: &str,
 ) -> Result<ContainerInspectResponse, Failure> {
-    inspect(docker.clone(), id.to_owned()).await?.ok_or_else(|| {
-        Failure::new(Reason::TargetNotFound, format!("container {name} is not there any more"))
-    })
+    inspect(docker.clone(), id.to_owned()).await?.ok_or_else(|| is_gone(name))
+}
+
+/// That a container is not there that has to be.
+pub fn is_gone(name: &str) -> Failure {
+    Failure::new(Reason::TargetNotFound, format!("container {name} is not there any more"))
 }

@@ -16,6 +16,7 @@ mod images;
 mod listing;
 mod looking;
 mod making;
+mod raw;
 mod reach;
 mod reading;
 mod reviving;

@@ -11,6 +11,7 @@ use super::conversation::Conversation;
 use super::names;
 use super::pod_state::{PodState, has_ended, judge};
 use crate::plan::Failure;
+use crate::spec::Reason;
 
 impl Conversation<'_> {
     /// Deletes a mover's Job and waits until its pod is gone: until then it may still write.
@@ -28,8 +29,18 @@ impl Conversation<'_> {
                 .await
                 .map_err(|error| failure(&what, &error))?;
             let at_work = list.items.iter().any(is_at_work);
-            if !at_work || begun.elapsed() > Duration::from_mins(5) {
+            if !at_work {
                 return Ok(());
+            }
+            // Never two at once: a node that says nothing may still run it.
+            if begun.elapsed() > Duration::from_mins(5) {
+                return Err(Failure::new(
+                    Reason::MoverLost,
+                    format!("mover {}/{name} does not end: its pod is still there", self.namespace),
+                )
+                .hint(
+                    "is its node away? delete the pod by force once the node is known to be off",
+                ));
             }
             tokio::time::sleep(Duration::from_millis(300)).await;
         }

@@ -26,7 +26,8 @@ pub struct Held {
 }
 
 /// Scales to zero and waits until no pod is left. What it was before has been written to the journal;
-/// it is written on the workload first, too.
+/// it is written on the workload first, too. On the way back, where an operation has begun a rollout itself,
+/// its being held part of the way is no reason to leave it there.
 pub async fn hold(
     cluster: &Cluster,
     namespace: &str,
@@ -43,7 +44,7 @@ pub async fn hold(
         )
         .hint("use `consistency.mode: Live`"));
     }
-    workload.may_be_scaled_to_zero()?;
+    workload.keeps_its_claims()?;
     let stop = |error: &kube::Error| failure(&format!("stop {}", workload.title()), error);
     if workload.held().as_ref() != Some(held) {
         let value = serde_json::to_string(held).unwrap_or_default();
@@ -59,9 +60,13 @@ pub async fn hold(
         let Some(now) = Workload::find(cluster, namespace, target).await? else {
             return Ok(Stopped::default());
         };
+        if now.replicas != 0 {
+            return Err(scaled_up(&now));
+        }
         let pods = workload.pods(cluster).await?;
         if pods.is_empty() && now.is_observed() {
-            return Ok(Stopped { generation: now.object.metadata.generation });
+            let generation = now.object.metadata.generation;
+            return Ok(Stopped { generation, managers: Some(now.managers_of("replicas")) });
         }
         if cancel.is_cancelled() {
             return Err(Failure::new(
@@ -87,11 +92,14 @@ pub async fn hold(
 }
 
 /// A workload that stands still.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Stopped {
-    /// Its generation then: every change of its specification counts it up.
+    /// Its generation then: every change of its specification counts it up, and, for a Deployment, every
+    /// change of its annotations.
     pub generation: Option<i64>,
+    /// Who else managed its number of replicas then.
+    pub managers: Option<Vec<String>>,
 }
 
 /// Fails if somebody has scaled a held workload up again: that is reported, not fought.
@@ -110,7 +118,8 @@ fn stands_still(workload: &Workload, stopped: Stopped) -> Result<(), Failure> {
         // Up and down again is two changes. One is of something else, as long as nothing runs.
         let changes = workload.object.metadata.generation.zip(stopped.generation);
         let changes = changes.map_or(0, |(now, then)| now - then);
-        if changes < 2 {
+        let is_same = stopped.managers.is_some_and(|then| then == workload.managers_of("replicas"));
+        if changes < 2 || (workload.kind == WorkloadKind::Deployment && is_same) {
             return Ok(());
         }
         return Err(Failure::new(
@@ -123,8 +132,13 @@ fn stands_still(workload: &Workload, stopped: Stopped) -> Result<(), Failure> {
         )
         .hint("see who scales it, and try again"));
     }
+    Err(scaled_up(workload))
+}
+
+/// Somebody else wants it to run.
+fn scaled_up(workload: &Workload) -> Failure {
     let managers = workload.managers_of("replicas");
-    Err(Failure::new(
+    Failure::new(
         Reason::ReplicasChanged,
         format!(
             "{} was scaled to {} while it was held still{}",
@@ -137,7 +151,7 @@ fn stands_still(workload: &Workload, stopped: Stopped) -> Result<(), Failure> {
             }
         ),
     )
-    .hint("leave `replicas` out of what the GitOps tool or autoscaler sets, or use `consistency.mode: Live`"))
+    .hint("leave `replicas` out of what the GitOps tool or autoscaler sets, or use `consistency.mode: Live`")
 }
 
 /// Lets a held workload run as it ran before. One that somebody else has scaled meanwhile stays as it
@@ -210,14 +224,21 @@ mod tests {
 
     #[test]
     fn a_workload_that_was_scaled_up_and_down_again_did_not_stand_still() {
-        let stopped = Stopped { generation: Some(7) };
+        let stopped = Stopped { generation: Some(7), managers: Some(Vec::new()) };
         let reason = |replicas, generation| {
-            stands_still(&workload(replicas, generation), stopped).err().map(|found| found.reason)
+            let found = stands_still(&workload(replicas, generation), stopped.clone());
+            found.err().map(|found| found.reason)
         };
         assert_eq!(reason(0, 7), None);
         assert_eq!(reason(0, 8), None, "its image may have been changed");
         assert_eq!(reason(0, 9), Some(Reason::ReplicasChanged));
         assert_eq!(reason(2, 8), Some(Reason::ReplicasChanged));
+        // Annotations of a Deployment count, too: it is somebody else at its replicas that tells.
+        let mut deployment = workload(0, 9);
+        deployment.kind = WorkloadKind::Deployment;
+        assert!(stands_still(&deployment, stopped.clone()).is_ok());
+        let others = Stopped { managers: Some(vec!["kubectl".to_owned()]), ..stopped };
+        assert!(stands_still(&deployment, others).is_err());
         // The journal of an older operator does not know it.
         assert!(stands_still(&workload(0, 9), Stopped::default()).is_ok());
     }

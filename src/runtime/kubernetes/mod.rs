@@ -411,6 +411,10 @@ impl Runtime for KubernetesRuntime {
                             })
                         },
                     )?;
+                    if current_step(&log) == backup_step::QUIESCE {
+                        let workload = Workload::get(&self.cluster, namespace, target).await?;
+                        workload.may_be_scaled_to_zero()?;
+                    }
                     let timeout = timeout.to_duration();
                     let cancel = &handles.cancel;
                     let stopped =
@@ -418,6 +422,7 @@ impl Runtime for KubernetesRuntime {
                             .await?;
                     let mut facts = json!(held);
                     facts["generation"] = json!(stopped.generation);
+                    facts["managers"] = json!(stopped.managers);
                     Ok(facts)
                 }
                 (Action::Resume, Some(target)) => self.release(job, target, &log).await,

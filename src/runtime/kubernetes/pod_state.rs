@@ -89,6 +89,11 @@ pub fn has_ended(pod: &Pod) -> bool {
         return true;
     }
     let containers = status.container_statuses.as_deref().unwrap_or_default();
+    // Sidecars among those that run first end last (Kubernetes 1.29).
+    let mut first = status.init_container_statuses.iter().flatten();
+    if first.any(|one| one.state.as_ref().is_some_and(|state| state.running.is_some())) {
+        return false;
+    }
     // A pod that has run and is being deleted is never started again. Its containers are `terminated`
     // and, on older kubelets, `waiting` as soon as they have been removed.
     let ran = status.phase.as_deref() == Some("Running");

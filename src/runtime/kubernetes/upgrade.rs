@@ -64,6 +64,7 @@ pub async fn preflight(
         ));
     }
     workload.may_be_scaled_to_zero()?;
+    workload.may_be_rolled_out()?;
     let present = workload.images();
     if let Some(name) = wanted(job).keys().find(|name| !present.contains_key(*name)) {
         let known: Vec<&str> = present.keys().map(String::as_str).collect();
@@ -230,7 +231,7 @@ impl Watch<'_> {
         let timeout = self.gate.timeout.to_duration();
         let mut unavailable_since: Option<Instant> = None;
         loop {
-            let found = self.look().await?;
+            let found = self.look(None).await?;
             match found.unavailable {
                 // A registry may stumble once; what is missing for a while is missing.
                 Some(failure) => {
@@ -264,14 +265,16 @@ impl Watch<'_> {
         let begun = Instant::now();
         let soak = self.gate.soak.to_duration();
         // Whether all is well or not: what has been restarted before is no news.
-        let mut known = self.look().await?.restarts;
+        let first = self.look(None).await?;
+        let (mut known, replicas) = (first.restarts, first.replicas);
         let mut unwell_since: Option<Instant> = None;
         let unhealthy = |why: &str| {
             let seconds = soak.as_secs();
             Failure::new(Reason::Unhealthy, format!("did not stay healthy for {seconds} s: {why}"))
         };
         while begun.elapsed() < soak {
-            let found = self.look().await?;
+            // Whoever adds replicas meanwhile has those that were there watched; the others may take their time.
+            let found = self.look(Some(replicas)).await?;
             if let Some(container) = restarted(&mut known, found.restarts) {
                 return Err(unhealthy(&format!("container {container} was restarted")));
             }
@@ -302,8 +305,8 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// How it is now. What cannot become well is a failure at once.
-    async fn look(&self) -> Result<Found, Failure> {
+    /// How it is now, of so many replicas if more are wanted. What cannot become well is a failure at once.
+    async fn look(&self, at_most: Option<i32>) -> Result<Found, Failure> {
         let workload = Workload::get(self.cluster, self.namespace, self.target).await?;
         let present = workload.images();
         let set_back = self.images.iter().find(|(name, image)| present.get(*name) != Some(image));
@@ -328,7 +331,8 @@ impl Watch<'_> {
             doomed(pod)?;
         }
         Ok(Found {
-            rolled_out: workload.rollout(),
+            rolled_out: workload.rollout_of(at_most.unwrap_or(workload.replicas)),
+            replicas: workload.replicas,
             restarts: pods.iter().flat_map(restarts).collect(),
             unavailable: pods.iter().find_map(unavailable),
         })
@@ -339,6 +343,8 @@ impl Watch<'_> {
 struct Found {
     /// Whether everything is rolled out and ready, or what is waited for.
     rolled_out: Result<(), String>,
+    /// How many are wanted.
+    replicas: i32,
     /// The restarts of each container.
     restarts: Restarts,
     /// An image that a node does not have.

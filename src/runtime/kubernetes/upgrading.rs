@@ -31,6 +31,11 @@ impl KubernetesRuntime {
             }
             Action::Fetch => prefetch::fetch(cluster, job, target, handles).await,
             Action::KeepOld => {
+                // Once this has begun, what has changed since is our own doing.
+                if log.attempts(upgrade_step::KEEP_OLD) < 2 {
+                    let whole = Job::Upgrade(job.clone());
+                    self.check_held(&whole, &log, upgrade_step::QUIESCE).await?;
+                }
                 let before = upgrade::images_before(cluster, job, target, before).await?;
                 upgrade::keep_old(cluster, namespace, target, &before).await
             }

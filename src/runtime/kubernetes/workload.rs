@@ -127,8 +127,7 @@ impl Workload {
         })
     }
 
-    /// Fails for a StatefulSet that removes its claims when it is scaled down: to hold it still would
-    /// delete its data.
+    /// Fails for a workload that would not be the same after it was held still.
     pub fn may_be_scaled_to_zero(&self) -> Result<(), Failure> {
         if self.is_held_part_of_the_way() {
             return Err(Failure::new(
@@ -141,6 +140,12 @@ impl Workload {
             )
             .hint("finish or undo the rollout first; a Backup may also use `consistency.mode: Live`"));
         }
+        self.keeps_its_claims()
+    }
+
+    /// Fails for a StatefulSet that removes its claims when it is scaled down: to hold it still would
+    /// delete its data.
+    pub fn keeps_its_claims(&self) -> Result<(), Failure> {
         let policy = &self.object.data["spec"]["persistentVolumeClaimRetentionPolicy"];
         if policy["whenScaled"] != "Delete" {
             return Ok(());
@@ -251,13 +256,19 @@ impl Workload {
 
     /// Whether its controller has brought about what its specification says, and how far it is if not.
     pub fn rollout(&self) -> Result<(), String> {
+        self.rollout_of(self.replicas)
+    }
+
+    /// The same of this many replicas: of a workload that is scaled up meanwhile, those that were there.
+    pub fn rollout_of(&self, replicas: i32) -> Result<(), String> {
         let status = &self.object.data["status"];
         let number = |name: &str| status[name].as_i64().unwrap_or(0);
         let generation = self.object.metadata.generation.unwrap_or(0);
         if number("observedGeneration") < generation {
             return Err("its controller has not seen the change yet".to_owned());
         }
-        let wanted = i64::from(self.replicas);
+        let most = i64::from(self.replicas);
+        let wanted = i64::from(replicas).min(most);
         let (updated, ready) = match self.kind {
             WorkloadKind::DaemonSet => (number("updatedNumberScheduled"), number("numberReady")),
             _ => (number("updatedReplicas"), number("readyReplicas")),
@@ -267,7 +278,7 @@ impl Workload {
         let total = number("replicas");
         // Those below the partition are to stay as they are.
         let new = if on_delete { 0 } else { wanted - self.partition().min(wanted) };
-        if updated < new || ready < wanted || total > wanted {
+        if updated < new || ready < wanted || total > most {
             return Err(format!("{updated} of {wanted} pods are new, {ready} are ready"));
         }
         let (current, update) = (&status["currentRevision"], &status["updateRevision"]);
@@ -279,6 +290,24 @@ impl Workload {
             return Err("its revision is still rolling out".to_owned());
         }
         Ok(())
+    }
+
+    /// Fails for a workload of which a rollout would bring only a part, or nothing: what an Upgrade said of it
+    /// would not be true, and its way back would not be one.
+    pub fn may_be_rolled_out(&self) -> Result<(), Failure> {
+        let spec = &self.object.data["spec"];
+        let (why, hint) = if spec["paused"] == true {
+            ("is paused: no pod would get the new image", "resume its rollouts first")
+        } else if self.partition() > 0 {
+            (
+                "has a partition: some of its pods would keep the old image",
+                "set `updateStrategy.rollingUpdate.partition` to 0 first",
+            )
+        } else {
+            return Ok(());
+        };
+        let message = format!("{} {why}", self.title());
+        Err(Failure::new(Reason::UnsupportedTarget, message).hint(hint))
     }
 
     /// How many of its first pods a rollout leaves as they are.
@@ -399,6 +428,32 @@ mod tests {
         assert!(set(1, 1, "b").rollout().is_err(), "two are to be new");
         assert!(set(2, 3, "a").may_be_scaled_to_zero().is_ok());
         assert!(set(0, 3, "b").rollout().is_err(), "its revision is still rolling out");
+        assert!(set(2, 3, "a").may_be_rolled_out().is_err(), "two would keep their image");
+        assert!(set(0, 3, "a").may_be_rolled_out().is_ok());
+    }
+
+    #[test]
+    fn a_workload_that_is_scaled_up_meanwhile_is_judged_by_what_was_there() {
+        let scaled = |ready: i64, total: i64| {
+            let object = json!({
+                "apiVersion": "apps/v1", "kind": "Deployment",
+                "metadata": {"name": "web", "namespace": "shop", "generation": 3},
+                "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": {}},
+                "status": {
+                    "observedGeneration": 3, "replicas": total, "readyReplicas": ready,
+                    "updatedReplicas": 2,
+                },
+            });
+            let object = serde_json::from_value(object).unwrap();
+            Workload::read(WorkloadKind::Deployment, object).unwrap()
+        };
+        assert!(scaled(1, 2).rollout().is_err());
+        assert!(scaled(1, 2).rollout_of(1).is_ok());
+        assert!(scaled(0, 2).rollout_of(1).is_err());
+        assert!(scaled(2, 3).rollout_of(1).is_err(), "an old pod is still there");
+        let mut paused = scaled(2, 2);
+        paused.object.data["spec"]["paused"] = json!(true);
+        assert!(paused.may_be_rolled_out().is_err());
     }
 
     #[test]

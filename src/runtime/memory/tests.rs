@@ -236,6 +236,68 @@ fn a_service_that_never_starts_is_said_first() {
     assert_eq!(trace.world.archive, ArchivePresence::Absent);
 }
 
+/// The old tree was put back under a service that could not be held still for it.
+#[test]
+fn a_tree_is_not_taken_from_under_a_service_that_runs() {
+    // What fails after the service runs: its health, or on a plain host its last hook.
+    for (job, fails, holds) in [
+        (restore(&docker()), "health", "undo-quiesce"),
+        (restore(&host()), "hooks-after", "undo-hooks-before"),
+    ] {
+        let undisturbed = simulate(&job, World::default(), &[]).unwrap();
+        let Some(fails) = undisturbed.actions.iter().position(|step| step == fails) else {
+            panic!("{:?}", undisturbed.actions)
+        };
+        let undone = simulate(&job, World::default(), &[(fails, Fault::Fails)]).unwrap();
+        judge(&job, &undone, "undone");
+        let first = undone.actions.iter().position(|step| step == holds).unwrap();
+        let faults: Vec<_> =
+            [fails].into_iter().chain(first..first + 3).map(|at| (at, Fault::Fails)).collect();
+        let world = World::default;
+        let trace = simulate(&job, world(), &faults).unwrap();
+        assert!(!trace.conclusion.is_success());
+        assert_eq!(trace.world.live, ReplacementState::New, "{:?}", trace.actions);
+        assert!(trace.world.running && trace.world.staged, "{:?}", trace.actions);
+        assert!(trace.conclusion.message.contains(holds), "{}", trace.conclusion.message);
+        // Held at the third try, it is put back.
+        let trace = simulate(&job, world(), &faults[..3]).unwrap();
+        judge(&job, &trace, "held at last");
+    }
+}
+
+/// A service that somebody started before anything was changed is not stopped for the way back.
+#[test]
+fn an_upgrade_that_finds_its_service_running_changes_nothing() {
+    let job = upgrade();
+    let entry = |step: &str, mark, detail| JournalEntry {
+        operation: job.operation().clone(),
+        step: step.to_owned(),
+        mark,
+        at: Timestamp::UNIX_EPOCH,
+        session: "one".to_owned(),
+        detail,
+    };
+    for (reason, next) in
+        [(Reason::ReplicasChanged, "resume"), (Reason::ClusterUnavailable, "rollback-remove-new")]
+    {
+        let failure = Failure::new(reason, "scaled");
+        let journal = [
+            entry("quiesce", Mark::Intent, Value::Null),
+            entry("quiesce", Mark::Done, Value::Null),
+            entry("keep-old", Mark::Intent, Value::Null),
+            entry("keep-old", Mark::Failed, json!(failure)),
+        ];
+        let steps = ["preflight", "fetch", "hooks-before", "backup"];
+        let done =
+            steps.map(|step| entry(step, Mark::Done, json!({"name": "b", "verified": true})));
+        let journal = [&done[..], &journal[..]].concat();
+        let log = Log::new(&journal);
+        let decision = plan::next(&job, &log, &Observed::default(), Timestamp::UNIX_EPOCH);
+        let Decision::Perform { step, back: true, .. } = decision else { panic!("{decision:?}") };
+        assert_eq!(step, next, "{reason}");
+    }
+}
+
 #[test]
 fn where_interrupted_steps_are_picked_up_crashes_change_nothing_about_the_end() {
     let world = || World { resumable: true, ..World::default() };

@@ -1,10 +1,12 @@
 //! Upgrades of running services: to a good version, and to three bad ones, which are undone with the
 //! data.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::engine::{IMAGE, Project, docker, lines, text};
-use crate::scene::{Ended, STORE, head, shell};
+use crate::scene::{Ended, STORE, head, shell, tool};
 
 /// The versions of the tests' service.
 #[derive(Clone, Copy, Debug)]
@@ -249,6 +251,70 @@ fn a_good_version_takes_over_with_every_setting_of_the_old_one() {
     upgrade(&project, "again", Version::Good, "").code(4).says("runs these images already");
     upgrade(&project, "back", Version::First, "").code(4).says("older");
     upgrade(&project, "forced", Version::First, "  force: true\n").ok();
+}
+
+/// Engines before API 1.44 keep it in the container's configuration, where the client library does not look.
+#[test]
+fn a_hardware_address_that_somebody_chose_goes_with_its_service() {
+    let Some(project) = Project::new() else { return };
+    let (data, network, full) = (project.volume("data"), project.of("net"), project.of("db"));
+    docker(&["network", "create", &network]);
+    let chosen = "02:ab:cd:00:00:07";
+    let body = json!({
+        "Image": Version::First.image(),
+        "MacAddress": chosen,
+        "Labels": {
+            "com.docker.compose.project": project.name,
+            "com.docker.compose.service": "db",
+        },
+        "HostConfig": {"Binds": [format!("{data}:/data")], "NetworkMode": network},
+        "NetworkingConfig": {"EndpointsConfig": {(&network): {"MacAddress": chosen}}},
+    });
+    // Newer `docker run` asks an older engine for no address: so the engine is asked itself.
+    let api = docker(&["version", "--format", "{{.Server.APIVersion}}"]);
+    let url = format!("http://engine/v{}/containers/create?name={full}", api.trim());
+    let socket = ["--unix-socket", "/var/run/docker.sock"];
+    let sent = ["-sSf", "-H", "Content-Type: application/json", "--data", &body.to_string(), &url];
+    tool("curl", &[&socket[..], &sent].concat());
+    docker(&["start", &full]);
+    crate::scene::wait_until("the first version has started", || {
+        lines(&project.at("data").join("version")) == ["1.0.0"]
+    });
+    let address = || {
+        let db = project.inspected()["db"].clone();
+        (text(&db["Id"]), text(&db["NetworkSettings"]["Networks"][&network]["MacAddress"]))
+    };
+    let (old, before) = address();
+    assert_eq!(before, chosen);
+    upgrade(&project, "up", Version::Good, "").ok();
+    let (new, after) = address();
+    assert_ne!(old, new);
+    assert_eq!(after, chosen);
+}
+
+/// The old version came back on what the new one had written: the restore of its data was cancelled, too.
+#[test]
+fn an_upgrade_that_is_interrupted_while_its_new_version_runs_puts_the_old_data_back() {
+    let Some(project) = stage() else { return };
+    let text = document(&project, "up", Version::Good, "").replace("soak: 5s", "soak: 5m");
+    let file = project.scene.write("up.yaml", project.scene.fill(&format!("{STORE}---\n{text}")));
+    let mut running =
+        project.scene.command(&["run", "-f", file.to_str().unwrap()]).spawn().unwrap();
+    crate::scene::wait_longer("the new version runs", Duration::from_mins(2), &mut || {
+        lines(&project.at("data").join("version")) == ["2.0.0"]
+    });
+    shell(&project.at("data"), "echo new > schema");
+    let interrupt = rustix::process::Signal::INT;
+    let process = rustix::process::Pid::from_child(&running);
+    rustix::process::kill_process(process, interrupt).unwrap();
+    assert!(!running.wait().unwrap().success());
+    assert_eq!(image_of_db(&project), Version::First.image());
+    assert_eq!(lines(&project.at("data").join("version")), ["1.0.0"]);
+    assert!(!project.at("data").join("schema").exists(), "the old version has the new one's data");
+}
+
+fn image_of_db(project: &Project) -> String {
+    text(&project.inspected()["db"]["Config"]["Image"])
 }
 
 fn rolls_back(version: Version, because: &str) {

@@ -64,7 +64,7 @@ impl Scene {
 
     /// Waits until an object's journal has this step.
     #[track_caller]
-    fn reaches(&self, kind: &str, name: &str, step: &str) {
+    pub fn reaches(&self, kind: &str, name: &str, step: &str) {
         self.cluster.wait(&format!("{kind} {name} to reach {step}"), LONG, || {
             let found = self.object(kind, name)?;
             let journal = found["status"]["journal"].as_array()?;
@@ -103,7 +103,7 @@ fn a_backup_deleted_in_the_middle_leaves_nothing() {
 
 /// Deletes an object at a step and waits until it is gone. The service has to run again by then.
 #[track_caller]
-fn deleted_at(scene: &Scene, kind: &str, name: &str, step: &str) {
+pub fn deleted_at(scene: &Scene, kind: &str, name: &str, step: &str) {
     scene.reaches(kind, name, step);
     scene.cluster.kubectl(&["-n", &scene.namespace, "delete", kind, name, "--wait=false"]);
     scene

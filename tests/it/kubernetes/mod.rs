@@ -28,3 +28,4 @@ mod sidecar;
 mod two_nodes;
 mod waiting;
 mod watching;
+mod ways_back;

@@ -11,10 +11,11 @@ use super::{KeptContainer, MADE_LABEL, kept};
 use crate::plan::docker::{Replaced, recreate};
 use crate::plan::{Failure, Log, UpgradeJob};
 use crate::runtime::docker::DockerRuntime;
-use crate::runtime::docker::connection::{ANSWER, failure, is_missing, limited};
+use crate::runtime::docker::connection::{ANSWER, limited};
 use crate::runtime::docker::images::{image_id, unavailable};
 use crate::runtime::docker::listing::inspect;
-use crate::runtime::docker::making::{label, make, mark, stop_and_remove, there};
+use crate::runtime::docker::making::{is_gone, label, make, mark, stop_and_remove, there};
+use crate::runtime::docker::raw;
 use crate::spec::Reason;
 
 impl DockerRuntime {
@@ -29,18 +30,15 @@ impl DockerRuntime {
         for KeptContainer { replaced, restart_policy } in &all {
             crate::failpoint::hit("docker.next-new");
             remove_made(&docker, replaced, job).await?;
-            let old = there(&docker, &replaced.id, &replaced.aside).await?;
-            let old_image = old.image.clone().unwrap_or_default();
+            let old = raw::container(&docker, &replaced.id).await?;
+            let old = old.ok_or_else(|| is_gone(&replaced.aside))?;
             // An image that has been removed meanwhile told the container nothing that is known now.
-            let old_image = match docker.inspect_image(&old_image).await {
-                Ok(found) => json!(found.config),
-                Err(error) if is_missing(&error) => Value::Null,
-                Err(error) => return Err(failure("look at the old image", &error)),
-            };
+            let old_image = raw::image(&docker, old["Image"].as_str().unwrap_or_default()).await?;
+            let old_image = old_image.map(|image| image["Config"].clone()).unwrap_or_default();
             let image = &replaced.image;
             let id = image_id(&docker, image).await?;
             let id = id.ok_or_else(|| unavailable(image, "it is gone"))?;
-            let recreation = recreate(&json!(old), &old_image, image, &id, &own, &names);
+            let recreation = recreate(&old, &old_image, image, &id, &own, &names);
             // The one that is kept must not start by itself; its successor is to.
             let policy = restart_policy.clone();
             let created = make(&docker, &replaced.name, recreation, policy).await?;

@@ -67,7 +67,7 @@ impl DockerRuntime {
         match action {
             Action::Preflight => self.upgrade_preflight(whole, job, log, handles).await,
             Action::Fetch => self.fetch(job, &handles.cancel).await,
-            Action::KeepOld => self.keep_old(log).await,
+            Action::KeepOld => self.keep_old(whole, log).await,
             Action::Apply => self.apply(job, log).await,
             Action::Start => self.start_new(whole, log).await,
             Action::AwaitHealthy => self.upgrade_healthy(job, log, handles).await,
@@ -167,7 +167,11 @@ impl DockerRuntime {
         Ok(json!(Kept { containers }))
     }
 
-    async fn keep_old(&self, log: &Log<'_>) -> Result<Value, Failure> {
+    async fn keep_old(&self, whole: &Job, log: &Log<'_>) -> Result<Value, Failure> {
+        // What was backed up has to be what is changed. Once this has begun, names have changed by our doing.
+        if log.attempts(step::KEEP_OLD) < 2 {
+            self.check_still(whole).await?;
+        }
         let docker = self.connection.docker().await?;
         let never =
             RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None };
