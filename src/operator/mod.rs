@@ -272,6 +272,11 @@ impl Operator {
             match self.drive_in_turn(operation, Some(&self.permits)).await {
                 Err(OperatorError::Catalog(error)) if !self.permits.is_closed() => {
                     tracing::warn!(%operation, "{error}; going on in {pause} s");
+                    // A status that says what it said before would hide it.
+                    if let Some(link) = &self.cluster {
+                        let (reason, note) = (error.reason(), error.to_string());
+                        link.event(operation, true, reason.as_str(), "Record", &note).await;
+                    }
                 }
                 result => return result,
             }

@@ -13,7 +13,7 @@ use kube::runtime::reflector::Store;
 use tracing::{info, warn};
 
 use super::look;
-use super::{ARCHIVE_FINALIZER, Context, LookError, OPERATION_FINALIZER, WAIT};
+use super::{ARCHIVE_FINALIZER, Context, LookError, OPERATION_FINALIZER, PARENT_ANNOTATION, WAIT};
 use crate::operator::OperatorError;
 use crate::plan::{Failure, Log, OperationId, StoreBinding, status};
 use crate::runtime::kubernetes::{StoreErrand, StoreWork};
@@ -238,19 +238,22 @@ async fn forget(kind: Kind, operation: &OperationId, context: &Context) -> Resul
     Ok(())
 }
 
-/// Marks every mirrored object as gone that the cluster does not have any more.
+/// Marks every mirrored object as gone that the cluster does not have any more, and undoes what was begun of it.
 pub(super) async fn forget_the_gone(
     namespaces: &[String],
-    context: &Context,
+    context: &Arc<Context>,
 ) -> Result<(), LookError> {
     let catalog = context.operator.catalog();
+    // Before the lists: what is made meanwhile is not taken for gone.
+    let open = catalog.open_operations().await.map_err(OperatorError::from)?;
+    let mut uids = HashSet::new();
     for kind in Kind::ALL {
-        // Before the list: what is made meanwhile is not taken for gone.
         let mirrored = catalog.resources(Some(kind.as_str().to_owned())).await;
         let mirrored = mirrored.map_err(OperatorError::from)?;
         let mut present = HashSet::new();
         for object in context.link.list(*kind, namespaces).await? {
             present.insert((object.namespace().unwrap_or_default(), object.name_any()));
+            uids.extend(object.uid());
         }
         for resource in mirrored {
             let watched = namespaces.is_empty() || namespaces.contains(&resource.namespace);
@@ -267,7 +270,41 @@ pub(super) async fn forget_the_gone(
             }
         }
     }
+    for operation in open {
+        let watched = namespaces.is_empty() || namespaces.contains(&operation.namespace);
+        let is_gone = operation.uid.as_ref().is_some_and(|uid| !uids.contains(uid));
+        if watched && is_gone && !is_child(&operation, context).await? {
+            undo(operation, context);
+        }
+    }
     Ok(())
+}
+
+/// Whether another operation has made it: that one drives it, and it holds nothing still itself.
+async fn is_child(operation: &OperationId, context: &Context) -> Result<bool, LookError> {
+    let catalog = context.operator.catalog();
+    let (kind, namespace) = (&operation.kind, &operation.namespace);
+    let found =
+        catalog.resource(kind, namespace, &operation.name).await.map_err(OperatorError::from)?;
+    let annotations = found.map(|found| found.document["metadata"]["annotations"].clone());
+    Ok(annotations.is_some_and(|annotations| annotations[PARENT_ANNOTATION].is_string()))
+}
+
+/// Undoes what was begun for an object that is not there any more: somebody has taken its finalizer off while
+/// no operator ran, and its service may still be held.
+fn undo(operation: OperationId, context: &Arc<Context>) {
+    if !context.enter(&operation) {
+        return;
+    }
+    warn!(%operation, "its object is gone, and it has not ended: it is undone");
+    context.operator.cancel_for_good(&operation);
+    let context = Arc::clone(context);
+    tokio::spawn(async move {
+        if let Err(error) = context.operator.drive_queued(&operation).await {
+            warn!(%operation, "{error}");
+        }
+        context.leave(&operation);
+    });
 }
 
 /// Forgets what disappears from a watch: an object that nothing holds back leaves without a word to its

@@ -258,7 +258,6 @@ fn a_tree_is_not_taken_from_under_a_service_that_runs() {
         assert!(!trace.conclusion.is_success());
         assert_eq!(trace.world.live, ReplacementState::New, "{:?}", trace.actions);
         assert!(trace.world.running && trace.world.staged, "{:?}", trace.actions);
-        assert!(trace.conclusion.message.contains(holds), "{}", trace.conclusion.message);
         // Held at the third try, it is put back.
         let trace = simulate(&job, world(), &faults[..3]).unwrap();
         judge(&job, &trace, "held at last");

@@ -101,6 +101,29 @@ fn a_backup_deleted_in_the_middle_leaves_nothing() {
     scene.succeeded("backup", "after");
 }
 
+/// The service stayed down: the journal of an object without its finalizer was nobody's.
+#[test]
+fn a_backup_whose_object_is_taken_away_by_force_lets_its_service_run_again() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let process = operator.start_into("backup.archive.announced");
+    scene.back_up("forced", "db", "");
+    assert_eq!(process.wait_exit(LONG).signal, Some(9));
+    let none = "{\"metadata\":{\"finalizers\":null}}";
+    let namespace = ["-n", &scene.namespace];
+    let patch = ["patch", "backup", "forced", "--type=merge", "--patch", none];
+    scene.cluster.kubectl(&[&namespace[..], &patch].concat());
+    scene.cluster.kubectl(&[&namespace[..], &["delete", "backup", "forced"]].concat());
+    let found = scene.object("statefulset", "db").unwrap();
+    assert_eq!(found["spec"]["replicas"], 0, "it is not held any more");
+    let _process = operator.start();
+    scene.running("db");
+    scene.tidy("db");
+    assert_eq!(scene.archives(), Vec::<String>::new());
+}
+
 /// Deletes an object at a step and waits until it is gone. The service has to run again by then.
 #[track_caller]
 pub fn deleted_at(scene: &Scene, kind: &str, name: &str, step: &str) {
