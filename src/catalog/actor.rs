@@ -4,7 +4,7 @@
 
 use duckdb::types::Value as Cell;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::activity::HistoryFilter;
 use super::backup::{BackupFilter, BackupKey, BackupRecord, RecordStatus, UpgradeRecord};
@@ -27,12 +27,21 @@ pub(super) struct Message {
     pub reply: oneshot::Sender<Result<Reply, CatalogError>>,
 }
 
-/// Answers requests until all handles are gone or one asks to close.
-pub(super) fn run(mut store: Store, requests: mpsc::Receiver<Message>) {
+/// Answers requests until all handles are gone or one asks to close; `trouble` says why the latest write
+/// failed, if it did.
+pub(super) fn run(
+    mut store: Store,
+    requests: mpsc::Receiver<Message>,
+    trouble: &watch::Sender<Option<String>>,
+) {
     let mut queue = Queue::new(requests);
     while let Some(group) = queue.take() {
+        let writes = group.iter().any(|message| message.request.writes_a_row());
         let answers = if group.len() > 1 { group::answers(&mut store, &group) } else { None };
         if let Some(answers) = answers {
+            if writes {
+                tell(trouble, None);
+            }
             for (message, answer) in group.into_iter().zip(answers) {
                 // Nobody waits for the answer of a cancelled call.
                 let _ = message.reply.send(Ok(answer));
@@ -41,7 +50,11 @@ pub(super) fn run(mut store: Store, requests: mpsc::Receiver<Message>) {
         }
         for Message { request, reply } in group {
             let closing = matches!(request, Request::Close);
+            let writes = request.writes_a_row();
             let answer = answer(&mut store, request);
+            if writes {
+                tell(trouble, answer.as_ref().err());
+            }
             if let Err(CatalogError::Statement { message, .. }) = &answer
                 && (message.contains("has been invalidated") || message.contains("FATAL"))
             {
@@ -60,6 +73,22 @@ pub(super) fn run(mut store: Store, requests: mpsc::Receiver<Message>) {
     if let Err(error) = store.close() {
         tracing::error!(%error, "the catalog was not closed cleanly");
     }
+}
+
+/// Says how the latest write went, if it is news. A request that makes no sense says nothing about the file.
+fn tell(trouble: &watch::Sender<Option<String>>, error: Option<&CatalogError>) {
+    if matches!(error, Some(CatalogError::Invalid { .. })) {
+        return;
+    }
+    let news = error.map(ToString::to_string);
+    trouble.send_if_modified(|known| {
+        // Two requests fail in different words by the same cause.
+        let is_news = known.is_some() != news.is_some();
+        if is_news {
+            *known = news;
+        }
+        is_news
+    });
 }
 
 /// Carries a request out.

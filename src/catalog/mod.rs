@@ -27,7 +27,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use activity::{
     HistoryFilter, Notification, PerformanceMetric, ServiceStatus, SystemCheck, UserAction,
@@ -59,7 +59,11 @@ pub struct Catalog(Owner);
 
 #[derive(Debug, Clone)]
 enum Owner {
-    Thread(mpsc::Sender<actor::Message>),
+    Thread {
+        requests: mpsc::Sender<actor::Message>,
+        /// Why the latest write failed, if it did.
+        trouble: watch::Receiver<Option<String>>,
+    },
     Socket(PathBuf),
 }
 
@@ -96,6 +100,7 @@ impl Catalog {
         let claim = open::Claim::new(&path)?;
         let options = options.clone();
         let (sender, requests) = mpsc::channel(WAITING);
+        let (tell, trouble) = watch::channel(None);
         let (opened, report) = std::sync::mpsc::sync_channel(1);
         let file = path.clone();
         // Opened by the thread that owns it from then on: the C library's allocator gives each thread
@@ -105,7 +110,7 @@ impl Catalog {
                 let store = store::Store::new(connection, path, claim);
                 // The caller has to be waiting: it does nothing else until it has this.
                 let _ = opened.send(Ok(report));
-                actor::run(store, requests);
+                actor::run(store, requests, &tell);
             }
             Err(error) => {
                 drop(claim);
@@ -117,7 +122,8 @@ impl Catalog {
             .spawn(owner)
             .map_err(|error| CatalogError::file("start the owner of", &file, error))?;
         let report = report.recv().map_err(|_| CatalogError::Stopped)??;
-        Ok(Opened { catalog: Self(Owner::Thread(sender)), report })
+        let owner = Owner::Thread { requests: sender, trouble };
+        Ok(Opened { catalog: Self(owner), report })
     }
 
     /// The catalog of the process that listens on `socket` with [`serve_router`].
@@ -125,11 +131,20 @@ impl Catalog {
         Self(Owner::Socket(socket.to_owned()))
     }
 
+    /// Why the latest write failed, if it did, and every change of that; unset for the catalog of another
+    /// process, which says so itself.
+    pub fn trouble(&self) -> Option<watch::Receiver<Option<String>>> {
+        match &self.0 {
+            Owner::Socket(_) => None,
+            Owner::Thread { trouble, .. } => Some(trouble.clone()),
+        }
+    }
+
     /// Asks for something; the methods of this type are the same with types.
     pub async fn call(&self, request: Request) -> Result<Reply, CatalogError> {
         match &self.0 {
             Owner::Socket(socket) => remote::call(socket, &request).await,
-            Owner::Thread(sender) => {
+            Owner::Thread { requests: sender, .. } => {
                 let (reply, answer) = oneshot::channel();
                 sender
                     .send(actor::Message { request, reply })

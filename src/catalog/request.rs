@@ -70,6 +70,24 @@ pub enum Request {
     Close,
 }
 
+impl Request {
+    /// Whether it writes one of the rows that operations leave: how it went says whether the catalog can be
+    /// written to.
+    pub(super) const fn writes_a_row(&self) -> bool {
+        matches!(
+            self,
+            Self::AppendJournal(_)
+                | Self::PutResource(_)
+                | Self::InsertBackup(_)
+                | Self::UpdateBackup(_)
+                | Self::PutUpgrade(_)
+                | Self::AppendUserAction(_)
+                | Self::AppendServiceStatuses(_)
+                | Self::PutHost(_)
+        )
+    }
+}
+
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "named after what they carry")]

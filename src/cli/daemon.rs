@@ -69,7 +69,9 @@ pub async fn daemon(
         );
     }
     tracing::info!(specs = %specs.display(), catalog = %global.catalog.display(), "started");
+    let watching = tokio::spawn(operator.clone().watch_catalog(Arc::clone(&health)));
     let result = Daemon::new(operator, specs, health).run(stop).await;
+    watching.abort();
     catalog.close().await?;
     result.map_err(CliError::from)
 }

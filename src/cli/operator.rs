@@ -135,7 +135,13 @@ async fn lead(
     };
     // Watches only read: they go round the gate, which is about writing.
     let never = std::future::pending();
-    kubernetes::run(operator, plain, &arguments.namespaces, never).await.map_err(CliError::from)
+    let watching = operator.clone().watch_catalog(Arc::clone(health));
+    tokio::select! {
+        result = kubernetes::run(operator, plain, &arguments.namespaces, never) => {
+            result.map_err(CliError::from)
+        }
+        () = watching => Ok(()),
+    }
 }
 
 /// How long the catalog is tried to be opened, in seconds. Whoever led before may still be closing it,

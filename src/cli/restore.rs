@@ -61,6 +61,9 @@ async fn create(
     if arguments.recreate_containers {
         options.insert("recreateContainers".to_owned(), json!(true));
     }
+    if let Some(timeout) = &arguments.timeout {
+        options.insert("healthTimeout".to_owned(), json!(timeout));
+    }
     let name = arguments.name.clone().unwrap_or_else(|| stamped("restore"));
     carry_out(session, &arguments.namespace, &name, options, &what, arguments.dry_run, yes).await
 }

@@ -9,6 +9,7 @@ use crate::plan::{
     BackupJob, Child, ChildFacts, Failure, Job, Log, OperationId, PreflightFacts, RestoreJob,
     StoreBinding, UpgradeJob, safety, upgrade,
 };
+use crate::spec::upgrade::HealthGate;
 use crate::spec::{
     BackupTrigger, Consistency, ConsistencyMode, Hooks, Kind, NameReference, Reason, RestoreMode,
     RestoreSource, RestoreSpec, Target,
@@ -26,11 +27,11 @@ impl Operator {
             return self.ensure_child_object(parent, child, operation).await;
         }
         operation.uid = None;
-        let journal = self.catalog.journal(&operation).await?;
+        let journal = self.journal(&operation).await?;
         if Log::new(&journal).job().is_some() {
             return Ok(Ok(operation));
         }
-        let parent_journal = self.catalog.journal(parent.operation()).await?;
+        let parent_journal = self.journal(parent.operation()).await?;
         let job =
             match self.child_job(parent, child, &operation, &Log::new(&parent_journal)).await? {
                 Ok(job) => job,
@@ -73,7 +74,7 @@ impl Operator {
         // A name that carries the parent's UID: a parent that is made again needs another child.
         operation.name = unique_child_name(&operation.name, parent.operation());
         operation.generation = 1;
-        let parent_journal = self.catalog.journal(parent.operation()).await?;
+        let parent_journal = self.journal(parent.operation()).await?;
         let log = Log::new(&parent_journal);
         let mut job = match self.child_job(parent, child, &operation, &log).await? {
             Ok(job) => job,
@@ -104,13 +105,31 @@ impl Operator {
         operation.uid = Some(uid.clone());
         document["metadata"]["uid"] = json!(uid);
         job.set_operation(operation.clone());
-        let journal = self.catalog.journal(&operation).await?;
+        let journal = self.journal(&operation).await?;
         if Log::new(&journal).job().is_none() {
             self.put_child(&operation, owner, document).await?;
             self.adopt_journal(link, kind, &operation).await?;
             self.begin_journal(&operation, &job).await?;
         }
         Ok(Ok(operation))
+    }
+
+    /// Finishes what an operation has begun and left when the catalog failed: nobody else asks for it.
+    pub(super) async fn finish_children(&self, parent: &OperationId) -> Result<(), OperatorError> {
+        // In a cluster they are objects, which are looked at like all others.
+        if self.cluster.is_some() {
+            return Ok(());
+        }
+        let open = self.catalog.open_operations().await?;
+        for child in
+            [Child::SafetyBackup, Child::UpgradeBackup, Child::UpgradeRollback, Child::UpgradeData]
+        {
+            let operation = OperationId { uid: None, ..child_operation(parent, child) };
+            if open.contains(&operation) {
+                self.drive(&operation).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn put_child(
@@ -284,6 +303,7 @@ fn restore(
             consistency: Consistency { mode: ConsistencyMode::Live, ..Consistency::default() },
             hooks: Hooks::default(),
             start: false,
+            health_timeout: HealthGate::default().timeout,
             recreate_containers: false,
         },
         store: store.clone(),

@@ -127,7 +127,6 @@ impl Daemon {
             Ok((_, Ok(None))) => Ok(()),
             Ok((operation, Err(failure))) => {
                 error!(%operation, "{failure}");
-                self.health.waiting("catalog", failure.to_string());
                 Ok(())
             }
             Err(failure) => {

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, error, info, warn};
 
 use super::resolve::Resolved;
+use super::unwritten::heed;
 use super::waiting::Admitted;
 use super::{Operator, OperatorError};
 use crate::engine::{Cancel, Progress};
@@ -60,10 +61,20 @@ impl Operator {
         operation: &OperationId,
         permits: Option<&Arc<Semaphore>>,
     ) -> Result<Option<Conclusion>, OperatorError> {
+        let result = self.drive_on(operation, permits).await;
+        self.journals.forget(operation);
+        result
+    }
+
+    async fn drive_on(
+        &self,
+        operation: &OperationId,
+        permits: Option<&Arc<Semaphore>>,
+    ) -> Result<Option<Conclusion>, OperatorError> {
         if let Some(conclusion) = self.recorded_conclusion(operation).await? {
             return Ok(Some(conclusion));
         }
-        let journal = self.catalog.journal(operation).await?;
+        let journal = self.journal(operation).await?;
         let resolved = loop {
             let failure = match self.resolve(operation).await? {
                 Ok(resolved) => break resolved,
@@ -129,7 +140,7 @@ impl Operator {
         &self,
         operation: &OperationId,
     ) -> Result<Option<Conclusion>, OperatorError> {
-        let journal = self.catalog.journal(operation).await?;
+        let journal = self.journal(operation).await?;
         if let Some((conclusion, _)) = Log::new(&journal).conclusion() {
             return Ok(Some(conclusion));
         }
@@ -151,7 +162,7 @@ impl Operator {
         cancel: Cancel,
     ) -> BoxFuture<'a, Result<Conclusion, OperatorError>> {
         Box::pin(async move {
-            let journal = self.catalog.journal(operation).await?;
+            let journal = self.journal(operation).await?;
             if let Some((conclusion, _)) = Log::new(&journal).conclusion() {
                 return Ok(conclusion);
             }
@@ -163,6 +174,7 @@ impl Operator {
                     let result = self.turn(&resolved, &running, Turn::default()).await;
                     self.docker.conclude(operation).await;
                     self.end(operation);
+                    self.journals.forget(operation);
                     result
                 }
                 Err(failure) => self.conclude_unresolved(operation, &journal, failure).await,
@@ -181,11 +193,16 @@ impl Operator {
         let runtime = match self.runtime_for(job) {
             Ok(runtime) => runtime,
             Err(failure) => {
-                let journal = self.catalog.journal(operation).await?;
+                let journal = self.journal(operation).await?;
                 return self.conclude_unresolved(operation, &journal, failure).await;
             }
         };
-        self.record_start(resolved).await?;
+        match self.record_start(resolved).await {
+            Err(OperatorError::Catalog(error)) if self.is_held(operation).await? => {
+                warn!(%operation, "{error}; what stands still is not to wait for it");
+            }
+            result => result?,
+        }
         let handles = Handles {
             progress: Arc::clone(&running.meter) as Arc<dyn Progress>,
             cancel: running.cancel.clone(),
@@ -193,7 +210,7 @@ impl Operator {
         };
         let mut blind = false;
         loop {
-            let journal = self.catalog.journal(operation).await?;
+            let journal = self.journal(operation).await?;
             let log = Log::new(&journal);
             // In a cluster the status is written with the next intent: one write a step.
             if self.cluster.is_none() {
@@ -276,15 +293,17 @@ impl Operator {
         let intent = match runtime.intend(job, action, log).await {
             Ok(detail) => detail,
             Err(failure) => {
-                self.write(operation, step, Mark::Intent, Value::Null).await?;
-                self.write(operation, step, Mark::Failed, json!(failure)).await?;
+                self.write_outcome(operation, step, Mark::Intent, Value::Null).await;
+                self.write_outcome(operation, step, Mark::Failed, json!(failure)).await;
                 return Ok(());
             }
         };
         let intent = self.entry(operation, step, Mark::Intent, intent);
-        self.catalog.append_journal(intent.clone()).await?;
+        if !self.write_intent(&log, action, intent.clone()).await? {
+            return Ok(());
+        }
         point("intended");
-        self.watch_service(job, action, false).await?;
+        self.watch_service(job, action, false).await;
         // The runtime reads facts from the journal, its own intent included.
         let mut entries = log.entries().to_vec();
         entries.push(intent);
@@ -292,7 +311,7 @@ impl Operator {
         if self.cluster.is_some()
             && let Err(failure) = self.announce(job, &Log::new(&entries), running).await?
         {
-            self.write(operation, step, Mark::Failed, json!(failure)).await?;
+            self.write_outcome(operation, step, Mark::Failed, json!(failure)).await;
             return Ok(());
         }
         point("announced");
@@ -302,7 +321,9 @@ impl Operator {
             Err(cancelled())
         } else {
             match action {
-                Action::RunChild(child) => self.run_child(resolved, *child, handles).await?,
+                Action::RunChild(child) => {
+                    heed(&log, self.run_child(resolved, *child, handles).await)?
+                }
                 _ => self.perform(runtime, job, action, &entries, running, handles).await?,
             }
         };
@@ -318,14 +339,14 @@ impl Operator {
         match outcome {
             Ok(facts) => {
                 info!(%operation, step, seconds = started.elapsed().as_secs_f64(), "done");
-                self.write(operation, step, Mark::Done, facts).await?;
-                self.watch_service(job, action, true).await?;
+                self.write_outcome(operation, step, Mark::Done, facts).await;
+                self.watch_service(job, action, true).await;
             }
             Err(failure) => {
                 let failure =
                     if handles.cancel.is_cancelled() && forward { cancelled() } else { failure };
                 warn!(%operation, step, reason = %failure.reason, "failed: {}", failure.message);
-                self.write(operation, step, Mark::Failed, json!(failure)).await?;
+                self.write_outcome(operation, step, Mark::Failed, json!(failure)).await;
             }
         }
         point("recorded");
@@ -420,7 +441,7 @@ impl Operator {
         self.write(operation, OPERATION, mark, json!(conclusion)).await?;
         point("closed");
         self.note_end(operation, &conclusion).await?;
-        let journal = self.catalog.journal(operation).await?;
+        let journal = self.journal(operation).await?;
         let status = status::of(&resolved.job, &Log::new(&journal), None);
         self.put_status(operation, status).await?;
         self.catalog.checkpoint().await?;

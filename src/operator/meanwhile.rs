@@ -42,7 +42,7 @@ impl Operator {
         }
         let meanwhile = async {
             loop {
-                let journal = self.catalog.journal(&job.operation).await?;
+                let journal = self.journal(&job.operation).await?;
                 let log = Log::new(&journal);
                 let Some((step, action)) = backup::once_read(job, &log) else {
                     return Ok::<(), OperatorError>(());

@@ -34,6 +34,7 @@ mod resolve;
 mod schedules;
 mod services;
 pub mod stores;
+mod unwritten;
 mod waiting;
 
 use std::collections::{HashMap, HashSet};
@@ -115,6 +116,8 @@ pub struct Operator {
     ledger: Option<Arc<ledger::Ledger>>,
     /// Operations that are to be undone as soon as they are taken up.
     unwanted: Arc<Mutex<HashSet<OperationId>>>,
+    /// What the catalog could not take yet.
+    journals: unwritten::Journals,
 }
 
 impl Operator {
@@ -134,6 +137,7 @@ impl Operator {
             cluster: None,
             ledger: None,
             unwanted: Arc::default(),
+            journals: unwritten::Journals::default(),
             catalog,
             host: HostRuntime::default(),
             docker: DockerRuntime::default(),
@@ -268,17 +272,21 @@ impl Operator {
         operation: &OperationId,
     ) -> Result<Option<Conclusion>, OperatorError> {
         let mut pause = 2;
+        let mut said = None;
         loop {
             match self.drive_in_turn(operation, Some(&self.permits)).await {
                 Err(OperatorError::Catalog(error)) if !self.permits.is_closed() => {
                     tracing::warn!(%operation, "{error}; going on in {pause} s");
-                    // A status that says what it said before would hide it.
-                    if let Some(link) = &self.cluster {
-                        let (reason, note) = (error.reason(), error.to_string());
-                        link.event(operation, true, reason.as_str(), "Record", &note).await;
+                    if said.replace(error.to_string()) != Some(error.to_string()) {
+                        self.say_catalog_failed(operation, &error).await;
                     }
                 }
-                result => return result,
+                result => {
+                    if said.is_some() && result.is_ok() {
+                        self.finish_children(operation).await?;
+                    }
+                    return result;
+                }
             }
             for _ in 0..pause {
                 if !self.permits.is_closed() {

@@ -24,7 +24,8 @@ impl Operator {
             return Ok(());
         }
         let status = status::of(job, log, Some(running.meter.status()));
-        self.put_status(job.operation(), status).await
+        self.put_mirrored_status(job.operation(), &status).await;
+        Ok(())
     }
 
     /// Writes status and journal to the cluster; the step that is announced may begin only after it.
@@ -41,7 +42,7 @@ impl Operator {
         if let Some((reason, message)) = &cause {
             waiting(&mut status, *reason, message, operation.generation);
         }
-        self.put_local_status(operation, &status).await?;
+        self.put_mirrored_status(operation, &status).await;
         let written = self.put_cluster_status(operation, &status).await;
         if let (Some(link), Some(step), Ok(())) = (&self.cluster, log.latest_step(), &written) {
             match &cause {
@@ -67,6 +68,13 @@ impl Operator {
         self.put_local_status(operation, &status).await?;
         self.put_cluster_status(operation, &status).await?;
         Ok(())
+    }
+
+    /// The status of what is under way, for those who ask here: the journal is what counts.
+    async fn put_mirrored_status(&self, operation: &OperationId, status: &Value) {
+        if let Err(error) = self.put_local_status(operation, status).await {
+            tracing::warn!(%operation, "its status is out of date: {error}");
+        }
     }
 
     async fn put_local_status(
@@ -115,7 +123,7 @@ fn action(step: &str) -> String {
 }
 
 /// Says in a running status what the work waits for.
-fn waiting(status: &mut Value, reason: Reason, message: &str, generation: i64) {
+pub(super) fn waiting(status: &mut Value, reason: Reason, message: &str, generation: i64) {
     let mut list: Vec<Condition> =
         serde_json::from_value(status["conditions"].clone()).unwrap_or_default();
     conditions::running(&mut list, reason, message, generation, Timestamp::now());

@@ -52,7 +52,7 @@ impl Operator {
         Ok(())
     }
 
-    async fn remember_host(&self) -> Result<(), OperatorError> {
+    pub(super) async fn remember_host(&self) -> Result<(), OperatorError> {
         let now = Timestamp::now();
         let name = host_name();
         let known = self.catalog.hosts().await?.into_iter().find(|host| host.name == name);
@@ -320,32 +320,28 @@ impl Operator {
 
     /// On a plain host a service is held still by hooks, and Eider's word is all there is of its
     /// state: down from the hooks before until the hooks after have done their work.
-    pub(super) async fn watch_service(
-        &self,
-        job: &Job,
-        action: &Action,
-        finished: bool,
-    ) -> Result<(), OperatorError> {
+    pub(super) async fn watch_service(&self, job: &Job, action: &Action, finished: bool) {
         let up = match (action, finished) {
             (Action::Quiesce { .. } | Action::RunHooks(HookPhase::Before), false) => false,
             (Action::Resume | Action::RunHooks(HookPhase::After), true) => true,
-            _ => return Ok(()),
+            _ => return,
         };
         let service_name = job.target().summary();
         // A planned stop is no outage; what is told is how an operation leaves the service.
         if up {
             self.metrics.service_up(&job.operation().namespace, &service_name, true);
         }
-        self.catalog
-            .append_service_status(ServiceStatus {
-                service_name,
-                status: if up { "running" } else { "stopped" }.to_owned(),
-                health_status: "unknown".to_owned(),
-                recorded_at: Timestamp::now(),
-                ..ServiceStatus::default()
-            })
-            .await?;
-        Ok(())
+        let status = ServiceStatus {
+            service_name,
+            status: if up { "running" } else { "stopped" }.to_owned(),
+            health_status: "unknown".to_owned(),
+            recorded_at: Timestamp::now(),
+            ..ServiceStatus::default()
+        };
+        // The journal is what counts.
+        if let Err(error) = self.catalog.append_service_status(status).await {
+            tracing::warn!("a line of the service's history is missing: {error}");
+        }
     }
 
     /// Records the end of an operation that cannot be carried out at all: a reference that leads
@@ -427,7 +423,7 @@ impl Operator {
         mark: Mark,
         detail: serde_json::Value,
     ) -> Result<(), OperatorError> {
-        self.catalog.append_journal(self.entry(operation, step, mark, detail)).await?;
+        self.append(self.entry(operation, step, mark, detail)).await?;
         Ok(())
     }
 

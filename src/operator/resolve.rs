@@ -36,7 +36,7 @@ impl Operator {
         &self,
         operation: &OperationId,
     ) -> Result<Result<Resolved, Failure>, OperatorError> {
-        let journal = self.catalog.journal(operation).await?;
+        let journal = self.journal(operation).await?;
         if let Some(job) = Log::new(&journal).job() {
             return Ok(Ok(Resolved { job }));
         }

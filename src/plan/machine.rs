@@ -148,6 +148,15 @@ impl<'a> Log<'a> {
         self.state(step) == StepState::Done
     }
 
+    /// Whether the latest entries of two steps are of one process; so they are where one of them is missing.
+    pub fn is_one_session(&self, one: &str, other: &str) -> bool {
+        let session = |step| self.of(step).next_back().map(|entry| entry.session.as_str());
+        match (session(one), session(other)) {
+            (Some(one), Some(other)) => one == other,
+            _ => true,
+        }
+    }
+
     /// How often the step was announced.
     pub fn attempts(&self, step: &str) -> usize {
         self.of(step).filter(|entry| entry.mark == Mark::Intent).count()

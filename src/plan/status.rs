@@ -128,6 +128,23 @@ pub fn left_down(log: &Log<'_>) -> bool {
         || (log.done(HOOKS_BEFORE) && log.touched(HOOKS_AFTER) && !hooked)
 }
 
+/// Whether something has been held still that has not been let run again yet.
+pub fn stands_still(log: &Log<'_>) -> bool {
+    use backup::step::{HOOKS_AFTER, HOOKS_BEFORE, QUIESCE, RESUME};
+    use restore::step::{UNDO_HOOKS_AFTER, UNDO_RESUME};
+    use upgrade::step::{ROLLBACK_HOOKS_AFTER, ROLLBACK_RESUME, START};
+    let any = |steps: &[&str]| steps.iter().any(|step| log.done(step));
+    let after = match log.job() {
+        Some(Job::Backup(job)) => !job.spec.hooks.after.is_empty(),
+        Some(Job::Restore(job)) => !job.spec.hooks.after.is_empty(),
+        Some(Job::Upgrade(job)) => !job.spec.hooks.after.is_empty(),
+        None => false,
+    };
+    let hooked = any(&[HOOKS_AFTER, UNDO_HOOKS_AFTER, ROLLBACK_HOOKS_AFTER]);
+    (log.touched(QUIESCE) && !any(&[RESUME, UNDO_RESUME, ROLLBACK_RESUME, START]))
+        || (after && log.touched(HOOKS_BEFORE) && !hooked)
+}
+
 /// The conditions of a run-once kind.
 fn run_once_conditions(
     conclusion: Option<&(Conclusion, Timestamp)>,

@@ -149,10 +149,13 @@ fn backward(job: &UpgradeJob, log: &Log<'_>, failure: Failure, now: Timestamp) -
             Decision::Finish(Conclusion::succeeded(message))
         });
     }
-    // A service that somebody has started meanwhile is found before anything is changed.
-    let runs =
-        |found: &Failure| matches!(found.reason, Reason::ReplicasChanged | Reason::QuiesceFailed);
-    let is_refused = matches!(log.state(KEEP_OLD), StepState::Failed(found) if runs(&found));
+    // A service that somebody has started meanwhile is found before anything is changed, and so is a catalog
+    // that cannot be written to.
+    let is_before = |found: &Failure| {
+        use Reason::{CatalogFailed, QuiesceFailed, ReplicasChanged};
+        matches!(found.reason, ReplicasChanged | QuiesceFailed | CatalogFailed)
+    };
+    let is_refused = matches!(log.state(KEEP_OLD), StepState::Failed(found) if is_before(&found));
     if !log.touched(KEEP_OLD) || is_refused {
         let mut steps = Vec::new();
         if log.touched(QUIESCE) {

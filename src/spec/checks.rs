@@ -101,6 +101,7 @@ fn check_restore(spec: &RestoreSpec, findings: &mut Vec<Finding>) {
     check_patterns(&spec.include, "spec.include", findings);
     check_patterns(&spec.preserve, "spec.preserve", findings);
     check_positive(&spec.consistency.timeout, "spec.consistency.timeout", findings);
+    check_positive(&spec.health_timeout, "spec.healthTimeout", findings);
     check_hooks(&spec.hooks, "spec.hooks", findings);
 }
 

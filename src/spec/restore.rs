@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::backup::JournalLine;
 use super::backup::ProgressStatus;
 use super::hooks::Hooks;
+use super::quantity::DurationText;
 use super::reference::{NameReference, default_true};
 use super::target::{Consistency, Target};
 
@@ -75,10 +76,18 @@ pub struct RestoreSpec {
     /// Whether services are started afterwards.
     #[serde(default = "default_true")]
     pub start: bool,
+    /// How long services may take afterwards until they are healthy; past it the data is put back.
+    #[serde(default = "default_health_timeout")]
+    pub health_timeout: DurationText,
     /// Whether containers that are gone are made again from what the archive keeps of them, with their
     /// networks; for Docker hosts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recreate_containers: bool,
+}
+
+/// As for an Upgrade.
+fn default_health_timeout() -> DurationText {
+    super::upgrade::HealthGate::default().timeout
 }
 
 /// Where the archive comes from: exactly one of `backupRef`, `archive` and `latest`.

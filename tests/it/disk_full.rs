@@ -101,3 +101,74 @@ fn an_operation_goes_on_when_the_disk_of_the_catalog_has_room_again() {
     assert_eq!(scene.stored().len(), 2, "{:?}", scene.stored());
     daemon.stop();
 }
+
+/// What was held still stayed so for as long as the disk was full: nobody could write down that it was to run
+/// again.
+#[test]
+fn what_stands_still_does_not_wait_for_a_catalog_whose_disk_is_full() {
+    if !may_mount("what_stands_still_does_not_wait_for_a_catalog_whose_disk_is_full") {
+        return;
+    }
+    let scene = Scene::new();
+    let _disk = SmallDisk::mount(&scene.path("catalog"), "24m");
+    scene.write("live/f", "as it was");
+    std::fs::create_dir_all(scene.path("specs")).unwrap();
+    let daemon = Daemon::start(&scene, "specs");
+    scene.write(
+        "specs/first.yaml",
+        scene.fill(&format!("{STORE}---\n{}", backup("first", "@/live", ""))),
+    );
+    wait_until("the first backup", || scene.backups().len() == 1);
+
+    // Only the hook after makes room again: should it wait for the catalog, both would wait for ever.
+    let before = "cat /dev/zero > @/catalog/ballast 2>/dev/null; echo held >> @/log";
+    let after = "echo running >> @/log; sleep 2; rm @/catalog/ballast";
+    let hook = |script: &str| scene.fill(&format!("[{{exec: {{command: [sh, -c, '{script}']}}}}]"));
+    let hooks = format!("hooks: {{before: {}, after: {}}}", hook(before), hook(after));
+    let restore = format!(
+        "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {{name: back}}\n\
+         spec: {{from: {{backupRef: {{name: first}}}}, target: {{host: {{paths: [@/live]}}}}, {hooks}}}\n"
+    );
+    let documents =
+        [("Backup", "held", backup("held", "@/live", &hooks)), ("Restore", "back", restore)];
+    for (kind, name, document) in documents {
+        scene.write("live/f", "as it is now");
+        scene.write(&format!("specs/{name}.yaml"), scene.fill(&document));
+        let said = std::cell::Cell::new(false);
+        let ended = std::cell::RefCell::new(String::new());
+        wait_until("the operation to end", || {
+            let is_missed =
+                |(code, text): (u16, String)| code == 503 && text.contains("[-] catalog");
+            said.set(said.get() || daemon.get("/readyz").is_some_and(is_missed));
+            *ended.borrow_mut() = phase(&scene, kind, name);
+            ["Succeeded", "Failed"].contains(&ended.borrow().as_str())
+        });
+        assert!(said.get(), "/readyz was silent about the catalog");
+        wait_until("it is ready again", || {
+            daemon.get("/readyz").is_some_and(|(code, _)| code == 200)
+        });
+        assert_eq!(scene.read("log"), "held\nrunning\n");
+        // The last page of the catalog's file has room for a line or two more, or it has not.
+        let status = scene.run(&["get", kind, name, "-o", "yaml"]).ok().stdout;
+        if *ended.borrow() == "Failed" {
+            assert!(
+                status.contains("CatalogFailed") && status.contains("let run again"),
+                "{status}"
+            );
+            assert_eq!(scene.read("live/f"), "as it is now");
+        }
+        std::fs::remove_file(scene.path("log")).unwrap();
+    }
+    for record in scene.backups().iter().filter(|record| record["status"] == "Succeeded") {
+        scene.run(&["backup", "verify", record["object"].as_str().unwrap()]).ok();
+    }
+    daemon.stop();
+    scene.run(&["db", "check"]).ok();
+}
+
+fn phase(scene: &Scene, kind: &str, name: &str) -> String {
+    let answer = scene.run(&["get", kind, name, "-o", "json"]);
+    let value: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap_or_default();
+    let object = &value["items"][0];
+    object["status"]["phase"].as_str().unwrap_or_default().to_owned()
+}

@@ -78,7 +78,7 @@ fn one_that_fails_in_a_group_fails_alone() {
     let (receiver, answers) =
         waiting(vec![line(0), refused(), line(1), Request::Journal(operation())]);
     let store = store(&path);
-    actor::run(store, receiver);
+    actor::run(store, receiver, &tokio::sync::watch::channel(None).0);
     let answers: Vec<_> =
         answers.into_iter().map(|answer| answer.blocking_recv().unwrap()).collect();
     assert_eq!(answers[0].as_ref().unwrap(), &Reply::Id(1));

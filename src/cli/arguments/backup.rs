@@ -282,6 +282,9 @@ pub struct RestoreCreateArguments {
     /// Make containers again that are gone (Docker hosts).
     #[arg(long)]
     pub recreate_containers: bool,
+    /// How long services may take afterwards until they are healthy; past it the data is put back.
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<String>,
     /// Name of the Restore; default one made from the time.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,

@@ -47,15 +47,7 @@ pub(super) async fn leave(
         let journal = operator.catalog().journal(operation).await.map_err(OperatorError::from)?;
         let log = Log::new(&journal);
         // Something of it was begun, by this process or an earlier one: it is undone like any other.
-        if !journal.is_empty() && log.conclusion().is_none() && context.enter(operation) {
-            operator.cancel_for_good(operation);
-            let (context, operation) = (Arc::clone(context), operation.clone());
-            tokio::spawn(async move {
-                if let Err(error) = context.operator.drive_queued(&operation).await {
-                    warn!(%operation, "{error}");
-                }
-                context.leave(&operation);
-            });
+        if !journal.is_empty() && log.conclusion().is_none() && undo(operation, context) {
             return Ok(Action::requeue(LOOK));
         }
     }
@@ -273,8 +265,10 @@ pub(super) async fn forget_the_gone(
     for operation in open {
         let watched = namespaces.is_empty() || namespaces.contains(&operation.namespace);
         let is_gone = operation.uid.as_ref().is_some_and(|uid| !uids.contains(uid));
-        if watched && is_gone && !is_child(&operation, context).await? {
-            undo(operation, context);
+        // Somebody has taken its finalizer off while no operator ran, and its service may still be held.
+        if watched && is_gone && !is_child(&operation, context).await? && undo(&operation, context)
+        {
+            warn!(%operation, "its object is gone, and it has not ended: it is undone");
         }
     }
     Ok(())
@@ -290,21 +284,20 @@ async fn is_child(operation: &OperationId, context: &Context) -> Result<bool, Lo
     Ok(annotations.is_some_and(|annotations| annotations[PARENT_ANNOTATION].is_string()))
 }
 
-/// Undoes what was begun for an object that is not there any more: somebody has taken its finalizer off while
-/// no operator ran, and its service may still be held.
-fn undo(operation: OperationId, context: &Arc<Context>) {
-    if !context.enter(&operation) {
-        return;
+/// Undoes what was begun, in a task of its own; false if a task is at it already.
+fn undo(operation: &OperationId, context: &Arc<Context>) -> bool {
+    if !context.enter(operation) {
+        return false;
     }
-    warn!(%operation, "its object is gone, and it has not ended: it is undone");
-    context.operator.cancel_for_good(&operation);
-    let context = Arc::clone(context);
+    context.operator.cancel_for_good(operation);
+    let (context, operation) = (Arc::clone(context), operation.clone());
     tokio::spawn(async move {
         if let Err(error) = context.operator.drive_queued(&operation).await {
             warn!(%operation, "{error}");
         }
         context.leave(&operation);
     });
+    true
 }
 
 /// Forgets what disappears from a watch: an object that nothing holds back leaves without a word to its

@@ -184,7 +184,10 @@ impl DockerRuntime {
         let entries: Vec<&StopEntry> =
             stopping.order.iter().filter(|entry| !entry.paused).collect();
         let docker = self.connection.docker().await?;
-        let timeout = HealthGate::default().timeout.to_duration();
+        let timeout = match job {
+            Job::Restore(restore) => restore.spec.health_timeout.to_duration(),
+            _ => HealthGate::default().timeout.to_duration(),
+        };
         let at = health::until_healthy(&docker, &entries, timeout, &handles.cancel).await?;
         Ok(json!({ "at": at }))
     }

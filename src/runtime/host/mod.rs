@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use super::{BoxFuture, Handles, Runtime};
 use crate::engine::PendingArchive;
+use crate::plan::backup::step::{ARCHIVE, HOOKS_BEFORE};
 use crate::plan::{
     Action, ArchivePresence, Failure, HookFacts, HookPhase, Job, Log, Observed, OperationId,
     RestoreJob,
@@ -45,6 +46,18 @@ impl HostRuntime {
     fn take(&self, operation: &OperationId) -> Option<PendingArchive> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(operation)
     }
+}
+
+/// Fails if another process has run the hooks before: what they hold still may have been started since, by them
+/// that come after or by the machine.
+fn is_still_held(log: &Log<'_>) -> Result<(), Failure> {
+    if log.is_one_session(HOOKS_BEFORE, ARCHIVE) {
+        return Ok(());
+    }
+    let message =
+        "the process ended after the hooks before: what they hold still may have run since";
+    Err(Failure::new(Reason::Interrupted, message)
+        .hint("start it again; nothing of it was left behind"))
 }
 
 impl Runtime for HostRuntime {
@@ -147,6 +160,9 @@ impl Runtime for HostRuntime {
         Box::pin(async move {
             if let Action::RunHooks(phase) = action {
                 return run_hooks(job, *phase, handles).await;
+            }
+            if *action == Action::Archive {
+                is_still_held(&log)?;
             }
             match job {
                 Job::Backup(job) => backup::perform(self, job, action, log, handles).await,

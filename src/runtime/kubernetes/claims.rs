@@ -147,6 +147,12 @@ pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
     claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
 }
 
+/// Whether the claim is a device without a file system.
+pub fn is_a_device(claim: &PersistentVolumeClaim) -> bool {
+    let mode = claim.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref());
+    mode == Some("Block")
+}
+
 /// Whether one pod at a time can mount the claim.
 pub fn is_for_one_pod(claim: &PersistentVolumeClaim) -> bool {
     let modes = claim.spec.iter().flat_map(|spec| spec.access_modes.iter().flatten());

@@ -44,6 +44,7 @@ use crate::plan::{
 };
 use crate::spec::hooks::ExecHook;
 use crate::spec::target::{WorkloadKind, WorkloadTarget};
+use crate::spec::upgrade::HealthGate;
 use crate::spec::{ConsistencyMode, Reason};
 
 pub use cluster::{Cluster, FIELD_MANAGER, failure, is_missing, is_transient};
@@ -447,7 +448,10 @@ impl Runtime for KubernetesRuntime {
                                 namespace,
                                 target,
                                 images: BTreeMap::new(),
-                                gate: crate::spec::upgrade::HealthGate::default(),
+                                gate: HealthGate {
+                                    timeout: restore.spec.health_timeout.clone(),
+                                    ..HealthGate::default()
+                                },
                                 cancel: &handles.cancel,
                             };
                             watch.until_healthy().await

@@ -153,6 +153,13 @@ impl KubernetesRuntime {
                 return Err(Failure::new(Reason::TargetNotFound, message)
                     .hint("once it is gone, a Restore makes it again"));
             }
+            if claims::is_a_device(claim) {
+                let message =
+                    format!("{title} is a block device (volumeMode: Block): it holds no files");
+                return Err(Failure::new(Reason::UnsupportedTarget, message).hint(
+                    "name the other claims in target.volumeClaims, and back this one up by a hook",
+                ));
+            }
             if claims::is_for_one_pod(claim)
                 && let Some(pod) = claims::user_of(&self.cluster, namespace, &names, None).await?
             {
