@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::cluster::{Cluster, PATIENCE};
 use super::process::Operator;
-use super::scene::{LONG, Scene, assert_same, copy_of, service_image};
+use super::scene::{LONG, Scene, assert_same, copy_of};
 use crate::scene::{SmallDisk, may_mount};
 use crate::support::wait;
 
@@ -84,15 +84,7 @@ fn a_backup_deleted_in_the_middle_leaves_nothing() {
     for step in ["quiesce", "archive"] {
         let name = format!("gone-at-{step}");
         scene.back_up(&name, "db", "");
-        scene.reaches("backup", &name, step);
-        scene.cluster.kubectl(&["-n", &scene.namespace, "delete", "backup", &name, "--wait=false"]);
-        scene.cluster.wait("the object to go", LONG, || {
-            scene.object("backup", &name).is_none().then_some(())
-        });
-        let found = scene.object("statefulset", "db").unwrap();
-        assert_eq!(found["spec"]["replicas"], 1, "let go before the service was started again");
-        scene.running("db");
-        scene.tidy("db");
+        deleted_at(&scene, "backup", &name, step);
         assert_eq!(scene.archives(), Vec::<String>::new(), "{step}");
     }
     assert_same(data.path(), &scene.data("db"));
@@ -151,10 +143,7 @@ fn a_restore_deleted_in_the_middle_leaves_the_data_as_it_was() {
     let data = copy_of(&scene.data("db"));
     for step in ["extract", "safety-backup"] {
         let name = format!("gone-at-{step}");
-        scene.apply(&format!(
-            "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {{name: {name}}}\n\
-             spec: {{from: {{backupRef: {{name: base}}}}}}\n"
-        ));
+        scene.put_back(&name, "base", "");
         deleted_at(&scene, "restore", &name, step);
         assert_same(data.path(), &scene.data("db"));
     }
@@ -169,22 +158,12 @@ fn an_upgrade_deleted_in_the_middle_leaves_the_old_image_on_the_old_data() {
     let _process = operator.start();
     scene.fill("db");
     let data = copy_of(&scene.data("db"));
-    let image_of = |scene: &Scene| {
-        let found = scene.object("statefulset", "db").unwrap();
-        found["spec"]["template"]["spec"]["containers"][0]["image"].clone()
-    };
-    let old = image_of(&scene);
-    let new = service_image(&scene.cluster, 3);
+    let old = scene.image();
     for step in ["backup", "health"] {
         let name = format!("gone-at-{step}");
-        scene.apply(&format!(
-            "apiVersion: eider.dev/v1alpha1\nkind: Upgrade\nmetadata: {{name: {name}}}\nspec:\n  \
-             target: {{workload: {{kind: StatefulSet, name: db}}}}\n  toVersion: \"3.0.0\"\n  \
-             images: {{service: \"{new}\"}}\n  backup: {{storeRef: {{name: main}}}}\n  \
-             healthGate: {{timeout: 200s, soak: 1s}}\n"
-        ));
+        scene.upgrade(&name, 3, "1s");
         deleted_at(&scene, "upgrade", &name, step);
-        assert_eq!(image_of(&scene), old, "{step}");
+        assert_eq!(scene.image(), old, "{step}");
         assert_same(data.path(), &scene.data("db"));
     }
 }
@@ -306,6 +285,8 @@ fn what_cannot_be_carried_out_says_so_and_hinders_nobody() {
     );
     scene.apply(&of_claims("of-none", "nothing-here", "main"));
     scene.apply(&of_claims("into-none", "data-db-0", "claimless"));
+    scene.apply(&pending_claim("device").replace("spec:\n", "spec:\n  volumeMode: Block\n"));
+    scene.apply(&of_claims("of-device", "device", "main"));
     // All of them are there before the operator is: its first list has them.
     let operator = Operator::new(&scene.cluster, &scene.namespace);
     let _process = operator.start();
@@ -321,6 +302,7 @@ fn what_cannot_be_carried_out_says_so_and_hinders_nobody() {
     assert!(status["message"].as_str().unwrap().contains("mounts no claim"), "{status:#}");
     scene.failed("backup", "of-none", "TargetNotFound");
     scene.failed("backup", "into-none", "StoreUnavailable");
+    scene.failed("backup", "of-device", "UnsupportedTarget");
     scene.cluster.wait("the store without its claim to say so", PATIENCE, || {
         let found = scene.object("backupstore", "claimless")?;
         let ready = condition(&found, "Ready");
@@ -387,27 +369,6 @@ fn a_pending_claim_is_waited_for_and_named() {
     assert_eq!(status["archive"]["files"], 1, "{status:#}");
     assert!(failed["message"].as_str().unwrap().contains("unbound"), "{failed:#}");
     scene.tidy("db");
-}
-
-#[test]
-fn a_service_that_somebody_scales_back_is_reported_and_not_fought() {
-    let Some(cluster) = Cluster::connect() else { return };
-    let scene = Scene::new(cluster);
-    scene.fill("db");
-    let operator = Operator::new(&scene.cluster, &scene.namespace);
-    // It dies when the service is held, so that there is time to scale it back.
-    let process = operator.start_into("backup.quiesce.recorded");
-    scene.back_up("fought", "db", "");
-    assert_eq!(process.wait_exit(LONG).signal, Some(9));
-    let scale = ["-n", &scene.namespace, "scale", "statefulset/db", "--replicas=2"];
-    scene.cluster.kubectl(&scale);
-    let _process = operator.start();
-    let status = scene.failed("backup", "fought", "ReplicasChanged");
-    assert!(status["message"].as_str().unwrap().contains("scaled to 2"), "{status:#}");
-    let found = scene.object("statefulset", "db").unwrap();
-    assert_eq!(found["spec"]["replicas"], 2, "what somebody else has set stays");
-    scene.tidy("db");
-    assert_eq!(scene.archives(), Vec::<String>::new());
 }
 
 #[test]

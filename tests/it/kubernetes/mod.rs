@@ -11,6 +11,7 @@ mod forward;
 mod hooks;
 mod incremental;
 mod kills;
+mod meddling;
 mod operations;
 mod permissions;
 mod process;

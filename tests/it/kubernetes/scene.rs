@@ -170,6 +170,38 @@ spec:
         ));
     }
 
+    /// Applies a Restore of a Backup to where it was taken.
+    pub fn put_back(&self, name: &str, backup: &str, more: &str) {
+        self.apply(&format!(
+            "apiVersion: eider.dev/v1alpha1\nkind: Restore\nmetadata: {{name: {name}}}\nspec:\n  \
+             from: {{backupRef: {{name: {backup}}}}}\n{more}"
+        ));
+    }
+
+    /// Applies an Upgrade of the service `db` to a version, soaked for so long.
+    pub fn upgrade(&self, name: &str, version: u32, soak: &str) {
+        let image = service_image(&self.cluster, version);
+        self.apply(&format!(
+            "apiVersion: eider.dev/v1alpha1\nkind: Upgrade\nmetadata: {{name: {name}}}\nspec:\n  \
+             target: {{workload: {{kind: StatefulSet, name: db}}}}\n  toVersion: \"{version}.0.0\"\n  \
+             images: {{service: \"{image}\"}}\n  backup: {{storeRef: {{name: main}}}}\n  \
+             healthGate: {{timeout: 200s, soak: {soak}}}\n"
+        ));
+    }
+
+    /// The image that `db` is to run.
+    pub fn image(&self) -> String {
+        let found = self.object("statefulset", "db").unwrap();
+        let image = &found["spec"]["template"]["spec"]["containers"][0]["image"];
+        image.as_str().unwrap().to_owned()
+    }
+
+    /// The identity of the pod that runs `db`.
+    pub fn pod_uid(&self) -> String {
+        let found = self.object("pod", "db-0").unwrap();
+        found["metadata"]["uid"].as_str().unwrap().to_owned()
+    }
+
     /// Waits until an object has ended, and returns its status.
     #[track_caller]
     pub fn ended(&self, kind: &str, name: &str) -> Value {

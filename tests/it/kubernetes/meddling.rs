@@ -1,0 +1,82 @@
+//! What somebody does to a service or to an object while an operation is at work on it: told, not fought,
+//! and nothing is done twice.
+
+use super::cluster::Cluster;
+use super::process::Operator;
+use super::scene::{LONG, Scene};
+
+#[test]
+fn a_service_that_somebody_scales_back_is_reported_and_not_fought() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    // It dies when the service is held, so that there is time to scale it back.
+    let process = operator.start_into("backup.quiesce.recorded");
+    scene.back_up("fought", "db", "");
+    assert_eq!(process.wait_exit(LONG).signal, Some(9));
+    let scale = ["-n", &scene.namespace, "scale", "statefulset/db", "--replicas=2"];
+    scene.cluster.kubectl(&scale);
+    let _process = operator.start();
+    let status = scene.failed("backup", "fought", "ReplicasChanged");
+    assert!(status["message"].as_str().unwrap().contains("scaled to 2"), "{status:#}");
+    let found = scene.object("statefulset", "db").unwrap();
+    assert_eq!(found["spec"]["replicas"], 2, "what somebody else has set stays");
+    scene.tidy("db");
+    assert_eq!(scene.archives(), Vec::<String>::new());
+}
+
+/// It waited for pods to be gone that were made anew, until its time was up.
+#[test]
+fn a_service_that_is_scaled_back_while_it_stops_is_told_at_once() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    let slow = "{\"spec\":{\"template\":{\"spec\":{\"terminationGracePeriodSeconds\":60,\"containers\":[\
+                {\"name\":\"service\",\"lifecycle\":{\"preStop\":{\"exec\":{\"command\":[\"sleep\",\"15\"]}}}}]}}}}";
+    let namespace = ["-n", &scene.namespace];
+    scene.cluster.kubectl(&[&namespace[..], &["patch", "statefulset", "db", "-p", slow]].concat());
+    scene.cluster.kubectl(&[&namespace[..], &["rollout", "status", "statefulset/db"]].concat());
+    scene.fill("db");
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let _process = operator.start();
+    // Longer than a test waits.
+    scene.back_up("fought", "db", "  consistency: {timeout: 30m}\n");
+    scene.cluster.wait("the pod to be asked to end", LONG, || {
+        let pod = scene.object("pod", "db-0")?;
+        pod["metadata"]["deletionTimestamp"].is_string().then_some(())
+    });
+    let scale = ["scale", "statefulset/db", "--replicas=1"];
+    scene.cluster.kubectl(&[&namespace[..], &scale].concat());
+    let status = scene.failed("backup", "fought", "ReplicasChanged");
+    assert!(status["message"].as_str().unwrap().contains("scaled to 1"), "{status:#}");
+    scene.running("db");
+    scene.tidy("db");
+    assert_eq!(scene.archives(), Vec::<String>::new());
+}
+
+/// Servers before 1.25 let the specification of what runs be changed: it was taken up a second time.
+#[test]
+fn an_edit_of_what_runs_is_no_second_run() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let _process = operator.start();
+    scene.back_up("edited", "db", "");
+    scene.reaches("backup", "edited", "quiesce");
+    let edit = "{\"spec\":{\"description\":\"another\"}}";
+    let patch = ["patch", "backup", "edited", "--type=merge", "--patch", edit];
+    let patched = scene.cluster.try_kubectl(&[&["-n", &scene.namespace][..], &patch].concat());
+    scene.succeeded("backup", "edited");
+    if patched.is_ok() {
+        scene.cluster.wait("the edit to be answered", LONG, || {
+            let events = scene.cluster.kubectl(&["-n", &scene.namespace, "get", "events"]);
+            events.contains("does not run again").then_some(())
+        });
+    }
+    assert_eq!(scene.archives().len(), 1, "it ran again");
+    let found = scene.object("backup", "edited").unwrap();
+    assert_eq!(found["status"]["phase"], "Succeeded", "{found:#}");
+    scene.running("db");
+    scene.tidy("db");
+}
