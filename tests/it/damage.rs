@@ -150,3 +150,66 @@ fn swapped_archives_are_told_apart() {
         assert_same(&scene.path("now"), &scene.path("live"));
     }
 }
+
+/// Changes a byte in the middle of what the archive holds of a file that could not be compressed.
+fn damage_within(archive: &Path, file: &Path) {
+    let (mut bytes, content) = (fs::read(archive).unwrap(), fs::read(file).unwrap());
+    let needle = &content[content.len() / 2..][..32];
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    bytes[at] ^= 0x20;
+    fs::write(archive, bytes).unwrap();
+}
+
+#[test]
+fn salvage_saves_what_the_damage_has_left_and_names_the_rest() {
+    for format in ["tar.gz", "tar.zst"] {
+        let scene = Scene::new();
+        // Files of a member each and more, so that one of them is hit alone.
+        shell(
+            &scene.path("live"),
+            "for i in a b c; do head -c 13000000 /dev/urandom > $i; done; mkdir d; echo small > d/s; ln -s a l",
+        );
+        scene.backup("one", "@/live", &format!("archive: {{format: {format}}}")).ok();
+        let archive = scene.archive("one");
+        let out = scene.path("whole");
+        let to = out.to_str().unwrap();
+        scene.run(&["backup", "extract", "one", "--salvage", "--to", to]).ok();
+        assert_same(&scene.path("live"), &out.join("live"));
+
+        damage_within(&archive, &scene.path("live/b"));
+        let told = scene.run(&["backup", "verify", "one"]).code(1).stderr;
+        assert!(told.contains("live/b") && !told.contains("live/a"), "{told}");
+        let out = scene.path("saved");
+        let to = out.to_str().unwrap();
+        scene.run(&["backup", "extract", "one", "--to", to]).code(1);
+        shell(&scene.path(""), "rm -rf saved");
+        let ended = scene.run(&["backup", "extract", "one", "--salvage", "--to", to, "-o", "json"]);
+        let answer: serde_json::Value = serde_json::from_str(&ended.code(1).stdout).unwrap();
+        assert_eq!(answer["lost"], serde_json::json!(["live/b"]), "{answer}");
+        assert_eq!(answer["lostCount"], 1, "{answer}");
+        // Of a large file the pieces that were not hit are there, and zeros stand for the rest.
+        let (was, is) =
+            (fs::read(scene.path("live/b")).unwrap(), fs::read(out.join("live/b")).unwrap());
+        assert_eq!(was.len(), is.len());
+        let differ: Vec<usize> = (0..was.len()).filter(|at| was[*at] != is[*at]).collect();
+        assert!(!differ.is_empty() && differ.iter().all(|at| is[*at] == 0), "{format}");
+        assert!(differ[differ.len() - 1] - differ[0] < 4 << 20, "more than a member is gone");
+        // Everything else is as it was.
+        shell(&scene.path(""), "rm live/b saved/live/b; touch -r saved/live live");
+        assert_same(&scene.path("live"), &out.join("live"));
+
+        // Without its index and its end: what the stream says.
+        let bytes = fs::read(&archive).unwrap();
+        fs::write(&archive, &bytes[..bytes.len() - 200]).unwrap();
+        shell(&scene.path(""), "rm -rf saved");
+        let ended = scene.run(&["backup", "extract", "one", "--salvage", "--to", to, "-o", "json"]);
+        let answer: serde_json::Value = serde_json::from_str(&ended.code(1).stdout).unwrap();
+        assert_eq!(answer["indexed"], false, "{answer}");
+        for saved in ["a", "c", "d/s"] {
+            assert!(
+                fs::read(out.join("live").join(saved)).unwrap()
+                    == fs::read(scene.path("live").join(saved)).unwrap()
+            );
+        }
+    }
+}

@@ -251,11 +251,15 @@ fn report_salvaged(
         return Ok(());
     }
     let names: Vec<&str> = salvaged.lost.iter().take(20).map(String::as_str).collect();
+    let lost = match salvaged.lost_count {
+        1 => "1 entry".to_owned(),
+        count => format!("{count} entries"),
+    };
     let more = if unknown { "; the index is lost too, so there may be more" } else { "" };
     Err(CliError::new(
         ExitCode::Failed,
         Reason::ArchiveDamaged,
-        format!("{} entries not saved whole: {}{more}", salvaged.lost_count, names.join(", ")),
+        format!("{lost} not saved whole: {}{more}", names.join(", ")),
     )
     .hint("take these from another backup or another copy of the archive; `-o json` lists all"))
 }

@@ -11,7 +11,7 @@ use crate::cli::arguments::BackupVerifyArguments;
 use crate::cli::output::{CliError, ExitCode};
 use crate::cli::session::Session;
 use crate::engine::{self, Cancel, EngineError, LocalStore, MANIFEST_SUFFIX, Progress};
-use crate::spec::{Reason, VerifyMode};
+use crate::spec::{Reason, VerifyMode, counted};
 
 pub(super) async fn verify(
     session: &Session,
@@ -32,7 +32,8 @@ pub(super) async fn verify(
     for word in &arguments.backups {
         records.push(super::find(session, word).await?);
     }
-    let mut failures = 0;
+    // In full: a table has no room for the names of what is damaged.
+    let mut failures: Vec<String> = Vec::new();
     let mut rows = Vec::new();
     let mut items: Vec<Value> = Vec::new();
     // Oldest first: what builds on an archive that was read just now is read alone.
@@ -56,7 +57,7 @@ pub(super) async fn verify(
             Ok(()) => ("plausible", "manifest and size agree".to_owned()),
             Err(error) if error.reason == Reason::Cancelled => return Err(CliError::interrupted()),
             Err(error) => {
-                failures += 1;
+                failures.push(error.message.clone());
                 ("FAILED", error.message.clone())
             }
         };
@@ -77,12 +78,12 @@ pub(super) async fn verify(
         }));
     }
     session.output.table(&["ID", "ARCHIVE", "RESULT", "MESSAGE"], &rows, &items)?;
-    if failures > 0 {
-        let plural = if failures == 1 { "" } else { "s" };
+    if !failures.is_empty() {
+        let failed = counted(failures.len(), "backup");
         return Err(CliError::new(
             ExitCode::Failed,
             Reason::ArchiveDamaged,
-            format!("{failures} backup{plural} failed verification"),
+            format!("{failed} failed verification: {}", failures.join("; ")),
         )
         .hint("take a new backup now; a damaged archive cannot be restored"));
     }

@@ -98,7 +98,7 @@ fn a_restore_gives_its_service_as_long_as_it_says_and_puts_the_data_back() {
     let data = copy_of(&scene.data("db"));
     scene.put_back("back", "base", "  healthTimeout: 15s\n");
     let status = scene.failed("restore", "back", "Unhealthy");
-    assert!(status["message"].as_str().unwrap().contains("15s"), "{status:#}");
+    assert!(status["message"].as_str().unwrap().contains("15 s"), "{status:#}");
     scene.running("db");
     assert_same(data.path(), &scene.data("db"));
     scene.tidy("db");
