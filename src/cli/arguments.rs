@@ -89,6 +89,9 @@ pub struct MoverArguments {
     /// Be asked by lines of standard input.
     #[arg(long)]
     pub pipe: bool,
+    /// How far reading and writing of data gives way to other programs.
+    #[arg(long, default_value_t = 0, value_name = "0-19", value_parser = clap::value_parser!(u8).range(0..=19))]
+    pub nice: u8,
 }
 
 /// The verbs.

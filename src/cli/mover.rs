@@ -14,6 +14,7 @@ const TERMINATION: &str = "/dev/termination-log";
 
 /// Carries out what the operator asks for, until it asks no more.
 pub async fn mover(arguments: &MoverArguments) -> Result<(), CliError> {
+    crate::runtime::priority::set(arguments.nice);
     if arguments.pipe {
         mover::run_piped(Arc::new(super::output::speak)).await;
         return Ok(());

@@ -19,6 +19,8 @@ use crate::telemetry::Health;
 
 /// How often a catalog that failed is tried again for `/readyz`.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(10);
+/// How what waits for the catalog is told.
+const GOES_ON: &str = "the operation goes on as soon as the catalog can be written";
 
 /// What is known of the journals of operations that are under way.
 #[derive(Debug, Clone, Default)]
@@ -186,18 +188,18 @@ impl Operator {
     /// what it said before would hide it.
     pub(super) async fn say_catalog_failed(&self, operation: &OperationId, error: &CatalogError) {
         let Some(link) = &self.cluster else { return };
-        let Ok(kind) = operation.kind.parse::<Kind>() else { return };
-        let reason = error.reason();
-        let message =
-            format!("{error}; the operation goes on as soon as the catalog can be written");
+        let (reason, message) = (error.reason(), format!("{error}; {GOES_ON}"));
         link.event(operation, true, reason.as_str(), "Record", &message).await;
+        let Ok(kind) = operation.kind.parse::<Kind>() else { return };
         let found = link.api(kind, &operation.namespace).get_opt(&operation.name).await;
         let Ok(Some(object)) = found else { return };
         let mut value = object.data["status"].clone();
         if !value.is_object() {
-            value = json!({"observedGeneration": operation.generation});
+            value = json!({"phase": "Pending", "observedGeneration": operation.generation});
         }
-        if status::recorded(&value, operation.generation).is_some() {
+        let is_said = value["message"].as_str().is_some_and(|said| said.ends_with(GOES_ON));
+        let is_over = status::recorded(&value, operation.generation).is_some();
+        if !kind.runs_once() || is_said || is_over {
             return;
         }
         super::publish::waiting(&mut value, reason, &message, operation.generation);

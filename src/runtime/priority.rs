@@ -22,6 +22,11 @@ pub fn set(niceness: u8) {
     NICENESS.store(i32::from(niceness.min(19)), Ordering::Relaxed);
 }
 
+/// The niceness of data work that begins now, 0 to 19.
+pub fn niceness() -> u8 {
+    u8::try_from(NICENESS.load(Ordering::Relaxed)).unwrap_or(0)
+}
+
 /// Runs data work on a thread of its own, with the niceness that was set.
 pub(super) async fn in_background<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,

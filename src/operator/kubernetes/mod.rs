@@ -260,8 +260,18 @@ fn control(
         let (operation, note, reason) =
             (look::identity(kind, &object), error.to_string(), error.reason());
         let pause = context.backoff(key(kind, &object));
+        let failed = match error {
+            LookError::Operator(super::OperatorError::Catalog(failed)) => Some(failed.clone()),
+            _ => None,
+        };
         tokio::spawn(async move {
-            context.link.event(&operation, true, reason.as_str(), "Reconcile", &note).await;
+            match failed {
+                Some(failed) => context.operator.say_catalog_failed(&operation, &failed).await,
+                None => {
+                    let (link, reason) = (&context.link, reason.as_str());
+                    link.event(&operation, true, reason, "Reconcile", &note).await;
+                }
+            }
         });
         Action::requeue(pause)
     };

@@ -236,6 +236,42 @@ fn a_store_that_fills_up_fails_the_backup_and_takes_the_next_one() {
     scene.cluster.kubectl(&["delete", "persistentvolume", &volume, "--wait=false"]);
 }
 
+/// The object said what it had said before, and `/readyz` that all was well.
+#[test]
+fn an_operator_whose_catalog_is_full_says_so_and_goes_on() {
+    let Some(cluster) = Cluster::connect() else { return };
+    if !may_mount("an_operator_whose_catalog_is_full_says_so_and_goes_on") {
+        return;
+    }
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let operator = Operator::new(&scene.cluster, &scene.namespace).listening();
+    let _mounted = SmallDisk::mount(operator.directory(), "24m");
+    let process = operator.start();
+    scene.back_up("early", "db", LIVE);
+    scene.succeeded("backup", "early");
+    let ballast = operator.directory().join("ballast");
+    let full = format!("cat /dev/zero > '{}' || :", ballast.display());
+    assert!(std::process::Command::new("sh").args(["-c", &full]).status().unwrap().success());
+    // What may be larger than what the last page of the catalog's file has room for.
+    let text = "as it is ".repeat(100);
+    for number in 0..3 {
+        scene.back_up(&format!("held-{number}"), "db", &format!("  description: \"{text}\"\n"));
+    }
+    scene.waits("backup", "held-2", "CatalogFailed");
+    scene.cluster.wait("/readyz to say so", PATIENCE, || {
+        let (code, text) = process.get("/readyz")?;
+        (code == 503 && text.contains("[-] catalog")).then_some(())
+    });
+    std::fs::remove_file(&ballast).unwrap();
+    for number in 0..3 {
+        scene.succeeded("backup", &format!("held-{number}"));
+    }
+    scene.running("db");
+    scene.tidy("db");
+    assert_eq!(process.get("/readyz").unwrap().0, 200);
+}
+
 #[test]
 fn a_namespace_deleted_in_the_middle_goes() {
     let Some(cluster) = Cluster::connect() else { return };

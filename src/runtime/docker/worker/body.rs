@@ -30,6 +30,8 @@ pub struct Order<'a> {
     pub store: &'a Path,
     /// The program in the image.
     pub program: &'a str,
+    /// How far its work gives way to others', 0 to 19.
+    pub niceness: u8,
 }
 
 /// Where a root is mounted in a worker.
@@ -95,7 +97,7 @@ pub fn body(order: &Order<'_>) -> Result<ContainerCreateBody, Failure> {
     Ok(ContainerCreateBody {
         image: Some(order.own.image.clone()),
         entrypoint: text(&[order.program]),
-        cmd: text(&["mover", "--pipe"]),
+        cmd: text(&["mover", "--pipe", "--nice", &order.niceness.to_string()]),
         user: Some("0:0".to_owned()),
         working_dir: Some("/".to_owned()),
         env: failpoint(),
@@ -117,6 +119,7 @@ pub fn body(order: &Order<'_>) -> Result<ContainerCreateBody, Failure> {
             network_mode: Some("none".to_owned()),
             userns_mode: order.own.user_namespace.clone(),
             auto_remove: Some(true),
+            cpu_shares: Some(cpu_shares(order.niceness)),
             readonly_rootfs: Some(true),
             cap_drop: text(&["ALL"]),
             cap_add: text(capabilities),
@@ -127,6 +130,16 @@ pub fn body(order: &Order<'_>) -> Result<ContainerCreateBody, Failure> {
         }),
         ..ContainerCreateBody::default()
     })
+}
+
+/// The weight of a container whose work is so nice, where niceness counts only inside each container: a quarter
+/// more or less for each level, as the kernel weighs threads (`sched_prio_to_weight`); 1024 is a container's default.
+fn cpu_shares(niceness: u8) -> i64 {
+    let mut shares = 1024;
+    for _ in 0..niceness {
+        shares = shares * 4 / 5;
+    }
+    shares.max(2)
 }
 
 /// The directory that a path lies in.
@@ -200,6 +213,7 @@ mod tests {
             writes,
             store: Path::new("/backups/main"),
             program: "/usr/local/bin/eider",
+            niceness: 15,
         };
         body(&order).unwrap()
     }
@@ -224,6 +238,7 @@ mod tests {
         assert_eq!(mounted, expected);
         assert_eq!(host.binds.unwrap().len(), 0);
         assert_eq!(host.network_mode.as_deref(), Some("none"));
+        assert_eq!(host.cpu_shares, Some(34), "a thread of that niceness weighs 36");
         assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
         assert_eq!(host.cap_add.unwrap(), ["DAC_OVERRIDE", "FOWNER"]);
     }

@@ -29,6 +29,7 @@ use crate::plan::{Action, Failure, Job, Log, Observed, OperationId};
 use crate::runtime::Handles;
 use crate::runtime::host::{local_path, open_store};
 use crate::runtime::mover::{Mission, Request, Work};
+use crate::runtime::priority;
 use crate::spec::Reason;
 
 pub use body::{WORKER_LABEL, path_of};
@@ -163,7 +164,9 @@ impl Workers {
             store: binding.clone(),
         };
         let (store, program) = (local_path(binding)?, own_program()?);
-        let order = Order { own, operation, places, writes, store: &store, program: &program };
+        let niceness = priority::niceness();
+        let order =
+            Order { own, operation, places, writes, store: &store, program: &program, niceness };
         let key = order.key()?;
         let slot = self.slot(operation);
         let mut slot = slot.lock().await;
