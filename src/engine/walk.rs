@@ -168,7 +168,7 @@ impl Walk<'_> {
         }
         let working = is_directory
             && !self.relative.contains(&b'/')
-            && self.relative.starts_with(super::replace::INSIDE.as_bytes());
+            && super::replace::is_working_directory(OsStr::from_bytes(&self.relative));
         if working {
             let message = "the working directory of a restore; it is left out";
             self.visitor.left_out(&path, WarningKind::Skipped, message);

@@ -6,8 +6,8 @@ use super::resolve::Resolved;
 use super::{Operator, OperatorError, kubernetes};
 use crate::catalog::{BackupKey, ResourceRecord};
 use crate::plan::{
-    BackupJob, Child, ChildFacts, Failure, Job, Log, OperationId, PreflightFacts, RestoreJob,
-    StoreBinding, UpgradeJob, safety, upgrade,
+    BackupJob, Child, ChildFacts, Failure, Job, LiveFacts, Log, OperationId, PreflightFacts,
+    RestoreJob, StoreBinding, UpgradeJob, safety, upgrade,
 };
 use crate::spec::upgrade::HealthGate;
 use crate::spec::{
@@ -166,10 +166,12 @@ impl Operator {
                 let mut target = parent.target.clone();
                 let facts: PreflightFacts =
                     log.facts(crate::plan::restore::step::PREFLIGHT).unwrap_or_default();
+                let found: Option<LiveFacts> = log.facts(crate::plan::restore::step::FIND_LIVE);
+                let live_paths = found.map_or(facts.live_paths, |found| found.live_paths);
                 let mut places = facts.places;
-                places.retain(|place| facts.live_paths.contains(&place.path));
+                places.retain(|place| live_paths.contains(&place.path));
                 if let Some(host) = &mut target.host {
-                    host.paths = facts.live_paths;
+                    host.paths = live_paths;
                 }
                 let child =
                     safety::backup(operation, target, &parent.store, BackupTrigger::PreRestore);

@@ -307,12 +307,16 @@ impl Operator {
         // The runtime reads facts from the journal, its own intent included.
         let mut entries = log.entries().to_vec();
         entries.push(intent);
-        // No effect in a cluster without its intent there: whoever takes over goes on from it.
+        // No effect in a cluster without its intent there: whoever takes over goes on from it. But for what puts
+        // things back: a service is not left down because nobody can be told.
         if self.cluster.is_some()
             && let Err(failure) = self.announce(job, &Log::new(&entries), running).await?
         {
-            self.write_outcome(operation, step, Mark::Failed, json!(failure)).await;
-            return Ok(());
+            if !self.may_go_untold(operation, action) {
+                self.write_outcome(operation, step, Mark::Failed, json!(failure)).await;
+                return Ok(());
+            }
+            warn!(%operation, step, %failure, "it is done without being told");
         }
         point("announced");
         let started = std::time::Instant::now();
@@ -459,7 +463,7 @@ fn cancelled() -> Failure {
 }
 
 /// What puts things back is done even when the operation was cancelled: that is when it is needed.
-fn is_compensation(action: &Action) -> bool {
+pub(super) fn is_compensation(action: &Action) -> bool {
     use crate::plan::HookPhase;
     matches!(
         action,

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 use tracing::warn;
 
+use super::drive::is_compensation;
 use super::{Operator, OperatorError};
 use crate::catalog::CatalogError;
 use crate::plan::{Action, Failure, HookPhase, JournalEntry, Log, Mark, OperationId, status};
@@ -176,6 +177,13 @@ impl Operator {
         self.journals.keep(intent);
         self.journals.keep(failed);
         Ok(false)
+    }
+
+    /// Whether an effect may come about that no status could be written of: it only lets run again what stands
+    /// still, or it puts things back and the catalog has its intent.
+    pub(super) fn may_go_untold(&self, operation: &OperationId, action: &Action) -> bool {
+        let is_written = self.journals.oldest_unwritten(operation).is_none();
+        may_come_first(action) || (is_compensation(action) && is_written)
     }
 
     /// Whether something stands still for an operation.

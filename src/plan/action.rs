@@ -58,6 +58,8 @@ pub enum Action {
     VerifySource,
     /// Unpack it into staging places beside the live roots.
     Extract,
+    /// Look which of the roots hold anything that would be lost.
+    FindLive,
     /// Bring over what is to stay from the live roots into the staged ones.
     CarryOver,
     /// Put the staged roots in the place of the live ones.
@@ -107,6 +109,7 @@ impl Action {
             Self::DiscardArchive => "remove the unfinished archive".to_owned(),
             Self::VerifySource => "verify the archive completely".to_owned(),
             Self::Extract => "unpack beside the live data".to_owned(),
+            Self::FindLive => "look again what there is to lose".to_owned(),
             Self::CarryOver => "carry over what stays".to_owned(),
             Self::Swap => "put the new tree in place by rename".to_owned(),
             Self::SwapBack => "put the old tree back".to_owned(),

@@ -258,6 +258,8 @@ pub struct PreflightFacts {
     pub live_data: bool,
     /// The live paths of a host target, for the safety backup.
     pub live_paths: Vec<String>,
+    /// Whether every path is live, so that nothing can come to it that nobody has looked for.
+    pub all_live: bool,
     /// The running version, for upgrades.
     pub from_version: Option<String>,
     /// Namespace of the Backup that made the archive, as its manifest says, for restores.
@@ -282,6 +284,14 @@ pub struct PreflightFacts {
     pub warnings: Vec<String>,
     /// Each check: name, outcome (`PASS`, `WARNING`), what was found.
     pub checks: Vec<(String, String, String)>,
+}
+
+/// What there is to lose, once the service stands still.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LiveFacts {
+    /// The live paths.
+    pub live_paths: Vec<String>,
 }
 
 /// What hooks left.

@@ -29,8 +29,8 @@ pub use action::{Action, Child, HookPhase};
 pub use chain::ParentFacts;
 pub use job::{
     ArchiveFacts, ArchivePresence, BackupJob, ChildFacts, ClaimFacts, ExtractFacts, HookFacts, Job,
-    Observed, PreflightFacts, ReplacementState, RestoreJob, SealFacts, SourceSize, StoreBinding,
-    UpgradeJob, VerifyFacts,
+    LiveFacts, Observed, PreflightFacts, ReplacementState, RestoreJob, SealFacts, SourceSize,
+    StoreBinding, UpgradeJob, VerifyFacts,
 };
 pub use journal::{JournalEntry, Mark, OperationId};
 pub use machine::{Conclusion, Decision, Failure, Log, OPERATION, StepState};

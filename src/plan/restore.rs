@@ -1,6 +1,6 @@
 //! The steps of a Restore.
 //!
-//! preflight → verify the archive → extract beside the live data → hooks before → quiesce → safety
+//! preflight → verify the archive → extract beside the live data → hooks before → quiesce → (find live) → safety
 //! backup → carry over → swap → resume → hooks after → health → drop the old tree.
 //!
 //! Extraction comes before the quiesce because it needs no downtime, and the safety backup after it
@@ -12,7 +12,8 @@ use jiff::Timestamp;
 use super::action::{Action, Child, HookPhase};
 use super::backup::{HOOKS_AFTER_ATTEMPTS, RESUME_ATTEMPTS, conclude};
 use super::job::{
-    ChildFacts, ExtractFacts, Observed, PreflightFacts, ReplacementState, RestoreJob, quiesced,
+    ChildFacts, ExtractFacts, LiveFacts, Observed, PreflightFacts, ReplacementState, RestoreJob,
+    quiesced,
 };
 use super::machine::{
     Compensation, Conclusion, Decision, Failure, Forward, Log, OnInterruption, StepState, advance,
@@ -28,6 +29,8 @@ pub mod step {
     pub const VERIFY_SOURCE: &str = "verify-source";
     /// Unpack beside the live data.
     pub const EXTRACT: &str = "extract";
+    /// Look again what there is to lose, where some places were empty while the service still ran.
+    pub const FIND_LIVE: &str = "find-live";
     /// Back up what is there.
     pub const SAFETY_BACKUP: &str = "safety-backup";
     /// Bring over what stays.
@@ -52,9 +55,9 @@ pub mod step {
     pub const DISCARD_STAGING: &str = "discard-staging";
 }
 use step::{
-    CARRY_OVER, DISCARD_STAGING, DROP_OLD, EXTRACT, HEALTH, HOOKS_AFTER, HOOKS_BEFORE, PREFLIGHT,
-    QUIESCE, RESUME, SAFETY_BACKUP, SWAP, SWAP_BACK, UNDO_HOOKS_AFTER, UNDO_HOOKS_BEFORE,
-    UNDO_QUIESCE, UNDO_RESUME, VERIFY_SOURCE,
+    CARRY_OVER, DISCARD_STAGING, DROP_OLD, EXTRACT, FIND_LIVE, HEALTH, HOOKS_AFTER, HOOKS_BEFORE,
+    PREFLIGHT, QUIESCE, RESUME, SAFETY_BACKUP, SWAP, SWAP_BACK, UNDO_HOOKS_AFTER,
+    UNDO_HOOKS_BEFORE, UNDO_QUIESCE, UNDO_RESUME, VERIFY_SOURCE,
 };
 
 /// The next step of a restore.
@@ -70,8 +73,31 @@ fn held(job: &RestoreJob) -> bool {
     quiesced(&job.target, job.spec.consistency.mode)
 }
 
-/// The steps up to the swap. `live_data` says whether there is anything to lose.
-fn steps_before_swap(job: &RestoreJob, live_data: bool) -> Vec<Forward> {
+/// What is known of what there is to lose.
+#[derive(Debug, Clone, Copy)]
+struct Live {
+    /// Whether there is anything.
+    any: bool,
+    /// Whether that is to be looked at again: what was empty in preflight may not be any more.
+    unsure: bool,
+}
+
+impl Live {
+    fn known(log: &Log<'_>) -> Self {
+        // Before preflight nobody knows, and caution costs nothing.
+        let Some(before) = log.facts::<PreflightFacts>(PREFLIGHT) else {
+            return Self { any: true, unsure: false };
+        };
+        let now = log.facts::<LiveFacts>(FIND_LIVE);
+        Self {
+            any: now.map_or(before.live_data, |now| !now.live_paths.is_empty()),
+            unsure: !before.all_live && !log.touched(SWAP),
+        }
+    }
+}
+
+/// The steps up to the swap.
+fn steps_before_swap(job: &RestoreJob, live: Live) -> Vec<Forward> {
     use OnInterruption::{Redo, Undo};
     let spec = &job.spec;
     let mut steps = vec![
@@ -90,7 +116,11 @@ fn steps_before_swap(job: &RestoreJob, live_data: bool) -> Vec<Forward> {
         };
         steps.push(Forward { step: QUIESCE, action, on_interruption: Undo });
     }
-    if spec.safety_backup && live_data {
+    if spec.safety_backup && live.unsure {
+        let action = Action::FindLive;
+        steps.push(Forward { step: FIND_LIVE, action, on_interruption: Redo });
+    }
+    if spec.safety_backup && live.any {
         let action = Action::RunChild(Child::SafetyBackup);
         steps.push(Forward { step: SAFETY_BACKUP, action, on_interruption: Redo });
     }
@@ -123,7 +153,8 @@ const UNDO_ATTEMPTS: u32 = 3;
 /// The steps as `--dry-run` prints them.
 pub fn outline(job: &RestoreJob) -> Vec<(&'static str, Action)> {
     let pair = |forward: Forward| (forward.step, forward.action);
-    let mut outline: Vec<_> = steps_before_swap(job, true).into_iter().map(pair).collect();
+    let live = Live { any: true, unsure: false };
+    let mut outline: Vec<_> = steps_before_swap(job, live).into_iter().map(pair).collect();
     outline.push((SWAP, Action::Swap));
     outline.extend(steps_after_swap(job).into_iter().map(pair));
     outline.push((DROP_OLD, Action::DropOld));
@@ -135,12 +166,11 @@ fn forward(
     log: &Log<'_>,
     observed: &Observed,
 ) -> Result<Option<Decision>, Failure> {
-    // Before preflight nobody knows, and caution costs nothing.
-    let live_data = log.facts::<PreflightFacts>(PREFLIGHT).is_none_or(|facts| facts.live_data);
-    if let Some(decision) = advance(log, steps_before_swap(job, live_data), observed.resumable)? {
+    let live = Live::known(log);
+    if let Some(decision) = advance(log, steps_before_swap(job, live), observed.resumable)? {
         return Ok(Some(decision));
     }
-    if job.spec.safety_backup && live_data && !log.done(SWAP) {
+    if job.spec.safety_backup && live.any && !log.done(SWAP) {
         // The rule of the house, checked where it matters and not only by the order of the steps.
         let safety: ChildFacts = log.facts(SAFETY_BACKUP).unwrap_or_default();
         if !safety.verified {

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::plan::{
     self, Action, ArchiveFacts, ArchivePresence, Child, ChildFacts, Conclusion, Decision,
-    ExtractFacts, Failure, HookPhase, Job, JournalEntry, Log, Mark, Observed, PreflightFacts,
-    ReplacementState, SealFacts, StepState, VerifyFacts,
+    ExtractFacts, Failure, HookPhase, Job, JournalEntry, LiveFacts, Log, Mark, Observed,
+    PreflightFacts, ReplacementState, SealFacts, StepState, VerifyFacts,
 };
 use crate::spec::Reason;
 
@@ -223,6 +223,9 @@ impl World {
                 self.verified_backups.remove("own");
             }
             Action::VerifySource | Action::Fetch | Action::CarryOver => {}
+            Action::FindLive => {
+                return Ok(json!(LiveFacts { live_paths: vec!["/data".to_owned()] }));
+            }
             Action::Extract => {
                 self.staged = true;
                 return Ok(json!(ExtractFacts { files: 1, bytes: 1, warnings: Vec::new() }));

@@ -196,6 +196,32 @@ fn a_root_that_is_a_mount_point_is_restored_within() {
     assert_same(&scene.path("before"), &scene.path("live"));
 }
 
+/// What a service wrote to a place that was empty in preflight was replaced without a backup of it.
+#[test]
+fn what_comes_to_an_empty_place_during_a_restore_is_in_its_safety_backup() {
+    let scene = Scene::new();
+    shell(&scene.path(""), "mkdir -p live/one live/two; echo 1 > live/one/f; echo 2 > live/two/f");
+    let (one, two) = ("@/live/one", "@/live/two");
+    scene.backup("base", &format!("{one}, {two}"), "").ok();
+    let hook = "hooks: {before: [{exec: {command: [sh, -c, 'echo order > @/live/one/order']}}]}";
+    for emptied in ["rm live/one/f", "rm -f live/one/* live/two/*"] {
+        shell(&scene.path(""), emptied);
+        let name = format!("back-{}", scene.backups().len());
+        let spec = format!("{{from: {{backupRef: {{name: base}}}}, {hook}}}");
+        scene.restore(&name, &scene.fill(&spec)).ok();
+        assert_eq!(scene.read("live/one/f"), "1\n");
+        assert!(!scene.path("live/one/order").exists());
+        let kept = scene.archive(&format!("{name}-before"));
+        let listed = tool("tar", &["tzf", kept.to_str().unwrap()]);
+        assert!(listed.lines().any(|line| line.ends_with("one/order")), "{listed}");
+    }
+    // Where nothing comes, none is taken.
+    shell(&scene.path(""), "rm -f live/one/* live/two/*");
+    let before = scene.backups().len();
+    scene.restore("quiet", "{from: {backupRef: {name: base}}}").ok();
+    assert_eq!(scene.backups().len(), before);
+}
+
 #[test]
 fn excluded_paths_are_not_in_the_archive() {
     let scene = Scene::new();

@@ -14,8 +14,9 @@ use rustix::io::Errno;
 
 use super::copy;
 use super::error::{ReplaceError, Step, failed};
+use super::is_working_directory;
 use super::metadata::Metadata;
-use super::place::{INSIDE, Staging};
+use super::place::Staging;
 use super::{primitive, remove};
 
 /// Which live entries come along, and who wins where both trees have one.
@@ -161,8 +162,7 @@ impl Carrier<'_> {
         for name in primitive::names(live.as_fd()).map_err(failed("list", path, Step::Stage))? {
             let name = primitive::as_name(&name);
             let inner = path.join(name);
-            if path.as_os_str().is_empty() && name.as_encoded_bytes().starts_with(INSIDE.as_bytes())
-            {
+            if path.as_os_str().is_empty() && is_working_directory(name) {
                 continue;
             }
             self.check_cancel(&inner)?;

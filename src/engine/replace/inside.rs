@@ -15,8 +15,9 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ReplaceError, Step, failed};
+use super::is_working_directory;
 use super::metadata::Metadata;
-use super::place::{INSIDE, Place};
+use super::place::Place;
 use super::{RootState, primitive, remove};
 
 /// Name of the directory with the new children.
@@ -306,7 +307,7 @@ impl<'a> Inside<'a> {
 
 /// The directories of this and any other operation never move.
 fn is_own(name: &CString) -> bool {
-    name.as_bytes().starts_with(INSIDE.as_bytes())
+    is_working_directory(primitive::as_name(name))
 }
 
 fn move_child(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {

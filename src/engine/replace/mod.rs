@@ -19,6 +19,7 @@ mod remove;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 pub use carry::{Carried, CarryRules, carry_over};
@@ -26,8 +27,14 @@ pub use error::{ReplaceError, Step};
 pub use place::{Layout, StagedKind, Staging, leftovers};
 
 use inside::Inside;
-pub(super) use place::INSIDE;
+use place::INSIDE;
 use place::Place;
+
+/// Whether a name at the top of a root is that of a working directory, of this operation or of another: no part
+/// of the root's content.
+pub fn is_working_directory(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(INSIDE.as_bytes())
+}
 
 /// Where a root stands in an operation, from the file system alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@ const STAGING: &str = ".eider-staging-";
 const OLD: &str = ".eider-old-";
 const RECORD: &str = ".eider-swap-";
 /// Beginning of the name of the directory that an inside replacement lives in.
-pub(in crate::engine) const INSIDE: &str = ".eider-restore-";
+pub(super) const INSIDE: &str = ".eider-restore-";
 
 /// A root with the names that one operation uses beside or inside it.
 #[derive(Debug)]

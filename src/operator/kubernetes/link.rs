@@ -101,13 +101,10 @@ impl ClusterLink {
             Ok(_) => Ok(()),
             Err(error) if is_missing(&error) || is_other(&error) => Ok(()),
             Err(kube::Error::Api(refusal)) if refusal.code == 422 => {
-                self.merge_status(&api, name, uid, &status).await.map_err(|error| {
-                    Failure::new(Reason::ClusterUnavailable, format!("cannot {what}: {error}"))
-                })
+                let merged = self.merge_status(&api, name, uid, &status).await;
+                merged.map_err(|error| failure(&what, &error))
             }
-            Err(error) => {
-                Err(Failure::new(Reason::ClusterUnavailable, format!("cannot {what}: {error}")))
-            }
+            Err(error) => Err(failure(&what, &error)),
         }
     }
 

@@ -9,7 +9,7 @@ use kube::runtime::controller::Action;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::{Context, LookError, PARENT_ANNOTATION, WAIT};
+use super::{Context, FIRST_PAUSE, LONGEST_PAUSE, LookError, PARENT_ANNOTATION, WAIT};
 use super::{leave, schedules, stores};
 use crate::catalog::ResourceRecord;
 use crate::operator::OperatorError;
@@ -252,7 +252,9 @@ async fn is_carried_by(
     context: &Context,
 ) -> Result<bool, LookError> {
     let Some((kind, name)) = parent.split_once('/') else { return Ok(false) };
-    let Ok(kind) = kind.parse::<Kind>() else { return Ok(false) };
+    let Ok(kind @ (Kind::Restore | Kind::Upgrade)) = kind.parse::<Kind>() else {
+        return Ok(false);
+    };
     let found = context.link.api(kind, &operation.namespace).get_opt(name).await?;
     Ok(found.is_some_and(|parent| {
         let generation = parent.metadata.generation.unwrap_or(1);
@@ -278,26 +280,43 @@ async fn wait(
     Ok(Action::requeue(WAIT))
 }
 
-/// Carries an operation out, in a task of its own.
-async fn carry_out(kind: Kind, operation: &OperationId, context: &Arc<Context>) {
-    let result = context.operator.drive_queued(operation).await;
-    match result {
-        Ok(Some(conclusion)) => {
-            let (warning, reason) = match &conclusion.failure {
-                None => (false, Reason::Succeeded),
-                Some(failure) => (true, failure.reason),
-            };
-            let note = &conclusion.message;
-            context.link.event(operation, warning, reason.as_str(), "Conclude", note).await;
-            if let Err(error) = context.operator.after_operation(operation).await {
-                warn!(%operation, "{error}");
+/// Drives an operation until its end is told, as long as that takes: nobody else looks at it again. Nothing if
+/// the process is stopping.
+async fn drive_to_its_end(operation: &OperationId, context: &Context) -> Option<Conclusion> {
+    let operator = &context.operator;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        // It may have ended, and only not been told.
+        let result = match operator.concluded(operation).await {
+            Ok(Some(conclusion)) => {
+                operator.publish_end(operation).await.map(|()| Some(conclusion))
+            }
+            _ => operator.drive_queued(operation).await,
+        };
+        match result {
+            Ok(conclusion) => return conclusion,
+            Err(error) => {
+                warn!(%operation, "{error}; going on in {} s", pause.as_secs());
+                let reason = error.reason().as_str();
+                context.link.event(operation, true, reason, "Reconcile", &error.to_string()).await;
             }
         }
-        Ok(None) => {}
-        Err(error) => {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Carries an operation out, in a task of its own.
+async fn carry_out(kind: Kind, operation: &OperationId, context: &Arc<Context>) {
+    if let Some(conclusion) = drive_to_its_end(operation, context).await {
+        let (warning, reason) = match &conclusion.failure {
+            None => (false, Reason::Succeeded),
+            Some(failure) => (true, failure.reason),
+        };
+        let note = &conclusion.message;
+        context.link.event(operation, warning, reason.as_str(), "Conclude", note).await;
+        if let Err(error) = context.operator.after_operation(operation).await {
             warn!(%operation, "{error}");
-            let reason = error.reason().as_str();
-            context.link.event(operation, true, reason, "Reconcile", &error.to_string()).await;
         }
     }
     context.leave(operation);

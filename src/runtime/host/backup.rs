@@ -230,6 +230,7 @@ pub(super) fn preflight(job: &BackupJob, handles: &Handles) -> Result<PreflightF
         estimated_entries: estimate.entries,
         live_data: estimate.entries > 0,
         live_paths: Vec::new(),
+        all_live: false,
         from_version: None,
         from_namespace: None,
         claims: Vec::new(),

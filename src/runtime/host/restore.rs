@@ -13,7 +13,8 @@ use crate::engine::replace::{
 };
 use crate::engine::{self, EntryKind, Limits, LocalStore, Manifest, UnpackOptions};
 use crate::plan::{
-    Action, ExtractFacts, Failure, Log, PreflightFacts, ReplacementState, RestoreJob, safety,
+    Action, ExtractFacts, Failure, LiveFacts, Log, PreflightFacts, ReplacementState, RestoreJob,
+    safety,
 };
 use crate::runtime::priority::in_background;
 use crate::spec::{BackupTrigger, HostTarget, Reason, RestoreMode, Target, VerifyMode};
@@ -60,6 +61,9 @@ pub(super) async fn perform(
         Action::Preflight => in_background(move || preflight(&job, &handles)).await,
         Action::VerifySource => in_background(move || verify_source(&job, &handles)).await,
         Action::Extract => in_background(move || extract(&job, &handles)).await,
+        Action::FindLive => {
+            blocking(move || Ok(json!(LiveFacts { live_paths: live_among(&paths(&job)) }))).await
+        }
         Action::CarryOver => in_background(move || carry(&job, &handles)).await,
         Action::Swap => blocking(move || Ok(replacement(&job).swap().map(|()| Value::Null)?)).await,
         Action::SwapBack => {
@@ -133,11 +137,22 @@ fn read_manifest(job: &RestoreJob) -> Result<(LocalStore, Manifest), Failure> {
 fn is_live(path: &Path) -> bool {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => {
-            std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_some())
+            // Where the root is a mount point the new tree is unpacked in it.
+            let is_own = |entry: &std::fs::DirEntry| {
+                engine::replace::is_working_directory(&entry.file_name())
+            };
+            std::fs::read_dir(path).map_or(true, |entries| {
+                entries.into_iter().any(|entry| entry.map_or(true, |entry| !is_own(&entry)))
+            })
         }
         Ok(_) => true,
         Err(_) => false,
     }
+}
+
+fn live_among(paths: &[PathBuf]) -> Vec<String> {
+    let live = paths.iter().filter(|path| is_live(path));
+    live.map(|path| path.to_string_lossy().into_owned()).collect()
 }
 
 /// The nearest directory that exists, where the new tree will be written: beside what is replaced, or in
@@ -237,11 +252,8 @@ fn preflight(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
             format!("{free} bytes free at {}, {needed} needed", ground.display()),
         );
     }
-    let live_paths: Vec<String> = destinations
-        .iter()
-        .filter(|(_, path)| is_live(path))
-        .map(|(_, path)| path.to_string_lossy().into_owned())
-        .collect();
+    let paths: Vec<PathBuf> = destinations.into_iter().map(|(_, path)| path).collect();
+    let live_paths = live_among(&paths);
     if job.spec.safety_backup && !live_paths.is_empty() {
         let kept = can_be_kept(job, &live_paths, handles)?;
         checks.extend(
@@ -253,6 +265,7 @@ fn preflight(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
         estimated_bytes: manifest.source_bytes,
         estimated_entries: manifest.counts.entries,
         live_data: !live_paths.is_empty(),
+        all_live: live_paths.len() == paths.len(),
         live_paths,
         from_version: None,
         from_namespace: Some(manifest.namespace).filter(|name| !name.is_empty()),

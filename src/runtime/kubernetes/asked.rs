@@ -76,6 +76,7 @@ fn is_of_mover(step: &str) -> bool {
         backup::VERIFY,
         restore::VERIFY_SOURCE,
         restore::EXTRACT,
+        restore::FIND_LIVE,
         restore::CARRY_OVER,
         restore::SWAP,
         restore::SWAP_BACK,

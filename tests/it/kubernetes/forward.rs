@@ -73,6 +73,9 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Ans
             Fault::FailWrite(_) => {
                 return Ok(refuse(&state, identity, 500, "InternalError", "a fault of the test"));
             }
+            Fault::ForbidStatuses => {
+                return Ok(refuse(&state, identity, 403, "Forbidden", "a fault of the test"));
+            }
             Fault::ConflictWrite(_) => {
                 let message = "the object has been modified; apply your changes to the latest \
                                version and try again";

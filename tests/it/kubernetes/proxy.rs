@@ -28,6 +28,8 @@ pub enum Fault {
     FailWrite(usize),
     /// This write is answered 409 and does not reach the server.
     ConflictWrite(usize),
+    /// Every status of an object of ours is answered 403, as if the permission was taken away.
+    ForbidStatuses,
     /// This write reaches the server, and then the connection breaks: a retry is a second write.
     DropAnswer(usize),
     /// This write reaches the server, and nothing is ever heard of it: the connection stays.
@@ -291,6 +293,7 @@ impl State {
                 | Fault::Delay(write, _)
                 | Fault::KillAt(write, _)
                 | Fault::Away(write, _) => *write == number,
+                Fault::ForbidStatuses => path.contains("/eider.dev/") && path.ends_with("/status"),
                 Fault::HideWatchEvents { .. }
                 | Fault::RepeatWatchEvents { .. }
                 | Fault::DelayWatchEvents { .. }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::cluster::Cluster;
 use super::failures::deleted_at;
 use super::process::Operator;
+use super::proxy::{Fault, Proxy};
 use super::scene::{LONG, Scene, assert_same, copy_of};
 
 /// The old version came back on what the new one had written: the restore of its data was cancelled, too.
@@ -102,4 +103,31 @@ fn a_restore_gives_its_service_as_long_as_it_says_and_puts_the_data_back() {
     scene.running("db");
     assert_same(data.path(), &scene.data("db"));
     scene.tidy("db");
+}
+
+/// Each step of the way back failed because it could not be told, until it was given up, and the end was told by
+/// nobody before the operator was started again.
+#[test]
+fn a_service_is_not_left_down_because_no_status_can_be_written() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let proxy = Proxy::start(&scene.cluster, vec![]);
+    let operator = Operator::new(&scene.cluster, &scene.namespace).kubeconfig(&proxy.kubeconfig());
+    let _process = operator.start();
+    scene.back_up("untold", "db", "");
+    scene.reaches("backup", "untold", "quiesce");
+    proxy.reset(vec![Fault::ForbidStatuses]);
+    scene.cluster.wait("the service to be let run again", LONG, || {
+        let found = scene.object("statefulset", "db")?;
+        (found["spec"]["replicas"] == 1).then_some(())
+    });
+    scene.running("db");
+    let status = &scene.object("backup", "untold").unwrap()["status"];
+    assert!(status["completedAt"].is_null(), "{status:#}");
+    proxy.reset(vec![]);
+    let status = scene.failed("backup", "untold", "Forbidden");
+    assert!(status["message"].as_str().unwrap().contains("a fault of the test"), "{status:#}");
+    scene.tidy("db");
+    assert_eq!(scene.archives(), Vec::<String>::new());
 }
