@@ -9,7 +9,10 @@ use futures_util::io::{AsyncBufReadExt, BufReader};
 use futures_util::{AsyncBufRead, StreamExt};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Toleration};
-use kube::api::{ListParams, LogParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    ApiResource, DynamicObject, GroupVersionKind, ListParams, LogParams, Patch, PatchParams,
+    PostParams,
+};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tracing::{info, warn};
@@ -25,7 +28,7 @@ use super::starting::Warnings;
 use crate::plan::{Failure, OperationId};
 use crate::runtime::mover::{Mission, Request, STEPS_ANNOTATION, Saying};
 use crate::runtime::{BoxFuture, Handles};
-use crate::spec::{MoverSecurityContext, Reason};
+use crate::spec::{API_VERSION, MoverSecurityContext, Reason};
 
 /// Who is asked, and what is needed to make it.
 pub struct Conversation<'a> {
@@ -314,7 +317,7 @@ impl Conversation<'_> {
             name: name.clone(),
             namespace: self.namespace.to_owned(),
             labels: names::labels(self.operation, &self.key),
-            owner: Some(self.operation),
+            owner: self.owner().await?,
             mission: &self.mission,
             requests: &requests,
             claims: &self.claims,
@@ -337,6 +340,24 @@ impl Conversation<'_> {
             Err(error) => return Err(failure(&what, &error)),
         }
         Ok(())
+    }
+
+    /// What a mover belongs to and goes with. An object that is gone owns nothing: the garbage collector would
+    /// take every mover of it away, and what was begun for it is still to be undone.
+    async fn owner(&self) -> Result<Option<&OperationId>, Failure> {
+        let OperationId { kind, name, uid, .. } = self.operation;
+        let Some((group, version)) = API_VERSION.split_once('/') else { return Ok(None) };
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.cluster.client.clone(), self.namespace, &resource);
+        let what = format!("read {kind} {}/{name}", self.namespace);
+        let found = self
+            .cluster
+            .patiently(&what, None, || api.get_metadata_opt(name))
+            .await
+            .map_err(|error| failure(&what, &error))?;
+        let is_there = found.is_some_and(|found| found.metadata.uid == *uid);
+        Ok(is_there.then_some(self.operation))
     }
 
     async fn allows_root(&self) -> Result<bool, Failure> {

@@ -131,3 +131,36 @@ fn a_service_is_not_left_down_because_no_status_can_be_written() {
     scene.tidy("db");
     assert_eq!(scene.archives(), Vec::<String>::new());
 }
+
+/// The movers of the way back belonged to the object that was gone, and each was taken away with it.
+#[test]
+fn a_restore_whose_object_is_taken_away_by_force_after_its_swap_is_undone() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    scene.fill("db");
+    let process = operator.start_into("restore.health.announced");
+    scene.back_up("base", "db", "  consistency: {mode: Live}\n");
+    scene.succeeded("backup", "base");
+    std::fs::write(scene.data("db").join("since"), "not in the archive").unwrap();
+    let data = copy_of(&scene.data("db"));
+    scene.put_back("forced", "base", "");
+    assert_eq!(process.wait_exit(LONG).signal, Some(9));
+    let none = "{\"metadata\":{\"finalizers\":null}}";
+    let namespace = ["-n", &scene.namespace];
+    let patch = ["patch", "restore", "forced", "--type=merge", "--patch", none];
+    scene.cluster.kubectl(&[&namespace[..], &patch].concat());
+    scene.cluster.kubectl(&[&namespace[..], &["delete", "restore", "forced"]].concat());
+    let _process = operator.start();
+    scene.cluster.wait("the data to be put back", LONG, || {
+        scene.data("db").join("since").exists().then_some(())
+    });
+    scene.cluster.wait("the movers to be let go", LONG, || {
+        let jobs =
+            scene.cluster.kubectl(&[&namespace[..], &["get", "jobs", "-o", "name"]].concat());
+        jobs.trim().is_empty().then_some(())
+    });
+    scene.running("db");
+    assert_same(data.path(), &scene.data("db"));
+    scene.tidy("db");
+}
