@@ -102,6 +102,27 @@ pub struct Stopped {
     pub managers: Option<Vec<String>>,
 }
 
+/// Fails if a workload that ran, with so many replicas, is to run no more: nothing can prove that it would.
+pub fn still_wanted(workload: &Workload, ran: Option<i32>) -> Result<(), Failure> {
+    let Some(ran) = ran.filter(|_| workload.replicas == 0) else { return Ok(()) };
+    let managers = workload.managers_of("replicas");
+    let message = format!(
+        "{} was scaled from {ran} to 0 before it had proved itself{}",
+        workload.title(),
+        named(&managers)
+    );
+    Err(Failure::new(Reason::ReplicasChanged, message)
+        .hint("let it run until the operation has ended, whoever scales it"))
+}
+
+/// The managers of a field in brackets, if there are any.
+fn named(managers: &[String]) -> String {
+    match managers {
+        [] => String::new(),
+        some => format!(" (managers of the field: {})", some.join(", ")),
+    }
+}
+
 /// Fails if somebody has scaled a held workload up again: that is reported, not fought.
 pub async fn still_held(
     cluster: &Cluster,
@@ -144,11 +165,7 @@ fn scaled_up(workload: &Workload) -> Failure {
             "{} was scaled to {} while it was held still{}",
             workload.title(),
             workload.replicas,
-            if managers.is_empty() {
-                String::new()
-            } else {
-                format!(" (managers of the field: {})", managers.join(", "))
-            }
+            named(&managers)
         ),
     )
     .hint("leave `replicas` out of what the GitOps tool or autoscaler sets, or use `consistency.mode: Live`")
@@ -241,5 +258,14 @@ mod tests {
         assert!(stands_still(&deployment, others).is_err());
         // The journal of an older operator does not know it.
         assert!(stands_still(&workload(0, 9), Stopped::default()).is_ok());
+    }
+    /// An Upgrade succeeded because nobody ran who could have failed.
+    #[test]
+    fn a_workload_that_is_scaled_to_zero_has_not_proved_itself() {
+        let failure = still_wanted(&workload(0, 8), Some(2)).unwrap_err();
+        assert_eq!(failure.reason, Reason::ReplicasChanged);
+        assert!(failure.message.contains("from 2 to 0"), "{}", failure.message);
+        assert!(still_wanted(&workload(1, 8), Some(2)).is_ok());
+        assert!(still_wanted(&workload(0, 8), None).is_ok(), "it did not run before either");
     }
 }

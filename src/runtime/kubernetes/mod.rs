@@ -452,6 +452,7 @@ impl Runtime for KubernetesRuntime {
                                     timeout: restore.spec.health_timeout.clone(),
                                     ..HealthGate::default()
                                 },
+                                before: log.intent(restore_step::QUIESCE),
                                 cancel: &handles.cancel,
                             };
                             watch.until_healthy().await

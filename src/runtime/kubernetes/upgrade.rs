@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, failure};
+use super::holding::{self, Held};
 use super::names::IMAGES_ANNOTATION;
 use super::workload::Workload;
 use crate::engine::Cancel;
@@ -220,6 +221,8 @@ pub struct Watch<'a> {
     pub images: BTreeMap<String, String>,
     /// Times and probes.
     pub gate: HealthGate,
+    /// What it was before it was held still, if it was.
+    pub before: Option<Held>,
     /// Ends the waiting.
     pub cancel: &'a Cancel,
 }
@@ -231,7 +234,7 @@ impl Watch<'_> {
         let timeout = self.gate.timeout.to_duration();
         let mut unavailable_since: Option<Instant> = None;
         loop {
-            let found = self.look(None).await?;
+            let found = self.look(self.ran()).await?;
             match found.unavailable {
                 // A registry may stumble once; what is missing for a while is missing.
                 Some(failure) => {
@@ -266,7 +269,7 @@ impl Watch<'_> {
         let soak = self.gate.soak.to_duration();
         // Whether all is well or not: what has been restarted before is no news.
         let first = self.look(None).await?;
-        let (mut known, replicas) = (first.restarts, first.replicas);
+        let (mut known, replicas) = (first.restarts, self.ran().unwrap_or(first.replicas));
         let mut unwell_since: Option<Instant> = None;
         let unhealthy = |why: &str| {
             let seconds = soak.as_secs();
@@ -305,6 +308,11 @@ impl Watch<'_> {
         Ok(())
     }
 
+    /// The replicas that ran before it was held still, if any did.
+    fn ran(&self) -> Option<i32> {
+        self.before.as_ref().map(|before| before.replicas).filter(|replicas| *replicas > 0)
+    }
+
     /// How it is now, of so many replicas if more are wanted. What cannot become well is a failure at once.
     async fn look(&self, at_most: Option<i32>) -> Result<Found, Failure> {
         let workload = Workload::get(self.cluster, self.namespace, self.target).await?;
@@ -326,6 +334,7 @@ impl Watch<'_> {
             )
             .hint("set the new image where the workload is managed, in git or in its chart"));
         }
+        holding::still_wanted(&workload, self.ran())?;
         let pods = workload.pods(self.cluster).await?;
         for pod in &pods {
             doomed(pod)?;

@@ -41,8 +41,8 @@ impl KubernetesRuntime {
             }
             Action::Apply => upgrade::apply(cluster, job, target).await,
             Action::Start => self.release(&Job::Upgrade(job.clone()), target, &log).await,
-            Action::AwaitHealthy => self.watch(job, target, handles).until_healthy().await,
-            Action::Soak => self.watch(job, target, handles).soak().await,
+            Action::AwaitHealthy => self.watch(job, target, &log, handles).until_healthy().await,
+            Action::Soak => self.watch(job, target, &log, handles).soak().await,
             Action::Commit => Box::pin(upgrade::commit(cluster, namespace, target)).await,
             Action::RemoveNew => {
                 let Some(held) = log.intent::<Held>(upgrade_step::QUIESCE) else {
@@ -67,6 +67,7 @@ impl KubernetesRuntime {
         &'a self,
         job: &'a UpgradeJob,
         target: &'a WorkloadTarget,
+        log: &Log<'_>,
         handles: &'a Handles,
     ) -> Watch<'a> {
         Watch {
@@ -75,6 +76,7 @@ impl KubernetesRuntime {
             target,
             images: job.spec.images.clone().unwrap_or_default(),
             gate: job.spec.health_gate.clone(),
+            before: log.intent(upgrade_step::QUIESCE),
             cancel: &handles.cancel,
         }
     }

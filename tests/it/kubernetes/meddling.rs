@@ -81,3 +81,23 @@ fn an_edit_of_what_runs_is_no_second_run() {
     scene.running("db");
     scene.tidy("db");
 }
+
+/// An Upgrade succeeded although nobody ran any more who could have failed.
+#[test]
+fn an_upgrade_whose_service_is_scaled_to_zero_while_it_soaks_is_undone() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let _process = operator.start();
+    let old = scene.image();
+    scene.upgrade("emptied", 2, "2m");
+    scene.reaches("upgrade", "emptied", "soak");
+    let scale = ["-n", &scene.namespace, "scale", "statefulset/db", "--replicas=0"];
+    scene.cluster.kubectl(&scale);
+    let status = scene.failed("upgrade", "emptied", "RolledBack");
+    assert!(status["rollbackReason"].as_str().unwrap().contains("from 1 to 0"), "{status:#}");
+    assert_eq!(scene.image(), old);
+    scene.running("db");
+    scene.tidy("db");
+}
