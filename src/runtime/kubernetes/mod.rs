@@ -18,6 +18,7 @@ mod nodes;
 mod pod_state;
 mod prefetch;
 mod preflight;
+mod revision;
 mod settings;
 mod starting;
 mod store_work;
@@ -117,12 +118,7 @@ impl KubernetesRuntime {
             Job::Restore(job) => (&job.store, true),
             Job::Upgrade(_) => return Err(no_mover()),
         };
-        let mut mission = translate::mission(job, &claims, log.entries())?;
-        if let (Some(Job::Backup(job)), Some(workload)) = (&mut mission.job, workload)
-            && job.spec.service_version.is_none()
-        {
-            job.spec.service_version = upgrade::version(workload);
-        }
+        let mission = translate::mission(job, &claims, log.entries())?;
         Ok(Conversation {
             cluster: &self.cluster,
             namespace: &job.operation().namespace,
@@ -138,6 +134,31 @@ impl KubernetesRuntime {
         })
     }
 
+    /// The same with a mission that says which version runs: it is written into the manifest.
+    async fn informed_conversation<'a>(
+        &'a self,
+        job: &'a Job,
+        claims: Vec<String>,
+        workload: Option<&Workload>,
+        log: Log<'a>,
+        handles: &'a Handles,
+    ) -> Result<Conversation<'a>, Failure> {
+        let mut conversation = self.conversation(job, claims, workload, log, handles)?;
+        if let Some(Job::Backup(job)) = &mut conversation.mission.job
+            && job.spec.service_version.is_none()
+        {
+            job.spec.service_version = self.version(workload).await?;
+        }
+        Ok(conversation)
+    }
+
+    /// The version of a workload, if it can be told.
+    async fn version(&self, workload: Option<&Workload>) -> Result<Option<String>, Failure> {
+        let Some(workload) = workload else { return Ok(None) };
+        let pods = workload.pods(&self.cluster).await?;
+        Ok(revision::version(workload, &pods))
+    }
+
     /// Has the mover carry out an action.
     async fn ask(
         &self,
@@ -148,7 +169,8 @@ impl KubernetesRuntime {
     ) -> Result<Value, Failure> {
         let workload = self.workload(job).await?;
         let claims = self.claims(job, workload.as_ref(), &log).await?;
-        let conversation = self.conversation(job, claims, workload.as_ref(), log, handles)?;
+        let conversation =
+            self.informed_conversation(job, claims, workload.as_ref(), log, handles).await?;
         let step = current_step(&log);
         let id = Request::identity(step, log.failures(step));
         let journal = match action {
@@ -367,8 +389,8 @@ impl Runtime for KubernetesRuntime {
                     }
                     let mut backup = backup.clone();
                     if backup.spec.service_version.is_none() {
-                        backup.spec.service_version =
-                            self.workload(job).await?.as_ref().and_then(upgrade::version);
+                        let workload = self.workload(job).await?;
+                        backup.spec.service_version = self.version(workload.as_ref()).await?;
                     }
                     Ok(host::wanted(host::wanted_name(&backup)))
                 }
@@ -413,8 +435,7 @@ impl Runtime for KubernetesRuntime {
                         },
                     )?;
                     if current_step(&log) == backup_step::QUIESCE {
-                        let workload = Workload::get(&self.cluster, namespace, target).await?;
-                        workload.may_be_scaled_to_zero()?;
+                        revision::get_what_may_be_stopped(&self.cluster, namespace, target).await?;
                     }
                     let timeout = timeout.to_duration();
                     let cancel = &handles.cancel;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::mover_job::identity_of;
 use super::names::RESTORE_FROM_ANNOTATION;
 use super::workload::Workload;
-use super::{KubernetesRuntime, claims, current_step, nodes, translate};
+use super::{KubernetesRuntime, claims, current_step, nodes, revision, translate};
 use crate::plan::{Action, ClaimFacts, Failure, Job, Log, PreflightFacts, StoreBinding};
 use crate::runtime::Handles;
 use crate::runtime::mover::{Request, Work};
@@ -23,14 +23,15 @@ impl KubernetesRuntime {
         handles: &Handles,
     ) -> Result<Value, Failure> {
         let namespace = &job.operation().namespace;
-        if let Some(target) = &job.target().workload {
-            let workload = Workload::get(&self.cluster, namespace, target).await?;
-            if !matches!(job, Job::Backup(job) if job.spec.consistency.mode == ConsistencyMode::Live)
-            {
-                workload.may_be_scaled_to_zero()?;
+        let stays =
+            matches!(job, Job::Backup(job) if job.spec.consistency.mode == ConsistencyMode::Live);
+        let workload = match &job.target().workload {
+            Some(target) if stays => Some(Workload::get(&self.cluster, namespace, target).await?),
+            Some(target) => {
+                Some(revision::get_what_may_be_stopped(&self.cluster, namespace, target).await?)
             }
-        }
-        let workload = self.workload(job).await?;
+            None => None,
+        };
         let names = claims::names(&self.cluster, job, workload.as_ref()).await?;
         let (store_claim, _) = translate::store(binding)?;
         if names.contains(&store_claim) {
@@ -98,7 +99,7 @@ impl KubernetesRuntime {
         let found: Vec<PersistentVolumeClaim> = found.iter().flatten().cloned().collect();
         let names = nodes::within_reach(&self.cluster, job, &found, pods_go).await?;
         let unseen = found.len() - names.len();
-        let conversation = self.conversation(job, names, workload, log, handles)?;
+        let conversation = self.informed_conversation(job, names, workload, log, handles).await?;
         let step = current_step(&log);
         let request = Request {
             id: Request::identity(step, log.failures(step)),

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, failure};
-use super::holding::{self, Held};
+use super::holding::Held;
 use super::names::IMAGES_ANNOTATION;
 use super::workload::Workload;
+use super::{holding, revision};
 use crate::engine::Cancel;
-use crate::plan::version::{of_image, refusal};
+use crate::plan::version::refusal;
 use crate::plan::{Failure, PreflightFacts, UpgradeJob};
 use crate::runtime::probes;
 use crate::spec::Reason;
@@ -37,16 +38,6 @@ pub struct ImagesBefore {
     pub images: BTreeMap<String, String>,
 }
 
-/// The version of a workload: its version label, or the tag of its first container's image.
-pub fn version(workload: &Workload) -> Option<String> {
-    let labels = workload.template.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref());
-    if let Some(version) = labels.and_then(|labels| labels.get("app.kubernetes.io/version")) {
-        return Some(version.clone());
-    }
-    let first = workload.template.spec.as_ref()?.containers.first()?;
-    of_image(first.image.as_deref()?)
-}
-
 fn wanted(job: &UpgradeJob) -> BTreeMap<String, String> {
     job.spec.images.clone().unwrap_or_default()
 }
@@ -57,15 +48,16 @@ pub async fn preflight(
     job: &UpgradeJob,
     target: &WorkloadTarget,
 ) -> Result<PreflightFacts, Failure> {
-    let workload = Workload::get(cluster, &job.operation.namespace, target).await?;
+    let namespace = &job.operation.namespace;
+    let workload = Workload::get(cluster, namespace, target).await?;
     if workload.kind == WorkloadKind::DaemonSet {
         return Err(Failure::new(
             Reason::UnsupportedTarget,
             format!("{} cannot be stopped for its backup", workload.title()),
         ));
     }
-    workload.may_be_scaled_to_zero()?;
     workload.may_be_rolled_out()?;
+    let workload = revision::get_what_may_be_stopped(cluster, namespace, target).await?;
     let present = workload.images();
     if let Some(name) = wanted(job).keys().find(|name| !present.contains_key(*name)) {
         let known: Vec<&str> = present.keys().map(String::as_str).collect();
@@ -75,7 +67,7 @@ pub async fn preflight(
         )
         .hint(format!("its containers are {}", known.join(", "))));
     }
-    let from = version(&workload);
+    let from = revision::version(&workload, &[]);
     let unchanged = wanted(job).iter().all(|(name, image)| present.get(name) == Some(image));
     let refused = refusal(from.as_deref(), &job.spec.to_version, unchanged);
     if let (Some(why), false) = (refused, job.spec.force) {
@@ -421,16 +413,6 @@ fn doomed(pod: &Pod) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_read_from_tags() {
-        let version = |image: &str| of_image(image);
-        assert_eq!(version("shop/web:1.2.0").as_deref(), Some("1.2.0"));
-        assert_eq!(version("registry:5000/shop/web:1.2.0@sha256:00").as_deref(), Some("1.2.0"));
-        assert_eq!(version("registry:5000/shop/web"), None);
-        assert_eq!(version("web:latest"), None);
-        assert_eq!(version("web@sha256:00"), None);
-    }
 
     #[test]
     fn pods_that_cannot_become_well_are_not_waited_for() {

@@ -3,7 +3,7 @@
 
 use super::cluster::Cluster;
 use super::process::Operator;
-use super::scene::{LONG, Scene};
+use super::scene::{LONG, Scene, service_image};
 
 #[test]
 fn a_service_that_somebody_scales_back_is_reported_and_not_fought() {
@@ -99,5 +99,32 @@ fn an_upgrade_whose_service_is_scaled_to_zero_while_it_soaks_is_undone() {
     assert!(status["rollbackReason"].as_str().unwrap().contains("from 1 to 0"), "{status:#}");
     assert_eq!(scene.image(), old);
     scene.running("db");
+    scene.tidy("db");
+}
+
+/// The stop of a Backup brought up a template that nobody had rolled out, on which the service did not run.
+#[test]
+fn a_service_of_an_older_template_is_not_stopped_and_is_named_by_what_runs() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let _process = operator.start();
+    let broken = service_image(&scene.cluster, 4);
+    let change = format!(
+        "{{\"spec\":{{\"updateStrategy\":{{\"type\":\"OnDelete\",\"rollingUpdate\":null}},\"template\":{{\
+         \"spec\":{{\"containers\":[{{\"name\":\"service\",\"image\":\"{broken}\"}}]}}}}}}}}"
+    );
+    let patch = ["-n", &scene.namespace, "patch", "statefulset", "db", "-p", &change];
+    scene.cluster.kubectl(&patch);
+    let ran = scene.pod_uid();
+    scene.back_up("stopped", "db", "");
+    let status = scene.failed("backup", "stopped", "UnsupportedTarget");
+    assert!(status["message"].as_str().unwrap().contains("is not complete"), "{status:#}");
+    scene.back_up("beside", "db", "  consistency: {mode: Live}\n");
+    scene.succeeded("backup", "beside");
+    assert_eq!(scene.pod_uid(), ran, "it was stopped");
+    let archives = scene.archives();
+    assert!(archives[0].contains("1.0.0") && archives.len() == 1, "{archives:?}");
     scene.tidy("db");
 }
