@@ -15,6 +15,9 @@ use crate::plan::{Failure, OperationId};
 use crate::spec::Reason;
 use crate::spec::target::{WorkloadKind, WorkloadTarget};
 
+/// How often it is looked whether a service has stopped.
+pub(super) const LOOK: Duration = Duration::from_millis(300);
+
 /// What a workload was before it was held still; kept on it as an annotation and in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -57,16 +60,17 @@ pub async fn hold(
     let begun = Instant::now();
     loop {
         // Its controller has to have seen the new number: until then it may still make a pod.
-        let Some(now) = Workload::find(cluster, namespace, target).await? else {
-            return Ok(Stopped::default());
-        };
+        let now = Workload::find(cluster, namespace, target).await?;
+        // Its pods may outlive it, and nobody looks after them any more.
+        let now = now.ok_or_else(|| gone(namespace, target))?;
         if now.replicas != 0 {
             return Err(scaled_up(&now));
         }
         let pods = workload.pods(cluster).await?;
         if pods.is_empty() && now.is_observed() {
             let generation = now.object.metadata.generation;
-            return Ok(Stopped { generation, managers: Some(now.managers_of("replicas")) });
+            let managers = Some(now.managers_of("replicas"));
+            return Ok(Stopped { generation, managers, uid: now.object.metadata.uid });
         }
         if cancel.is_cancelled() {
             return Err(Failure::new(
@@ -87,7 +91,7 @@ pub async fn hold(
             )
             .hint("raise `consistency.timeout`, or look why the pods do not end"));
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -100,6 +104,19 @@ pub struct Stopped {
     pub generation: Option<i64>,
     /// Who else managed its number of replicas then.
     pub managers: Option<Vec<String>>,
+    /// Its UID: another under its name did not stand still.
+    pub uid: Option<String>,
+}
+
+fn gone(namespace: &str, target: &WorkloadTarget) -> Failure {
+    Failure::new(
+        Reason::TargetNotFound,
+        format!(
+            "{:?} {namespace}/{} was deleted while it was held still",
+            target.kind, target.name
+        ),
+    )
+    .hint("see who deletes it; with `--cascade=orphan` its pods run on")
 }
 
 /// Fails if a workload that ran, with so many replicas, is to run no more: nothing can prove that it would.
@@ -123,7 +140,7 @@ fn named(managers: &[String]) -> String {
     }
 }
 
-/// Fails if somebody has scaled a held workload up again: that is reported, not fought.
+/// Fails if somebody has scaled a held workload up again, or deleted it: that is reported, not fought.
 pub async fn still_held(
     cluster: &Cluster,
     namespace: &str,
@@ -131,10 +148,19 @@ pub async fn still_held(
     stopped: Stopped,
 ) -> Result<(), Failure> {
     let found = Workload::find(cluster, namespace, target).await?;
-    found.map_or(Ok(()), |workload| stands_still(&workload, stopped))
+    let workload = found.ok_or_else(|| gone(namespace, target))?;
+    stands_still(&workload, stopped)
 }
 
 fn stands_still(workload: &Workload, stopped: Stopped) -> Result<(), Failure> {
+    if stopped.uid.is_some() && workload.object.metadata.uid != stopped.uid {
+        let message = format!(
+            "{} was deleted and made again while it was held still: it may have run meanwhile",
+            workload.title()
+        );
+        return Err(Failure::new(Reason::ReplicasChanged, message)
+            .hint("see who deletes it, and try again"));
+    }
     if workload.replicas == 0 {
         // Up and down again is two changes. One is of something else, as long as nothing runs.
         let changes = workload.object.metadata.generation.zip(stopped.generation);
@@ -241,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_workload_that_was_scaled_up_and_down_again_did_not_stand_still() {
-        let stopped = Stopped { generation: Some(7), managers: Some(Vec::new()) };
+        let stopped = Stopped { generation: Some(7), managers: Some(Vec::new()), uid: None };
         let reason = |replicas, generation| {
             let found = stands_still(&workload(replicas, generation), stopped.clone());
             found.err().map(|found| found.reason)
@@ -259,6 +285,18 @@ mod tests {
         // The journal of an older operator does not know it.
         assert!(stands_still(&workload(0, 9), Stopped::default()).is_ok());
     }
+    /// A StatefulSet that was deleted with its pods left, and applied anew, counted as the one that stood still.
+    #[test]
+    fn a_workload_that_was_made_again_did_not_stand_still() {
+        let stopped = Stopped { uid: Some("first".to_owned()), ..Stopped::default() };
+        let mut found = workload(0, 1);
+        found.object.metadata.uid = Some("first".to_owned());
+        assert!(stands_still(&found, stopped.clone()).is_ok());
+        found.object.metadata.uid = Some("second".to_owned());
+        let failure = stands_still(&found, stopped).unwrap_err();
+        assert_eq!(failure.reason, Reason::ReplicasChanged);
+    }
+
     /// An Upgrade succeeded because nobody ran who could have failed.
     #[test]
     fn a_workload_that_is_scaled_to_zero_has_not_proved_itself() {

@@ -21,6 +21,7 @@ mod preflight;
 mod revision;
 mod settings;
 mod starting;
+mod stillness;
 mod store_work;
 mod translate;
 mod trust;
@@ -44,13 +45,12 @@ use crate::plan::{
     PreflightFacts, ReplacementState, safety,
 };
 use crate::spec::hooks::ExecHook;
-use crate::spec::target::{WorkloadKind, WorkloadTarget};
+use crate::spec::target::WorkloadKind;
 use crate::spec::upgrade::HealthGate;
 use crate::spec::{ConsistencyMode, Reason};
 
 pub use cluster::{Cluster, FIELD_MANAGER, failure, is_missing, is_transient};
 pub use holding::Held;
-use holding::Stopped;
 pub use settings::Settings;
 pub use store_work::{StoreAnswer, StoreErrand, StoreFigures, StoreWork};
 pub use workload::Workload;
@@ -233,45 +233,6 @@ impl KubernetesRuntime {
             _ => self.ask(whole, action, log, handles).await,
         }
     }
-
-    /// Fails if the workload that was held still runs by now.
-    async fn check_held(&self, job: &Job, log: &Log<'_>, step: &str) -> Result<(), Failure> {
-        match &job.target().workload {
-            Some(target) if log.done(step) => {
-                let stopped = log.facts::<Stopped>(step).unwrap_or_default();
-                holding::still_held(&self.cluster, &job.operation().namespace, target, stopped)
-                    .await
-            }
-            _ => Ok(()),
-        }
-    }
-
-    async fn release(
-        &self,
-        job: &Job,
-        target: &WorkloadTarget,
-        log: &Log<'_>,
-    ) -> Result<Value, Failure> {
-        let operation = job.operation();
-        let held = log.intent::<Held>(backup_step::QUIESCE);
-        holding::release(&self.cluster, &operation.namespace, target, held, operation).await
-    }
-
-    /// What the workload is before it is held still: as an earlier turn has found it, or somebody who
-    /// held it and never let it go, or as it is.
-    async fn held(&self, job: &Job, log: &Log<'_>) -> Result<Value, Failure> {
-        let earlier = [backup_step::QUIESCE, restore_step::UNDO_QUIESCE];
-        if let Some(held) = earlier.iter().find_map(|step| log.intent::<Held>(step)) {
-            return Ok(json!(held));
-        }
-        // Claims alone: nothing runs that could be held still.
-        let Some(target) = &job.target().workload else { return Ok(json!({"replicas": 0})) };
-        let namespace = &job.operation().namespace;
-        let workload = Workload::get(&self.cluster, namespace, target).await?;
-        let operation = job.operation().to_string();
-        let replicas = workload.replicas_before();
-        Ok(json!(Held { operation, replicas }))
-    }
 }
 
 fn no_mover() -> Failure {
@@ -426,26 +387,7 @@ impl Runtime for KubernetesRuntime {
                     hook_phase::run(job, *phase, &handles.cancel, &command).await
                 }
                 (Action::Quiesce { timeout, .. }, Some(target)) => {
-                    let held: Held = log.entries().last().map_or_else(
-                        || Err(no_mover()),
-                        |entry| {
-                            serde_json::from_value(entry.detail.clone()).map_err(|error| {
-                                Failure::new(Reason::InternalError, format!("the intent: {error}"))
-                            })
-                        },
-                    )?;
-                    if current_step(&log) == backup_step::QUIESCE {
-                        revision::get_what_may_be_stopped(&self.cluster, namespace, target).await?;
-                    }
-                    let timeout = timeout.to_duration();
-                    let cancel = &handles.cancel;
-                    let stopped =
-                        holding::hold(&self.cluster, namespace, target, &held, timeout, cancel)
-                            .await?;
-                    let mut facts = json!(held);
-                    facts["generation"] = json!(stopped.generation);
-                    facts["managers"] = json!(stopped.managers);
-                    Ok(facts)
+                    self.quiesce(job, target, timeout, log, handles).await
                 }
                 (Action::Resume, Some(target)) => self.release(job, target, &log).await,
                 // Claims without a workload: nobody to stop, start or wait for.

@@ -128,3 +128,28 @@ fn a_service_of_an_older_template_is_not_stopped_and_is_named_by_what_runs() {
     assert!(archives[0].contains("1.0.0") && archives.len() == 1, "{archives:?}");
     scene.tidy("db");
 }
+
+/// A workload that was gone counted as stopped: its pod was there while the archive was read.
+#[test]
+fn a_workload_that_is_deleted_without_its_pods_does_not_count_as_stopped() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    let slow = "{\"spec\":{\"template\":{\"spec\":{\"terminationGracePeriodSeconds\":60,\"containers\":[\
+                {\"name\":\"service\",\"lifecycle\":{\"preStop\":{\"exec\":{\"command\":[\"sleep\",\"30\"]}}}}]}}}}";
+    let namespace = ["-n", &scene.namespace];
+    scene.cluster.kubectl(&[&namespace[..], &["patch", "statefulset", "db", "-p", slow]].concat());
+    scene.cluster.kubectl(&[&namespace[..], &["rollout", "status", "statefulset/db"]].concat());
+    scene.fill("db");
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let _process = operator.start();
+    scene.back_up("orphaned", "db", "");
+    scene.cluster.wait("the pod to be asked to end", LONG, || {
+        let pod = scene.object("pod", "db-0")?;
+        pod["metadata"]["deletionTimestamp"].is_string().then_some(())
+    });
+    let delete = ["delete", "statefulset", "db", "--cascade=orphan"];
+    scene.cluster.kubectl(&[&namespace[..], &delete].concat());
+    let status = scene.failed("backup", "orphaned", "TargetNotFound");
+    assert!(status["message"].as_str().unwrap().contains("was deleted"), "{status:#}");
+    assert_eq!(scene.archives(), Vec::<String>::new());
+}

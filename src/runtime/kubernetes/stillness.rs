@@ -1,0 +1,131 @@
+//! The steps that hold a target still and let it go, what is written down of it before, and what is looked at
+//! again before anything relies on it.
+
+use std::time::Instant;
+
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use super::holding::{self, Held, Stopped};
+use super::workload::Workload;
+use super::{KubernetesRuntime, claims, current_step, no_mover, revision};
+use crate::engine::Cancel;
+use crate::plan::backup::step as backup_step;
+use crate::plan::restore::step as restore_step;
+use crate::plan::{Failure, Job, Log};
+use crate::runtime::Handles;
+use crate::spec::target::WorkloadTarget;
+use crate::spec::{DurationText, Reason};
+
+impl KubernetesRuntime {
+    /// What the workload is before it is held still: as an earlier turn has found it, or somebody who
+    /// held it and never let it go, or as it is.
+    pub(super) async fn held(&self, job: &Job, log: &Log<'_>) -> Result<Value, Failure> {
+        let earlier = [backup_step::QUIESCE, restore_step::UNDO_QUIESCE];
+        if let Some(held) = earlier.iter().find_map(|step| log.intent::<Held>(step)) {
+            return Ok(json!(held));
+        }
+        // Claims alone: nothing runs that could be held still.
+        let Some(target) = &job.target().workload else { return Ok(json!({"replicas": 0})) };
+        let namespace = &job.operation().namespace;
+        let workload = Workload::get(&self.cluster, namespace, target).await?;
+        let operation = job.operation().to_string();
+        let replicas = workload.replicas_before();
+        Ok(json!(Held { operation, replicas }))
+    }
+
+    /// Holds a workload still.
+    pub(super) async fn quiesce(
+        &self,
+        job: &Job,
+        target: &WorkloadTarget,
+        timeout: &DurationText,
+        log: Log<'_>,
+        handles: &Handles,
+    ) -> Result<Value, Failure> {
+        let namespace = &job.operation().namespace;
+        let held: Held = log.entries().last().map_or_else(
+            || Err(no_mover()),
+            |entry| {
+                serde_json::from_value(entry.detail.clone()).map_err(|error| {
+                    Failure::new(Reason::InternalError, format!("the intent: {error}"))
+                })
+            },
+        )?;
+        let is_way_forward = current_step(&log) == backup_step::QUIESCE;
+        if is_way_forward {
+            revision::get_what_may_be_stopped(&self.cluster, namespace, target).await?;
+        }
+        let (limit, cancel) = (timeout.to_duration(), &handles.cancel);
+        let stopped =
+            match holding::hold(&self.cluster, namespace, target, &held, limit, cancel).await {
+                // What is gone stands still as soon as nobody works on its data any more.
+                Err(failure) if failure.reason == Reason::TargetNotFound && !is_way_forward => {
+                    self.nobody_is_left(job, &log, timeout, cancel).await?;
+                    Stopped::default()
+                }
+                stopped => stopped?,
+            };
+        let mut facts = json!(held);
+        facts["generation"] = json!(stopped.generation);
+        facts["managers"] = json!(stopped.managers);
+        facts["uid"] = json!(stopped.uid);
+        Ok(facts)
+    }
+
+    /// Waits until no pod mounts the claims: those of a workload that is gone may outlive it.
+    async fn nobody_is_left(
+        &self,
+        job: &Job,
+        log: &Log<'_>,
+        timeout: &DurationText,
+        cancel: &Cancel,
+    ) -> Result<(), Failure> {
+        let namespace = &job.operation().namespace;
+        let names = self.claims(job, None, log).await?;
+        let (begun, limit) = (Instant::now(), timeout.to_duration());
+        while let Some(pod) = claims::user_of(&self.cluster, namespace, &names, None).await? {
+            if cancel.is_cancelled() {
+                let message = "cancelled while the service was stopping";
+                return Err(Failure::new(Reason::Cancelled, message));
+            }
+            if begun.elapsed() > limit {
+                let message = format!(
+                    "the workload is gone, and pod {namespace}/{} works on its data",
+                    pod.name_any()
+                );
+                return Err(Failure::new(Reason::QuiesceFailed, message).hint("delete the pod"));
+            }
+            tokio::time::sleep(holding::LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// Fails if the workload that was held still runs by now.
+    pub(super) async fn check_held(
+        &self,
+        job: &Job,
+        log: &Log<'_>,
+        step: &str,
+    ) -> Result<(), Failure> {
+        match &job.target().workload {
+            Some(target) if log.done(step) => {
+                let stopped = log.facts::<Stopped>(step).unwrap_or_default();
+                holding::still_held(&self.cluster, &job.operation().namespace, target, stopped)
+                    .await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) async fn release(
+        &self,
+        job: &Job,
+        target: &WorkloadTarget,
+        log: &Log<'_>,
+    ) -> Result<Value, Failure> {
+        let operation = job.operation();
+        let held = log.intent::<Held>(backup_step::QUIESCE);
+        holding::release(&self.cluster, &operation.namespace, target, held, operation).await
+    }
+}
