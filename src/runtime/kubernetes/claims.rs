@@ -68,6 +68,11 @@ fn once_each(mut names: Vec<String>) -> Vec<String> {
     names
 }
 
+/// The first of the claims that is not among those that are known.
+pub fn first_unknown(known: &[ClaimFacts], present: Vec<String>) -> Option<String> {
+    present.into_iter().find(|name| known.iter().all(|claim| claim.name != *name))
+}
+
 /// The claims that the pod template names itself.
 fn mounted_by(workload: &Workload) -> Vec<String> {
     let volumes = workload.template.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
@@ -334,6 +339,18 @@ mod tests {
         // A mark that a Restore left when the set had one replica is of then: a Backup lacked the second.
         assert_eq!(marked(2, 1, json!(null)), ["data-db-0", "data-db-1"]);
         assert_eq!(marked(0, 1, json!(null)), ["data-db-0"]);
+    }
+
+    /// A pod was added between preflight and the stop: a Backup that succeeded lacked its claim.
+    #[test]
+    fn a_claim_that_came_after_preflight_is_noticed() {
+        let known = ["data-db-0", "data-db-1"]
+            .map(|name| ClaimFacts { name: name.to_owned(), ..ClaimFacts::default() });
+        let first = |names: &[&str]| {
+            first_unknown(&known, names.iter().map(|name| (*name).to_owned()).collect())
+        };
+        assert_eq!(first(&["data-db-0", "data-db-1", "data-db-2"]).unwrap(), "data-db-2");
+        assert_eq!(first(&["data-db-0"]), None, "one that is left over is read all the same");
     }
 
     /// A Backup that succeeded lacked the second claim.

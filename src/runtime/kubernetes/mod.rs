@@ -215,6 +215,7 @@ impl KubernetesRuntime {
         match action {
             Action::Preflight => self.preflight(whole, &job.store, log, handles).await,
             Action::Archive => {
+                self.has_no_other_claims(whole, &log).await?;
                 let facts = self.ask(whole, action, log, handles).await?;
                 self.check_held(whole, &log, backup_step::QUIESCE).await?;
                 if whole.target().workload.is_none() {

@@ -12,7 +12,7 @@ use super::{KubernetesRuntime, claims, current_step, no_mover, revision};
 use crate::engine::Cancel;
 use crate::plan::backup::step as backup_step;
 use crate::plan::restore::step as restore_step;
-use crate::plan::{Failure, Job, Log};
+use crate::plan::{Failure, Job, Log, PreflightFacts};
 use crate::runtime::Handles;
 use crate::spec::target::WorkloadTarget;
 use crate::spec::{DurationText, Reason};
@@ -34,7 +34,7 @@ impl KubernetesRuntime {
         Ok(json!(Held { operation, replicas }))
     }
 
-    /// Holds a workload still.
+    /// Holds a workload still, and makes sure that it is still the one that preflight has looked at.
     pub(super) async fn quiesce(
         &self,
         job: &Job,
@@ -66,6 +66,9 @@ impl KubernetesRuntime {
                 }
                 stopped => stopped?,
             };
+        if is_way_forward {
+            self.has_no_other_claims(job, &log).await?;
+        }
         let mut facts = json!(held);
         facts["generation"] = json!(stopped.generation);
         facts["managers"] = json!(stopped.managers);
@@ -99,6 +102,28 @@ impl KubernetesRuntime {
             tokio::time::sleep(holding::LOOK).await;
         }
         Ok(())
+    }
+
+    /// Fails if the target has claims that preflight has not seen, as those of pods that were added since:
+    /// nothing of them would be read or replaced.
+    pub(super) async fn has_no_other_claims(
+        &self,
+        job: &Job,
+        log: &Log<'_>,
+    ) -> Result<(), Failure> {
+        let facts = log.facts::<PreflightFacts>(backup_step::PREFLIGHT).unwrap_or_default();
+        if facts.claims.is_empty() {
+            return Ok(());
+        }
+        let Some(workload) = self.workload(job).await? else { return Ok(()) };
+        let names = claims::names(&self.cluster, job, Some(&workload)).await?;
+        let Some(name) = claims::first_unknown(&facts.claims, names) else { return Ok(()) };
+        let message = format!(
+            "{} has claim {name} since it was looked at: the operation would be without it",
+            workload.title()
+        );
+        Err(Failure::new(Reason::ReplicasChanged, message)
+            .hint("see who scales or changes it, and try again"))
     }
 
     /// Fails if the workload that was held still runs by now.

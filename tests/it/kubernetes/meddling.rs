@@ -82,6 +82,26 @@ fn an_edit_of_what_runs_is_no_second_run() {
     scene.tidy("db");
 }
 
+/// A Backup that succeeded lacked the data of a pod that was added after it had looked.
+#[test]
+fn a_pod_that_is_added_before_the_stop_is_not_left_out_of_the_backup() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let _process = operator.start();
+    let sleep = "{exec: {container: service, command: [/bin/sleep, \"30\"]}}";
+    scene.back_up("grown", "db", &format!("  hooks: {{before: [{sleep}]}}\n"));
+    scene.reaches("backup", "grown", "hooks-before");
+    let scale = ["-n", &scene.namespace, "scale", "statefulset/db", "--replicas=2"];
+    scene.cluster.kubectl(&scale);
+    let status = scene.failed("backup", "grown", "ReplicasChanged");
+    assert!(status["message"].as_str().unwrap().contains("data-db-1"), "{status:#}");
+    scene.running("db");
+    scene.tidy("db");
+    assert_eq!(scene.archives(), Vec::<String>::new());
+}
+
 /// An Upgrade succeeded although nobody ran any more who could have failed.
 #[test]
 fn an_upgrade_whose_service_is_scaled_to_zero_while_it_soaks_is_undone() {
