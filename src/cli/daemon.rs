@@ -13,7 +13,7 @@ use crate::spec::Reason;
 use crate::telemetry::Health;
 use crate::web::{ConnectionLimits, Server, control_router, public_router, serve};
 
-/// Runs until SIGINT or SIGTERM.
+/// Runs until SIGINT, SIGTERM or SIGHUP.
 pub async fn daemon(
     global: &GlobalArguments,
     arguments: &DaemonArguments,

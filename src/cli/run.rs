@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::arguments::{FileArguments, GlobalArguments, RunArguments};
 use super::backup::{PlanLine, plan_lines};
+use super::output::format::local_minute;
 use super::output::{CliError, ExitCode, Output};
 use super::session::{Done, Session, judge};
 use crate::operator::{Loaded, fingerprint, load, load_beside};
@@ -118,6 +119,16 @@ async fn carry_out(
     judge(&done)
 }
 
+/// How an operation ended, and when, if that was not now.
+fn outcome(done: &Done) -> String {
+    let word = if done.conclusion.is_success() { "Succeeded" } else { "Failed" };
+    match done.at.filter(|_| done.repeated) {
+        Some(at) => format!("{word} before, {}", local_minute(at)),
+        None if done.repeated => format!("{word} before"),
+        None => word.to_owned(),
+    }
+}
+
 /// One line an operation.
 fn report(output: &Output, done: &[Done]) -> Result<(), CliError> {
     if done.is_empty() {
@@ -131,7 +142,7 @@ fn report(output: &Output, done: &[Done]) -> Result<(), CliError> {
                 operation.kind.clone(),
                 operation.namespace.clone(),
                 operation.name.clone(),
-                if done.conclusion.is_success() { "Succeeded" } else { "Failed" }.to_owned(),
+                outcome(done),
                 done.conclusion.message.clone(),
             ]
         })
@@ -147,6 +158,8 @@ fn report(output: &Output, done: &[Done]) -> Result<(), CliError> {
                 "succeeded": done.conclusion.is_success(),
                 "reason": done.conclusion.failure.as_ref().map_or(Reason::Succeeded, |failure| failure.reason),
                 "message": done.conclusion.message,
+                "repeated": done.repeated,
+                "completedAt": done.at,
             })
         })
         .collect();

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::arguments::GlobalArguments;
@@ -9,8 +10,8 @@ use super::output::{CliError, ExitCode, Output};
 use super::progress_adapter::Bar;
 use crate::catalog::{BackupFilter, Catalog, CatalogError, OpenOptions, Opened};
 use crate::engine::{Cancel, Progress};
-use crate::operator::{Applied, Operator};
-use crate::plan::{Conclusion, Failure, OperationId};
+use crate::operator::Operator;
+use crate::plan::{Conclusion, Failure, Log, OperationId, status};
 use crate::spec::{Document, Reason, counted};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::BuildInformation;
@@ -41,6 +42,10 @@ pub struct Done {
     pub operation: OperationId,
     /// How it ended.
     pub conclusion: Conclusion,
+    /// It had been carried out before, and nothing was done now.
+    pub repeated: bool,
+    /// When it ended, where that is known.
+    pub at: Option<jiff::Timestamp>,
 }
 
 /// New metrics for this process.
@@ -128,6 +133,7 @@ impl Session {
     /// be taken for the truth.
     pub async fn open(global: &GlobalArguments, output: Output) -> Result<Self, CliError> {
         let session = Self::open_anyway(global, output).await?;
+        session.say_what_was_interrupted().await?;
         if session.daemon.is_some() || !session.operator.stores().await?.is_empty() {
             return Ok(session);
         }
@@ -183,6 +189,26 @@ impl Session {
         Ok(session)
     }
 
+    /// Whoever only reads records puts nothing right, and is not to think that all is well. A daemon does it
+    /// by itself.
+    async fn say_what_was_interrupted(&self) -> Result<(), CliError> {
+        if self.daemon.is_some() {
+            return Ok(());
+        }
+        for (operation, held) in self.operator.interrupted().await? {
+            let holds = match held.as_slice() {
+                [] => String::new(),
+                names => format!(" and holds {} still", names.join(", ")),
+            };
+            self.output.note(&format!(
+                "warning: {} {}/{} was interrupted{holds}: the next command that acts, such as \
+                 `eider run -f FILE`, or `eider daemon` finishes or undoes it first",
+                operation.kind, operation.namespace, operation.name
+            ));
+        }
+        Ok(())
+    }
+
     /// A session for verbs that carry operations out: what an earlier process left is put right first.
     pub async fn open_to_act(global: &GlobalArguments, output: Output) -> Result<Self, CliError> {
         let session = Self::open_anyway(global, output).await?;
@@ -199,7 +225,7 @@ impl Session {
         Ok(session)
     }
 
-    /// A flag that is raised by the first Ctrl-C or SIGTERM.
+    /// A flag that is raised by the first Ctrl-C, SIGTERM or SIGHUP.
     pub fn interrupted(&self) -> &Cancel {
         &self.interrupted
     }
@@ -214,7 +240,7 @@ impl Session {
         self.bar.finish();
     }
 
-    /// Raises the flag on Ctrl-C or SIGTERM, for as long as the process lives.
+    /// Raises the flag on Ctrl-C, SIGTERM or SIGHUP, for as long as the process lives.
     pub fn listen_for_interrupts(&self) {
         let (operator, cancel, output) =
             (self.operator.clone(), self.interrupted.clone(), self.output.clone());
@@ -234,6 +260,8 @@ impl Session {
     ) -> Result<Vec<Done>, CliError> {
         let mut done = Vec::new();
         for (document, source) in documents {
+            let asked = jiff::Timestamp::now();
+            let mut repeated = false;
             let operation = match &self.daemon {
                 Some(daemon) => {
                     let text = document.to_value().to_string();
@@ -246,8 +274,11 @@ impl Session {
                 None => {
                     let applied = self.operator.apply(document, &source).await?;
                     self.output.note(&format!("{} {}", applied.key, applied.verb()));
-                    self.announce_repeat(&applied).await?;
-                    applied.operation()
+                    let operation = applied.operation();
+                    if let Some(operation) = &operation {
+                        repeated = self.operator.has_ended(operation).await?;
+                    }
+                    operation
                 }
             };
             let Some(operation) = operation else { continue };
@@ -256,7 +287,18 @@ impl Session {
                 None => self.operator.drive(&operation).await?,
             };
             self.bar.finish();
-            done.push(Done { operation, conclusion });
+            let (warnings, at) = self.told(&operation).await?;
+            repeated |= at.is_some_and(|at| at < asked);
+            if repeated {
+                self.output.note(&format!(
+                    "{} {}/{} has been carried out before and is unchanged; it does not run again",
+                    operation.kind, operation.namespace, operation.name
+                ));
+            }
+            for warning in warnings.iter().filter(|_| !repeated) {
+                self.output.note(&format!("warning: {warning}"));
+            }
+            done.push(Done { operation, conclusion, repeated, at });
             if self.interrupted.is_cancelled() {
                 return Err(CliError::interrupted());
             }
@@ -264,16 +306,15 @@ impl Session {
         Ok(done)
     }
 
-    async fn announce_repeat(&self, applied: &Applied) -> Result<(), CliError> {
-        if let Some(operation) = applied.operation()
-            && self.operator.has_ended(&operation).await?
-        {
-            self.output.note(&format!(
-                "{} has been carried out before and is unchanged; it does not run again",
-                applied.key
-            ));
-        }
-        Ok(())
+    /// What people have to know of an operation, by its journal, and when it ended.
+    async fn told(
+        &self,
+        operation: &OperationId,
+    ) -> Result<(Vec<String>, Option<jiff::Timestamp>), CliError> {
+        let journal = self.operator.catalog().journal(operation).await?;
+        let log = Log::new(&journal);
+        let of_data = log.job().map(|job| status::warnings_of_data(&job, &log)).unwrap_or_default();
+        Ok((status::warnings(&log, of_data), log.conclusion().map(|(_, at)| at)))
     }
 
     /// Watches an operation that the daemon carries out.
@@ -343,21 +384,35 @@ async fn reach(socket: &Path, catalog: &Path) -> Option<(Catalog, About)> {
     same.then(|| (Catalog::remote(socket), about))
 }
 
-/// Resolves at the first SIGINT or SIGTERM from now on: the signals are caught when this is called,
+/// Resolves at the first SIGINT, SIGTERM or SIGHUP from now on: the signals are caught when this is called,
 /// not when its result is first waited for, or one that comes in between would kill the process.
 pub fn stop_signal() -> impl Future<Output = ()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+    let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+    // A terminal that is lost ends what was begun in it, unless `nohup` says otherwise.
+    let own = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if !ignores_hangups(&own) {
+        kinds.push(SignalKind::hangup());
+    }
+    let signals: std::io::Result<Vec<Signal>> = kinds.into_iter().map(signal).collect();
     async move {
-        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+        let Ok(mut signals) = signals else {
             // Without handlers the signals end the process by themselves.
             return std::future::pending().await;
         };
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        std::future::poll_fn(|context| {
+            let came = signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+            if came { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
+}
+
+/// Whether a process was told to ignore SIGHUP, by what `proc(5)` calls its status: the lowest bit of a mask.
+fn ignores_hangups(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 == 1)
 }
 
 /// The first failure among operations, as the end of the process.
@@ -424,5 +479,17 @@ impl From<crate::engine::EngineError> for CliError {
             error.exit_code = ExitCode::NotFound;
         }
         error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ignores_hangups;
+
+    #[test]
+    fn a_hangup_is_ignored_where_nohup_says_so() {
+        assert!(ignores_hangups("Name:\teider\nSigIgn:\t0000000000001001\n"));
+        assert!(!ignores_hangups("Name:\teider\nSigIgn:\t0000000000001000\n"));
+        assert!(!ignores_hangups(""));
     }
 }

@@ -202,9 +202,7 @@ impl Operator {
         // From when it was taken up: together they are when it was done.
         record.duration_seconds = Some(at.duration_since(record.created_at).as_secs_f64().max(0.0));
         record.downtime_seconds = status::downtime(log).map(|span| span.as_secs_f64());
-        let looked: PreflightFacts = log.facts(backup::step::PREFLIGHT).unwrap_or_default();
-        record.warnings = looked.warnings;
-        record.warnings.extend(facts.warnings.iter().cloned());
+        record.warnings = status::warnings(log, facts.warnings.clone());
         record.verified_at = verified_at.filter(|_| kept);
         if facts.service_version.is_some() {
             record.source_version.clone_from(&facts.service_version);

@@ -4,7 +4,9 @@ use futures_util::future::join_all;
 use tracing::{info, warn};
 
 use super::{Operator, OperatorError};
-use crate::plan::status::left_down;
+use crate::plan::backup::step::QUIESCE;
+use crate::plan::docker::Stopping;
+use crate::plan::status::{left_down, stands_still};
 use crate::plan::{Conclusion, Job, Log, OperationId};
 use crate::spec::BackupTrigger;
 
@@ -35,7 +37,27 @@ fn turn(job: Option<&Job>, log: &Log<'_>) -> Turn {
     }
 }
 
+/// Names of the containers that an operation holds still by its journal.
+fn held_names(log: &Log<'_>) -> Vec<String> {
+    let stopping: Stopping = log.intent(QUIESCE).filter(|_| stands_still(log)).unwrap_or_default();
+    stopping.order.into_iter().map(|entry| entry.name).collect()
+}
+
 impl Operator {
+    /// Operations of a process that is gone which have begun and not ended, each with the names of the
+    /// containers that it holds still.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub async fn interrupted(&self) -> Result<Vec<(OperationId, Vec<String>)>, OperatorError> {
+        let mut found = Vec::new();
+        for operation in self.catalog.open_operations().await? {
+            let journal = self.catalog.journal(&operation).await?;
+            found.push((operation, held_names(&Log::new(&journal))));
+        }
+        Ok(found)
+    }
+
     /// Drives every open operation to its end: those first, and together, that keep a service down only
     /// to read it; children before their parents, which ask for their outcome. One that cannot be driven
     /// keeps no other from it.
@@ -102,6 +124,17 @@ mod tests {
             session: "s".to_owned(),
             detail: Value::Null,
         }
+    }
+
+    #[test]
+    fn whom_an_interrupted_operation_holds_is_read_off_its_journal() {
+        let one =
+            json!({"id": "x", "name": "db", "timeout": null, "paused": false, "selected": true});
+        let mut journal = vec![entry("quiesce", Mark::Intent)];
+        journal[0].detail = json!({"order": [one], "warnings": []});
+        assert_eq!(held_names(&Log::new(&journal)), ["db"]);
+        journal.push(entry("resume", Mark::Done));
+        assert!(held_names(&Log::new(&journal)).is_empty());
     }
 
     #[test]

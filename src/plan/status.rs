@@ -1,5 +1,7 @@
 //! What the journal says, as a status: a pure function, so that a status can always be made again.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
@@ -211,7 +213,7 @@ fn of_backup(job: &BackupJob, log: &Log<'_>, progress: Option<ProgressStatus>) -
     };
     let completed = conclusion.as_ref().map(|(_, at)| *at);
     let read = facts.iter().flat_map(|facts| facts.warnings.clone()).collect();
-    let warnings = warnings(log, read);
+    let warnings = first_warnings(log, read);
     BackupStatus {
         phase: Some(phase),
         observed_generation: generation,
@@ -242,14 +244,30 @@ fn of_backup(job: &BackupJob, log: &Log<'_>, progress: Option<ProgressStatus>) -
     }
 }
 
+/// What was noticed of the data while it was read or written.
+pub fn warnings_of_data(job: &Job, log: &Log<'_>) -> Vec<String> {
+    let step = match job {
+        Job::Backup(_) => backup::step::ARCHIVE,
+        Job::Restore(_) => restore::step::EXTRACT,
+        Job::Upgrade(_) => return Vec::new(),
+    };
+    log.facts::<HookFacts>(step).unwrap_or_default().warnings
+}
+
+/// The first of [`warnings`], as many as fit into a status.
+fn first_warnings(log: &Log<'_>, of_data: Vec<String>) -> Vec<String> {
+    warnings(log, of_data).into_iter().take(20).collect()
+}
+
 /// What people should know of an operation: what preflight, holding still and hooks noticed, then what
-/// was noticed of the data; twenty lines at the most.
-fn warnings(log: &Log<'_>, of_data: Vec<String>) -> Vec<String> {
+/// was noticed of the data; each once.
+pub fn warnings(log: &Log<'_>, of_data: Vec<String>) -> Vec<String> {
     use backup::step::{HOOKS_AFTER, HOOKS_BEFORE, PREFLIGHT, QUIESCE};
     let noticed = [PREFLIGHT, HOOKS_BEFORE, QUIESCE, HOOKS_AFTER].into_iter();
     let noticed =
         noticed.flat_map(|step| log.facts::<HookFacts>(step).unwrap_or_default().warnings);
-    noticed.chain(of_data).take(20).collect()
+    let mut said = BTreeSet::new();
+    noticed.chain(of_data).filter(|warning| said.insert(warning.clone())).collect()
 }
 
 /// When age alone allows retention to remove the archive: counted from the seal.
@@ -295,7 +313,7 @@ fn of_restore(job: &RestoreJob, log: &Log<'_>, progress: Option<ProgressStatus>)
         bytes: extract.as_ref().map(|facts| count(facts.bytes)),
         downtime: seconds(downtime(log)),
         progress: progress.filter(|_| completed.is_none()),
-        warnings: warnings(log, extract.map(|facts| facts.warnings).unwrap_or_default()),
+        warnings: first_warnings(log, extract.map(|facts| facts.warnings).unwrap_or_default()),
         journal: Vec::new(),
         conditions,
     }
@@ -341,7 +359,7 @@ fn of_upgrade(job: &UpgradeJob, log: &Log<'_>) -> UpgradeStatus {
             .filter(|failure| matches!(failure.reason, Reason::RolledBack | Reason::RollbackFailed))
             .map(|failure| failure.message),
         downtime: seconds(downtime(log)),
-        warnings: warnings(log, Vec::new()),
+        warnings: first_warnings(log, Vec::new()),
         steps: steps(log),
         journal: Vec::new(),
         conditions,

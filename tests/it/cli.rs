@@ -276,6 +276,13 @@ fn errors_in_json_have_four_fields() {
 
 #[test]
 fn an_interrupted_run_puts_back_and_ends_with_130() {
+    // A terminal that is lost is one too.
+    for signal in ["-INT", "-HUP"] {
+        is_put_back_after(signal);
+    }
+}
+
+fn is_put_back_after(signal: &str) {
     let scene = Scene::new();
     scene.write("live/f", "x");
     let hooks = "hooks:\n  before: [{exec: {command: [sh, -c, 'touch @/begun; sleep 600']}}]\n  \
@@ -289,11 +296,37 @@ fn an_interrupted_run_puts_back_and_ends_with_130() {
         .spawn()
         .unwrap();
     super::scene::wait_until("the hook runs", || scene.path("begun").exists());
-    tool("kill", &["-INT", &child.id().to_string()]);
+    tool("kill", &[signal, &child.id().to_string()]);
     Ended::from(child.wait_with_output().unwrap()).code(130);
     assert!(scene.path("after").exists());
     assert_eq!(scene.stored(), Vec::<String>::new());
     assert_ne!(scene.record("one")["status"], "Succeeded");
+}
+
+#[test]
+fn what_was_carried_out_before_is_no_success_of_now() {
+    let scene = Scene::new();
+    scene.write("live/f", "x");
+    let text = scene.fill(&format!("{STORE}---\n{}", backup("one", "@/live", "")));
+    scene.write("d.yaml", text);
+    let first = scene.run(&["run", "-f", "d.yaml", "-q"]).ok();
+    assert!(!first.stdout.contains("before"), "{}", first.stdout);
+    let second = scene.run(&["run", "-f", "d.yaml", "-q"]).ok();
+    assert!(second.stdout.contains("Succeeded before, 20"), "{}", second.stdout);
+    let told = scene.run(&["run", "-f", "d.yaml", "-o", "json"]).ok().json();
+    assert_eq!(told["items"][0]["repeated"], true);
+    assert!(told["items"][0]["completedAt"].is_string(), "{told}");
+}
+
+#[test]
+fn warnings_are_said_with_the_result_and_shown_with_the_record() {
+    let scene = Scene::new();
+    scene.write("live/f", "x");
+    let more = "hooks: {before: [{exec: {command: [\"false\"]}, onError: Continue}]}";
+    let ended = scene.apply(&format!("{STORE}---\n{}", backup("one", "@/live", more))).ok();
+    assert_eq!(ended.stderr.matches("warning: ").count(), 1, "{}", ended.stderr);
+    let shown = scene.run(&["backup", "show", "one"]).ok();
+    assert!(shown.stdout.contains("Warning:"), "{}", shown.stdout);
 }
 
 #[test]

@@ -133,11 +133,8 @@ pub(in crate::cli) fn backup_fields(record: &BackupRecord) -> Vec<(String, Strin
     field("SHA-256", record.backup_hash.clone());
     field("Host", record.host.clone());
     field("Description", record.description.clone());
-    for warning in record.warnings.iter().take(20) {
+    for warning in &record.warnings {
         field("Warning", Some(warning.clone()));
-    }
-    if record.warnings.len() > 20 {
-        field("Warning", Some(format!("and {} more", record.warnings.len() - 20)));
     }
     fields
 }
