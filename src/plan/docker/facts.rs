@@ -18,6 +18,9 @@ const DEPENDS_ON: &str = "com.docker.compose.depends_on";
 /// Label on a volume with its name in the Compose file.
 pub(super) const VOLUME: &str = "com.docker.compose.volume";
 
+/// The time to stop of a container that its engine never kills (`--stop-timeout -1`).
+pub const FOREVER: u32 = u32::MAX;
+
 /// Everything that a decision about a target may need.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -50,7 +53,7 @@ pub struct ContainerFacts {
     pub state: RunState,
     /// It removes itself when it stops (`--rm`).
     pub auto_remove: bool,
-    /// Its own time to stop in, in seconds; none for the engine's default of ten.
+    /// Its own time to stop in, in seconds; none for the engine's default of ten, [`FOREVER`] for no limit.
     pub stop_timeout: Option<u32>,
     /// Ids or names of containers whose network or volumes it uses.
     pub uses: Vec<String>,

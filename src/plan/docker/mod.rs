@@ -16,7 +16,7 @@ mod stopping;
 mod tests;
 mod watching;
 
-pub use facts::{ContainerFacts, HostFacts, MountFacts, MountKind, RunState, VolumeFacts};
+pub use facts::{ContainerFacts, FOREVER, HostFacts, MountFacts, MountKind, RunState, VolumeFacts};
 pub use image::{HUB, ImageReference, SavedImage, indexed_images, saved_images};
 pub use labels::{Labelled, labelled};
 pub use placement::{Definitions, Placement, Placements, VolumeDefinition, place};

@@ -14,7 +14,7 @@ use super::reach::remote;
 use super::worker::WORKER_LABEL;
 use crate::plan::Failure;
 use crate::plan::docker::{
-    ContainerFacts, HostFacts, MountFacts, MountKind, RunState, VolumeFacts,
+    ContainerFacts, FOREVER, HostFacts, MountFacts, MountKind, RunState, VolumeFacts,
 };
 
 /// Containers that are asked about at once.
@@ -108,7 +108,9 @@ pub fn container_facts(found: &ContainerInspectResponse) -> ContainerFacts {
         image: configuration.image.unwrap_or_default(),
         state: run_state(found.state.as_ref()),
         auto_remove: host.auto_remove == Some(true),
-        stop_timeout: configuration.stop_timeout.and_then(|seconds| u32::try_from(seconds).ok()),
+        stop_timeout: configuration
+            .stop_timeout
+            .map(|seconds| u32::try_from(seconds).unwrap_or(FOREVER)),
         uses: uses(&host),
         mounts: mounts(found.mounts.as_deref().unwrap_or_default(), &host),
     }

@@ -166,6 +166,8 @@ impl DockerRuntime {
         let mut at = Timestamp::now();
         if !stopping.order.is_empty() {
             let docker = self.connection.docker().await?;
+            // Freezing is done when it is told; only a stop goes on without whoever asked for it.
+            let unsettled = unsettled && looking::mode(job) == ConsistencyMode::Stop;
             stillness::release(&docker, &stopping, unsettled).await?;
             at = Timestamp::now();
             if let Some(since) = log.started_at(backup_step::QUIESCE) {

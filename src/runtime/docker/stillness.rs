@@ -17,13 +17,19 @@ use super::stamps::first_event;
 use crate::engine::Cancel;
 use crate::failpoint;
 use crate::plan::Failure;
-use crate::plan::docker::{RunState, StopEntry, Stopping, Touch};
+use crate::plan::docker::{FOREVER, RunState, StopEntry, Stopping, Touch};
 use crate::spec::{ConsistencyMode, Reason};
 
 /// How long the engine waits after SIGTERM where nobody said otherwise.
 const DEFAULT_STOP: u32 = 10;
 /// What a container may take beyond its own time to stop until the engine has noticed that it is gone.
 const NOTICE: Duration = Duration::from_secs(3);
+/// How much later than its own time a container may still end: a busy engine kills late.
+const LATE: Duration = Duration::from_secs(5);
+/// How long one is watched that may take for ever to stop.
+const LONG_STOP: Duration = Duration::from_hours(1);
+/// How long a container that is started again and again may take to run before it is stopped and not frozen.
+const RESTART: Duration = Duration::from_secs(5);
 /// How long a container waits at least for those that have to be healthy before it starts.
 const DEPENDENCY: Duration = Duration::from_mins(2);
 /// And at most, whatever their health checks allow themselves.
@@ -67,11 +73,10 @@ pub async fn hold(
             | (ConsistencyMode::Pause, RunState::Paused) => {}
             (ConsistencyMode::Pause, _) => {
                 let since = Timestamp::now();
-                let what = format!("pause {}", entry.name);
-                quiet(&what, left, docker.pause_container(&entry.id)).await?;
+                let action = freeze(docker, entry, left, &mut warnings).await?;
                 if first.is_none() {
                     first =
-                        Some(first_event(docker, &entry.id, "pause", since).await.unwrap_or(since));
+                        Some(first_event(docker, &entry.id, action, since).await.unwrap_or(since));
                 }
             }
             // Frozen processes write nothing; they are in the way only of what replaces their files.
@@ -99,11 +104,38 @@ pub async fn hold(
     Ok((warnings, first))
 }
 
+/// Freezes a container; one that the engine starts again and again cannot be frozen, and is stopped. Returns
+/// what the engine calls it.
+async fn freeze(
+    docker: &Docker,
+    entry: &StopEntry,
+    left: Duration,
+    warnings: &mut Vec<String>,
+) -> Result<&'static str, Failure> {
+    let begun = Instant::now();
+    loop {
+        let found = must_be_there(docker, entry).await?;
+        if run_state(found.state.as_ref()) != RunState::Restarting {
+            break;
+        }
+        if begun.elapsed() >= RESTART.min(left) {
+            warnings.push(format!(
+                "{} is started again and again: it was stopped, because it cannot be paused",
+                entry.name
+            ));
+            stop(docker, entry, left, left).await?;
+            return Ok("kill");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    quiet(&format!("pause {}", entry.name), left, docker.pause_container(&entry.id)).await?;
+    Ok("pause")
+}
+
 /// What all of them may take to stop, one after the other.
 pub fn time_to_stop(stopping: &Stopping) -> Duration {
-    let each = stopping.order.iter().map(|entry| u64::from(entry.timeout.unwrap_or(DEFAULT_STOP)));
-    each.map(|seconds| Duration::from_secs(seconds) + NOTICE)
-        .fold(Duration::ZERO, Duration::saturating_add)
+    let each = stopping.order.iter().map(|entry| stop_time(entry.timeout).min(LONG_STOP));
+    each.fold(Duration::ZERO, Duration::saturating_add)
 }
 
 async fn stop(
@@ -181,14 +213,18 @@ fn exit_code(found: &ContainerInspectResponse) -> Option<i64> {
 /// Lets the containers go, those that others need first. Every one is tried, whatever became of
 /// those before it.
 ///
-/// With `unsettled` the holding was cut short: the engine may still be about to end the first that
+/// With `unsettled` the stopping was cut short: the engine may still be about to end the first that
 /// runs, and it must not be taken for one that goes on running.
 ///
 /// # Errors
 /// [`Reason::ResumeFailed`] with the first that could not be started.
 pub async fn release(docker: &Docker, stopping: &Stopping, unsettled: bool) -> Result<(), Failure> {
-    if unsettled {
-        await_pending_stop(docker, stopping).await?;
+    let begun = Instant::now();
+    let told = if unsettled { perhaps_told(docker, stopping).await? } else { None };
+    if let Some(entry) = told {
+        // Others may need it: as long as its time is known, it comes first.
+        let own = entry.timeout.filter(|seconds| *seconds != FOREVER);
+        ends_within(docker, entry, stop_time(own), begun).await?;
     }
     let mut first_failure = None;
     for entry in stopping.order.iter().rev() {
@@ -198,30 +234,75 @@ pub async fn release(docker: &Docker, stopping: &Stopping, unsettled: bool) -> R
             first_failure.get_or_insert(failure);
         }
     }
+    if let Some(entry) = told
+        && let Err(failure) = see_through(docker, entry, begun).await
+    {
+        first_failure.get_or_insert(failure);
+    }
     first_failure.map_or(Ok(()), Err)
 }
 
-/// Containers are stopped one after the other: if one is being stopped, it is the first that runs.
-async fn await_pending_stop(docker: &Docker, stopping: &Stopping) -> Result<(), Failure> {
+/// What a container may take to stop. No engine waits for ever here: what is to be waited for then is
+/// watched beside services that run.
+fn stop_time(own: Option<u32>) -> Duration {
+    Duration::from_secs(u64::from(own.unwrap_or(DEFAULT_STOP))) + NOTICE
+}
+
+async fn state_now(docker: &Docker, entry: &StopEntry) -> Result<RunState, Failure> {
+    let found = inspect(docker.clone(), entry.id.clone()).await?;
+    Ok(found.map_or(RunState::Stopped, |found| run_state(found.state.as_ref())))
+}
+
+/// The container that may have been told to stop. They are stopped one after the other: if one is being
+/// stopped, it is the first that runs. One that is frozen has not been told: it is woken up for that.
+async fn perhaps_told<'a>(
+    docker: &Docker,
+    stopping: &'a Stopping,
+) -> Result<Option<&'a StopEntry>, Failure> {
     for entry in &stopping.order {
-        let state = |found: Option<ContainerInspectResponse>| {
-            found.map_or(RunState::Stopped, |found| run_state(found.state.as_ref()))
-        };
-        if state(inspect(docker.clone(), entry.id.clone()).await?) == RunState::Stopped {
-            continue;
+        if !matches!(state_now(docker, entry).await?, RunState::Stopped | RunState::Paused) {
+            return Ok(Some(entry));
         }
-        let seconds = u64::from(entry.timeout.unwrap_or(DEFAULT_STOP));
-        let limit = Duration::from_secs(seconds) + NOTICE;
-        let begun = Instant::now();
-        while begun.elapsed() < limit {
-            if state(inspect(docker.clone(), entry.id.clone()).await?) == RunState::Stopped {
-                break;
-            }
-            tokio::time::sleep(LOOK).await;
+    }
+    Ok(None)
+}
+
+/// Whether a container ends within this time, counted from `begun`.
+async fn ends_within(
+    docker: &Docker,
+    entry: &StopEntry,
+    limit: Duration,
+    begun: Instant,
+) -> Result<bool, Failure> {
+    loop {
+        let state = state_now(docker, entry).await?;
+        if state == RunState::Stopped {
+            return Ok(true);
         }
+        if state == RunState::Paused || begun.elapsed() >= limit {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Watches a container that runs and may have been told to stop until it cannot end of that any more, and
+/// starts it again if it does.
+async fn see_through(docker: &Docker, entry: &StopEntry, begun: Instant) -> Result<(), Failure> {
+    let forever = entry.timeout == Some(FOREVER);
+    let limit = if forever { LONG_STOP } else { stop_time(entry.timeout) + LATE };
+    if ends_within(docker, entry, limit, begun).await? {
+        return let_go(docker, entry).await;
+    }
+    if !forever {
         return Ok(());
     }
-    Ok(())
+    let message = format!(
+        "{} was told to stop, has no limit for it, and still runs: it may end at any time",
+        entry.name
+    );
+    Err(Failure::new(Reason::ResumeFailed, message)
+        .hint("start it again when it has ended, and give it a time to stop in that has an end"))
 }
 
 /// Waits for those that have to be healthy first; a container is not left down because another is ill.

@@ -14,6 +14,7 @@ mod images;
 mod incremental;
 mod kills;
 mod labels;
+mod meanwhile;
 mod packaging;
 mod proxies;
 mod redis;

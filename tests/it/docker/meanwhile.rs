@@ -1,0 +1,114 @@
+//! Who ends, comes or goes while an operation holds containers still: nobody is left down, and nobody writes
+//! unnoticed.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use super::engine::{DEAF, Project, SERVICE, backup, docker};
+use crate::scene::{Ended, STORE, tool, wait_longer};
+
+/// Longer than the deaf one of [`stage`] takes until its engine kills it.
+const KILLED_BY_THEN: Duration = Duration::from_secs(10);
+
+/// A container that is frozen already, and one that takes eight seconds to stop.
+fn stage() -> Option<Project> {
+    let project = Project::new()?;
+    let data = format!("{}:/data", project.volume("data"));
+    project.start("a", &["-v", &data], SERVICE);
+    project.start("b", &["-v", &data, "--stop-timeout", "8"], DEAF);
+    let ready = project.at("data").join("log");
+    wait_longer("they run", Duration::from_secs(20), &mut || ready.exists());
+    docker(&["pause", &project.of("a")]);
+    Some(project)
+}
+
+#[track_caller]
+fn nobody_is_left_down(project: &Project) {
+    let expected = [("a", "paused"), ("b", "running")];
+    let begun = Instant::now();
+    while begun.elapsed() < KILLED_BY_THEN {
+        let states = project.states();
+        for (name, state) in expected {
+            assert_eq!(states[name], state, "after {} s", begun.elapsed().as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// Begins a Backup of the project.
+fn begin(project: &Project, more: &str) -> Child {
+    let target = format!("project: {}", project.name);
+    let text = format!("{STORE}---\n{}", backup("night", &target, more));
+    project.scene.write("documents.yaml", project.scene.fill(&text));
+    let mut command = project.scene.command(&["run", "-f", "documents.yaml"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn end(running: Child) -> Ended {
+    running.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn one_that_was_paused_does_not_hide_one_that_is_about_to_end() {
+    let Some(project) = stage() else { return };
+    project.back_up("night", "consistency: {timeout: 2s}").code(1).says("did not stop within 2 s");
+    nobody_is_left_down(&project);
+}
+
+#[test]
+fn one_that_was_about_to_end_when_eider_died_is_started_by_the_next() {
+    let Some(project) = stage() else { return };
+    let mut running = begin(&project, "");
+    std::thread::sleep(Duration::from_secs(3));
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let listed = project.scene.run(&["backup", "list"]).ok();
+    let listed = listed.says("Backup default/night was interrupted and holds");
+    listed.says(&project.of("b"));
+    project.scene.apply(STORE).ok();
+    nobody_is_left_down(&project);
+}
+
+#[test]
+fn one_that_may_take_for_ever_to_stop_is_started_when_it_has() {
+    let Some(project) = Project::new() else { return };
+    let data = format!("{}:/data", project.volume("data"));
+    let script = "trap 'sleep 20; exit 0' TERM; echo > /data/log; while :; do sleep 0.1; done";
+    project.start("slow", &["-v", &data, "--stop-timeout", "-1"], script);
+    let ready = project.at("data").join("log");
+    wait_longer("it runs", Duration::from_secs(20), &mut || ready.exists());
+    let before = project.inspected()["slow"]["State"]["StartedAt"].clone();
+    project.back_up("night", "consistency: {timeout: 2s}").code(1).says("did not stop within 2 s");
+    let after = project.inspected()["slow"]["State"].clone();
+    assert_eq!(after["Status"], "running");
+    assert_ne!(after["StartedAt"], before, "it was told to stop and has done so");
+}
+
+#[test]
+fn a_restarting_container_does_not_keep_others_from_being_paused() {
+    let Some(project) = Project::new() else { return };
+    let data = format!("{}:/data", project.volume("data"));
+    project.start("db", &["-v", &data], SERVICE);
+    project.start("ill", &["-v", &data, "--restart", "always"], "exit 1");
+    wait_longer("it is ill", Duration::from_mins(1), &mut || {
+        let found = project.inspected();
+        // By then it is away for some seconds at a time.
+        found["ill"]["RestartCount"].as_u64() > Some(6) && project.states()["ill"] == "restarting"
+    });
+    project.back_up("night", "consistency: {mode: Pause}").ok();
+    let states = project.states();
+    assert_eq!(states["db"], "running");
+    assert_ne!(states["ill"], "paused");
+    assert_ne!(project.inspected()["ill"]["State"]["Paused"], true);
+}
+
+#[test]
+fn a_lost_terminal_leaves_nobody_down() {
+    let Some(project) = stage() else { return };
+    let running = begin(&project, "archive: {format: tar}");
+    std::thread::sleep(Duration::from_secs(2));
+    tool("kill", &["-HUP", &running.id().to_string()]);
+    let ended = end(running);
+    ended.code(130).says("stopping; everything is put back first");
+    nobody_is_left_down(&project);
+}
