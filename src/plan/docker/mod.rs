@@ -1,6 +1,7 @@
 //! What a Docker target means: which containers and data it selects, who has to stand still meanwhile,
 //! in which order, what is not covered, and where an archive goes. Pure: from facts to lists.
 
+mod disturbance;
 mod facts;
 mod image;
 mod labels;
@@ -16,6 +17,7 @@ mod stopping;
 mod tests;
 mod watching;
 
+pub use disturbance::{Did, Happening, Held, disturbers};
 pub use facts::{ContainerFacts, FOREVER, HostFacts, MountFacts, MountKind, RunState, VolumeFacts};
 pub use image::{HUB, ImageReference, SavedImage, indexed_images, saved_images};
 pub use labels::{Labelled, labelled};

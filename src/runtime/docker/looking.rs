@@ -54,6 +54,16 @@ pub(super) fn mode(job: &Job) -> ConsistencyMode {
     }
 }
 
+/// These worked on the data while it was read or replaced.
+pub(super) fn ran(names: impl IntoIterator<Item = String>) -> Failure {
+    let names: Vec<String> = names.into_iter().collect();
+    Failure::new(
+        Reason::QuiesceFailed,
+        format!("{} ran while it was to stand still: somebody started it", names.join(", ")),
+    )
+    .hint("find out who starts it (a restart of the engine, another tool), and try again")
+}
+
 impl DockerRuntime {
     /// Looks at what a job is about.
     pub(super) async fn look(&self, job: &Job) -> Result<Look, Failure> {
@@ -123,11 +133,7 @@ impl DockerRuntime {
         if names.is_empty() {
             return Ok(());
         }
-        Err(Failure::new(
-            Reason::QuiesceFailed,
-            format!("{} ran while it was to stand still: somebody started it", names.join(", ")),
-        )
-        .hint("find out who starts it (a restart of the engine, another tool), and try again"))
+        Err(ran(names))
     }
 
     /// Looks at target and store; makes the volumes that a Restore is to fill and that are not there.

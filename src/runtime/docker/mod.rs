@@ -25,6 +25,7 @@ mod stillness;
 mod survey;
 mod translate;
 mod upgrade;
+mod witness;
 mod worker;
 
 use std::time::Duration;
@@ -372,7 +373,7 @@ impl DockerRuntime {
             Action::Preflight => self.preflight(job, log, handles).await,
             Action::AwaitHealthy => self.healthy(job, &log, handles).await,
             Action::Swap => {
-                self.check_still(job).await?;
+                self.check_unchanged(job, &log).await?;
                 self.on_data(&on_host(job, &log), &places(&log), action, log, handles).await
             }
             Action::Archive => self.archive(job, log, handles).await,

@@ -52,23 +52,32 @@ impl DockerRuntime {
         let reading = Arc::new(Reading { progress, read: Notify::new() });
         let inner =
             Handles { progress: Arc::clone(&reading) as Arc<dyn Progress>, ..handles.clone() };
+        let witness = self.witness(job, &log).await?;
         let (translated, places) = (on_host(job, &log), places(&log));
         let mut archived =
             Box::pin(self.on_data(&translated, &places, &Action::Archive, log, &inner));
         let still = tokio::select! {
             biased;
-            () = reading.read.notified() => self.check_still(job).await,
+            () = reading.read.notified() => self.check_undisturbed(job, witness.as_ref()).await,
             facts = &mut archived => {
                 // It was complete before anybody could look, or failed.
                 let facts = facts?;
-                self.check_still(job).await?;
-                return Ok(facts);
+                let warnings = self.check_undisturbed(job, witness.as_ref()).await?;
+                return Ok(with(facts, warnings));
             }
         };
         if still.is_ok() {
             handles.progress.all_read();
         }
         let facts = archived.await?;
-        still.map(|()| facts)
+        still.map(|warnings| with(facts, warnings))
     }
+}
+
+/// What an archive has left, and what people have to know besides.
+fn with(mut facts: Value, warnings: Vec<String>) -> Value {
+    if let Some(known) = facts.get_mut("warnings").and_then(Value::as_array_mut) {
+        known.extend(warnings.into_iter().map(Value::String));
+    }
+    facts
 }

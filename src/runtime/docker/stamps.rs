@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 
 /// How long the engine may take to tell: it is only about a number.
-const TELL: Duration = Duration::from_secs(2);
+pub const TELL: Duration = Duration::from_secs(2);
 
 /// When the engine first did this to a container, not before `since`. Nothing if it does not tell: it keeps
 /// the last few hundred events only, so that it has to be asked soon.
@@ -45,7 +45,7 @@ pub async fn first_event(
 }
 
 /// Seconds and nanoseconds since 1970, as the engine reads a time.
-fn written(at: Timestamp) -> String {
+pub fn written(at: Timestamp) -> String {
     format!("{}.{:09}", at.as_second(), at.subsec_nanosecond())
 }
 

@@ -4,7 +4,7 @@
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use super::engine::{DEAF, Project, SERVICE, backup, docker};
+use super::engine::{DEAF, IMAGE, Project, SERVICE, backup, docker};
 use crate::scene::{Ended, STORE, tool, wait_longer};
 
 /// Longer than the deaf one of [`stage`] takes until its engine kills it.
@@ -100,6 +100,51 @@ fn a_restarting_container_does_not_keep_others_from_being_paused() {
     assert_eq!(states["db"], "running");
     assert_ne!(states["ill"], "paused");
     assert_ne!(project.inspected()["ill"]["State"]["Paused"], true);
+}
+
+/// A Backup that reads for some seconds, and what is done in the middle of it.
+fn disturbed(act: impl Fn(&Project)) -> Option<(Project, Ended)> {
+    let project = Project::new()?;
+    let data = project.volume("data");
+    project.start("web", &["-v", &format!("{data}:/data")], SERVICE);
+    let noise = "of=noise bs=1M count=12 if=/dev/urandom status=none";
+    let directory = project.at("data").to_string_lossy().into_owned();
+    tool("sh", &["-c", &format!("cd {directory} && dd {noise}")]);
+    let running = begin(&project, "archive: {format: tar, ioLimit: 2Mi}");
+    wait_longer("web is stopped", Duration::from_secs(30), &mut || {
+        project.states()["web"] == "exited"
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    act(&project);
+    let ended = end(running);
+    assert_eq!(project.states()["web"], "running");
+    Some((project, ended))
+}
+
+#[test]
+fn who_was_started_and_stopped_again_in_the_middle_is_not_overlooked() {
+    let started = |project: &Project| {
+        docker(&["start", &project.of("web")]);
+        docker(&["stop", &project.of("web")]);
+    };
+    let Some((project, ended)) = disturbed(started) else { return };
+    ended.code(1).says(&format!("{} ran while it was to stand still", project.of("web")));
+}
+
+#[test]
+fn who_came_and_went_in_the_middle_is_not_overlooked() {
+    let ran = |mode: &'static str| {
+        move |project: &Project| {
+            let mount = format!("{}:/data{mode}", project.of("data"));
+            let name = project.of("once");
+            docker(&["run", "--rm", "--name", &name, "-v", &mount, IMAGE, "true"]);
+        }
+    };
+    let Some((project, ended)) = disturbed(ran("")) else { return };
+    ended.code(1).says(&format!("{} ran while it was to stand still", project.of("once")));
+    // Who cannot write has changed nothing.
+    let Some((_, ended)) = disturbed(ran(":ro")) else { return };
+    ended.ok();
 }
 
 #[test]
