@@ -41,15 +41,12 @@ impl Operator {
         } else {
             HostFacts::default()
         };
-        let mut stores = known.iter().filter(|one| {
+        let stores = known.iter().filter(|one| {
             let is_store = one.kind == Kind::BackupStore.as_str() && one.removed_at.is_none();
             is_store && one.namespace == spec::DEFAULT_NAMESPACE && one.source != SOURCE
         });
-        let only = match (stores.next(), stores.next()) {
-            (Some(store), None) => Some(store.name.as_str()),
-            _ => None,
-        };
-        let found = labelled(&facts, only);
+        let stores: Vec<&str> = stores.map(|store| store.name.as_str()).collect();
+        let found = labelled(&facts, &stores);
         let mut problems: BTreeSet<String> = found.problems.into_iter().collect();
         let mut documents = Vec::new();
         for value in found.documents {

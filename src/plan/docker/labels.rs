@@ -3,7 +3,7 @@
 //! Containers of one Compose project that ask for the same belong to one schedule, so that they are held
 //! still together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
@@ -23,12 +23,22 @@ const RETENTION: &[(&str, &str)] = &[
     ("failed", "keepFailed"),
 ];
 
+/// Labels that people write, without `eider.`.
+const KNOWN: &[&str] =
+    &["enable", "schedule", "store", "retention", "stop", "hook.before", "hook.after", "exclude"];
+/// Labels that Eider writes on what it makes.
+const OWN: &[&str] = &["operation", "restore", "upgrade", "worker"];
+/// What `eider.enable` and `eider.stop` may say.
+const YES: &[&str] = &["true", "yes", "1"];
+const NO: &[&str] = &["false", "no", "0", ""];
+const STOP: &[&str] = &["true", "false", "pause"];
+
 /// What the labels of a host ask for.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Labelled {
     /// Documents: stores first, then schedules.
     pub documents: Vec<Value>,
-    /// Labels that say nothing that can be done; their containers have no schedule.
+    /// Labels that say nothing that can be done.
     pub problems: Vec<String>,
 }
 
@@ -41,9 +51,9 @@ struct Wish {
     paused: bool,
 }
 
-/// Reads the labels of every container with `eider.enable=true`. `store` is the only store there is, for
-/// those who name none.
-pub fn labelled(host: &HostFacts, store: Option<&str>) -> Labelled {
+/// Reads the labels of every container with `eider.enable=true`. `stores` are those that there are: a single
+/// one is that of those who name none.
+pub fn labelled(host: &HostFacts, stores: &[&str]) -> Labelled {
     let mut scopes: BTreeMap<(bool, String), Vec<&ContainerFacts>> = BTreeMap::new();
     for container in &host.containers {
         if container.own_label("enable").is_some_and(is_yes) {
@@ -54,9 +64,12 @@ pub fn labelled(host: &HostFacts, store: Option<&str>) -> Labelled {
             scopes.entry(scope).or_default().push(container);
         }
     }
-    let mut found = Labelled::default();
-    let mut stores = BTreeMap::new();
+    let problems = host.containers.iter().flat_map(unreadable).collect();
+    let mut found = Labelled { documents: Vec::new(), problems };
+    let mut made = BTreeMap::new();
     let mut schedules = Vec::new();
+    let mut names = BTreeSet::new();
+    let store = Some(stores).filter(|stores| stores.len() == 1).and_then(|stores| stores.first());
     for ((is_project, scope), mut members) in scopes {
         members.sort_by(|one, other| one.name.cmp(&other.name));
         // Who says nothing of its own goes with the first of the project that does.
@@ -69,13 +82,22 @@ pub fn labelled(host: &HostFacts, store: Option<&str>) -> Labelled {
         };
         let mut groups: BTreeMap<Wish, Vec<&ContainerFacts>> = BTreeMap::new();
         for member in &members {
-            let Some(store) = own(member, "store").or_else(|| store.map(str::to_owned)) else {
+            let Some(store) =
+                own(member, "store").or_else(|| store.map(|store| (*store).to_owned()))
+            else {
                 found.problems.push(format!(
                     "{}: the label eider.store is missing, and there is not exactly one store",
                     member.name
                 ));
                 continue;
             };
+            if !store.starts_with('/') && !stores.contains(&&*store) {
+                found.problems.push(format!(
+                    "{}: eider.store names `{store}`, and there is no such store",
+                    member.name
+                ));
+                continue;
+            }
             let wish = Wish {
                 schedule: own(member, "schedule").unwrap_or_else(|| DAILY.to_owned()),
                 store,
@@ -93,12 +115,16 @@ pub fn labelled(host: &HostFacts, store: Option<&str>) -> Labelled {
                 ));
                 continue;
             };
-            let mut name = format!("labels-{}", object_name(&scope));
-            if several {
-                let first = group[0].service().unwrap_or(&group[0].name);
-                name = format!("{name}-{}", object_name(first));
+            let first = group[0].service().unwrap_or(&group[0].name);
+            let name = schedule_name(is_project, &scope, several.then_some(first));
+            if !names.insert(name.clone()) {
+                found.problems.push(format!(
+                    "{}: another schedule is called {name} already; give one of them another name",
+                    group[0].name
+                ));
+                continue;
             }
-            let store = store_of(&wish.store, &mut stores);
+            let store = store_of(&wish.store, &mut made);
             schedules.push(schedule(
                 &name,
                 is_project.then_some(&*scope),
@@ -108,12 +134,60 @@ pub fn labelled(host: &HostFacts, store: Option<&str>) -> Labelled {
             ));
         }
     }
-    found.documents = stores.into_values().chain(schedules).collect();
+    found.documents = made.into_values().chain(schedules).collect();
     found
 }
 
 fn is_yes(text: &str) -> bool {
-    matches!(text.trim().to_ascii_lowercase().as_str(), "true" | "yes" | "1")
+    YES.contains(&text.trim().to_ascii_lowercase().as_str())
+}
+
+/// Labels of a container that nobody reads, and those that say nothing that is understood.
+fn unreadable(container: &ContainerFacts) -> Vec<String> {
+    let names = container.labels.keys().filter_map(|label| label.strip_prefix("eider."));
+    let unknown = names.filter(|name| !KNOWN.contains(name) && !OWN.contains(name));
+    let mut problems: Vec<String> = unknown
+        .map(|name| {
+            let known: Vec<String> = KNOWN.iter().map(|name| format!("eider.{name}")).collect();
+            format!(
+                "{}: there is no label eider.{name}; there are {}",
+                container.name,
+                known.join(", ")
+            )
+        })
+        .collect();
+    if let Some(word) = container.own_label("stop").filter(|word| !STOP.contains(word)) {
+        problems.push(format!(
+            "{}: eider.stop `{word}` is none of {}: it is stopped",
+            container.name,
+            STOP.join(", ")
+        ));
+    }
+    let is_no = |word: &str| NO.contains(&word.trim().to_ascii_lowercase().as_str());
+    if let Some(word) = container.own_label("enable").filter(|word| !is_yes(word) && !is_no(word)) {
+        problems
+            .push(format!("{}: eider.enable `{word}` is neither true nor false", container.name));
+    }
+    problems
+}
+
+/// A name of its own for each: projects and single containers begin differently, a point separates the group,
+/// and what had to be changed to be a name says what it was by a digest.
+fn schedule_name(is_project: bool, scope: &str, group: Option<&str>) -> String {
+    let stem = if is_project { "labels" } else { "labelled" };
+    let name = format!("{stem}-{}", distinct_name(scope));
+    group.map_or_else(|| name.clone(), |group| format!("{name}.{}", distinct_name(group)))
+}
+
+/// A name for an object of any name; no two have the same one. A point would look like what separates a group.
+fn distinct_name(text: &str) -> String {
+    let name = object_name(text);
+    if name == text && !text.contains('.') {
+        return name;
+    }
+    let digest = blake3::hash(text.as_bytes()).to_hex();
+    let name = name.replace('.', "-");
+    format!("{name}-{}", &digest[..8]).trim_start_matches('-').to_owned()
 }
 
 /// A store by name, or a directory, for which a document is made.
@@ -121,7 +195,7 @@ fn store_of(word: &str, stores: &mut BTreeMap<String, Value>) -> String {
     if !word.starts_with('/') {
         return word.to_owned();
     }
-    let name = format!("labels-{}", object_name(word));
+    let name = format!("labels-{}", distinct_name(word));
     let document = json!({
         "apiVersion": crate::spec::API_VERSION,
         "kind": "BackupStore",
@@ -231,7 +305,7 @@ mod tests {
 
     fn read(containers: Vec<ContainerFacts>) -> Labelled {
         let host = HostFacts { containers, ..HostFacts::default() };
-        let found = labelled(&host, Some("main"));
+        let found = labelled(&host, &["main"]);
         for document in &found.documents {
             let text = document.to_string();
             crate::spec::load(&text, "labels").unwrap_or_else(|error| panic!("{error:?}: {text}"));
@@ -250,9 +324,9 @@ mod tests {
             container("legacy_db", &[ON]),
         ]);
         assert!(found.problems.is_empty(), "{:?}", found.problems);
-        let names: Vec<&Value> =
-            found.documents.iter().map(|one| &one["metadata"]["name"]).collect();
-        assert_eq!(names, ["labels-legacy-db", "labels-shop"]);
+        let name = |index: usize| found.documents[index]["metadata"]["name"].as_str().unwrap();
+        assert!(name(0).starts_with("labelled-legacy-db-"), "{}", name(0));
+        assert_eq!((name(1), found.documents.len()), ("labels-shop", 2));
         let shop = &found.documents[1]["spec"];
         assert_eq!(shop["schedule"], "0 3 * * *");
         assert_eq!(shop["retention"], json!({"keepLast": 7}));
@@ -275,7 +349,7 @@ mod tests {
         ]);
         let names: Vec<&Value> =
             found.documents.iter().map(|one| &one["metadata"]["name"]).collect();
-        assert_eq!(names, ["labels-shop-web", "labels-shop-db"]);
+        assert_eq!(names, ["labels-shop.web", "labels-shop.db"]);
         let mode = |index: usize| {
             found.documents[index]["spec"]["template"]["spec"]["consistency"]["mode"].clone()
         };
@@ -315,11 +389,48 @@ mod tests {
         }
         let host =
             HostFacts { containers: vec![container("shop/db", &[ON])], ..HostFacts::default() };
-        assert!(labelled(&host, None).problems[0].contains("eider.store"));
+        assert!(labelled(&host, &[]).problems[0].contains("eider.store"));
         let off = HostFacts {
             containers: vec![container("shop/db", &[("eider.enable", "false")])],
             ..HostFacts::default()
         };
-        assert_eq!(labelled(&off, Some("main")), Labelled::default());
+        assert_eq!(labelled(&off, &["main"]), Labelled::default());
+    }
+
+    #[test]
+    fn no_two_owners_of_labels_have_one_schedule_name() {
+        let other = [ON, ("eider.schedule", "@hourly")];
+        let found = read(vec![
+            container("x", &[ON]),
+            container("x/db", &[ON]),
+            container("a-b/db", &[ON]),
+            container("a_b/db", &[ON]),
+            container("a/b", &[ON]),
+            container("a/c", &other),
+            container("y.z", &[ON]),
+            container("y-z", &[ON]),
+        ]);
+        assert!(found.problems.is_empty(), "{:?}", found.problems);
+        let names: BTreeSet<String> =
+            found.documents.iter().map(|one| one["metadata"]["name"].to_string()).collect();
+        assert_eq!(names.len(), 8, "{names:?}");
+    }
+
+    #[test]
+    fn labels_that_nobody_can_read_are_told() {
+        let found = read(vec![
+            container("shop/db", &[ON, ("eider.stop", "perhaps"), ("eider.worker", "x")]),
+            container("shop/web", &[("eider.exlude", "cache")]),
+            container("shop/cache", &[("eider.enable", "on")]),
+            container("other", &[ON, ("eider.store", "nosuch")]),
+        ]);
+        let told = found.problems.join("\n");
+        for part in
+            ["eider.stop `perhaps`", "no label eider.exlude", "eider.enable `on`", "`nosuch`"]
+        {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        assert_eq!(found.problems.len(), 4, "{told}");
+        assert_eq!(found.documents.len(), 1, "whose store is not there has no schedule");
     }
 }
