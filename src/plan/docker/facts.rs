@@ -1,8 +1,9 @@
 //! What is known of a Docker host, as far as it decides anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::plan::Failure;
 use crate::spec::Reason;
@@ -15,6 +16,8 @@ pub(super) const SERVICE: &str = "com.docker.compose.service";
 const ONE_OFF: &str = "com.docker.compose.oneoff";
 /// Label with what the service depends on: `name:condition:restart`, with commas between them.
 const DEPENDS_ON: &str = "com.docker.compose.depends_on";
+/// Digits of an id that the engine shows people; nobody writes less of one into a script.
+const SHORT_ID: usize = 12;
 /// Label on a volume with its name in the Compose file.
 pub(super) const VOLUME: &str = "com.docker.compose.volume";
 
@@ -35,6 +38,10 @@ pub struct HostFacts {
     /// there by a worker does not depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<String>,
+    /// Paths that are mounted somewhere and lead over symbolic links, each with where it leads. Empty
+    /// where the host's paths cannot be looked at.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub real_paths: BTreeMap<String, String>,
 }
 
 /// One container.
@@ -55,8 +62,13 @@ pub struct ContainerFacts {
     pub auto_remove: bool,
     /// Its own time to stop in, in seconds; none for the engine's default of ten, [`FOREVER`] for no limit.
     pub stop_timeout: Option<u32>,
-    /// Ids or names of containers whose network or volumes it uses.
+    /// Ids or names of containers whose network, processes or shared memory it lives in: it cannot go on
+    /// when one of them stops, and never finds another one that is made in its place.
     pub uses: Vec<String>,
+    /// Ids or names of containers whose mounts it was given when it was made (`--volumes-from`).
+    pub mounts_of: Vec<String>,
+    /// Names of containers that have to run when it starts (`--link`).
+    pub links: Vec<String>,
     /// What is mounted into it.
     pub mounts: Vec<MountFacts>,
 }
@@ -108,6 +120,8 @@ pub struct VolumeFacts {
     pub labels: BTreeMap<String, String>,
     /// Where its data is on the host.
     pub mountpoint: String,
+    /// The directory of the host that is mounted there (`device=` of the local driver).
+    pub device: Option<String>,
     /// Why nobody finds the data at the mount point while no container mounts the volume; none for a
     /// plain local volume.
     pub elsewhere: Option<String>,
@@ -134,6 +148,32 @@ impl HostFacts {
         })
     }
 
+    /// The same path without symbolic links, as far as that is known.
+    pub(super) fn real_path<'a>(&'a self, path: &'a str) -> &'a str {
+        self.real_paths.get(path).map_or(path, String::as_str)
+    }
+
+    /// Where the data of a volume really is on the host, if that is known.
+    pub(super) fn volume_path(&self, name: &str) -> Option<&str> {
+        let volume = self.volume(name)?;
+        let path = volume.device.as_deref().unwrap_or(&volume.mountpoint);
+        (!path.is_empty()).then(|| self.real_path(path))
+    }
+
+    /// Every path of the host at which data is mounted into a container, or kept for that.
+    pub fn data_paths(&self) -> BTreeSet<&str> {
+        let mounts = self.containers.iter().flat_map(|container| &container.mounts);
+        let binds = mounts.filter_map(|mount| match &mount.kind {
+            MountKind::Bind(path) => Some(path.as_str()),
+            MountKind::Volume(_) | MountKind::Temporary => None,
+        });
+        let volumes = self
+            .volumes
+            .iter()
+            .map(|volume| volume.device.as_deref().unwrap_or(&volume.mountpoint));
+        binds.chain(volumes).filter(|path| !path.is_empty()).collect()
+    }
+
     /// A container by its id.
     pub fn container(&self, id: &str) -> Option<&ContainerFacts> {
         self.containers.iter().find(|container| container.id == id)
@@ -149,6 +189,36 @@ impl ContainerFacts {
     /// Whether it does anything that has to be held still, and begun again afterwards.
     pub fn is_up(&self) -> bool {
         self.state != RunState::Stopped
+    }
+
+    /// Takes from the engine's `HostConfig` which other containers this one needs.
+    #[must_use]
+    pub fn tied_by(mut self, host: &Value) -> Self {
+        let modes = ["NetworkMode", "PidMode", "IpcMode"];
+        let modes = modes.iter().filter_map(|mode| host[*mode].as_str());
+        self.uses =
+            modes.filter_map(|mode| mode.strip_prefix("container:")).map(str::to_owned).collect();
+        // `NAME:ro`, and `/NAME:/OWN-NAME/ALIAS`.
+        let first = |list: &Value| -> Vec<String> {
+            let entries = list.as_array().into_iter().flatten().filter_map(Value::as_str);
+            let names = entries.filter_map(|entry| entry.split(':').next());
+            names.map(|name| name.trim_start_matches('/').to_owned()).collect()
+        };
+        self.mounts_of = first(&host["VolumesFrom"]);
+        self.links = first(&host["Links"]);
+        self
+    }
+
+    /// Whether the engine means this one by a name, an id or the beginning of an id.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        let is_short = name.len() >= SHORT_ID && self.id.starts_with(name);
+        name == self.name || name == self.id || is_short
+    }
+
+    /// Whether another one that is made in the place of `other` is not enough for this one: it was made
+    /// with the very `other`.
+    pub(super) fn is_made_with(&self, other: &Self) -> bool {
+        self.uses.iter().chain(&self.mounts_of).any(|used| other.is_called(used))
     }
 
     /// Its Compose project, unless it is a one-off run beside the project's services.
@@ -181,6 +251,15 @@ impl ContainerFacts {
     /// One of Eider's own labels.
     pub(super) fn own_label(&self, name: &str) -> Option<&str> {
         self.labels.get(&format!("eider.{name}")).map(String::as_str)
+    }
+
+    /// One of Eider's own labels that says yes or no, in any of the words that YAML has for it.
+    pub(super) fn own_flag(&self, name: &str) -> Option<bool> {
+        match self.own_label(name)?.trim().to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Some(true),
+            "false" | "no" | "off" | "0" => Some(false),
+            _ => None,
+        }
     }
 }
 

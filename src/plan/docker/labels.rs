@@ -28,10 +28,6 @@ const KNOWN: &[&str] =
     &["enable", "schedule", "store", "retention", "stop", "hook.before", "hook.after", "exclude"];
 /// Labels that Eider writes on what it makes.
 const OWN: &[&str] = &["operation", "restore", "upgrade", "worker"];
-/// What `eider.enable` and `eider.stop` may say.
-const YES: &[&str] = &["true", "yes", "1"];
-const NO: &[&str] = &["false", "no", "0", ""];
-const STOP: &[&str] = &["true", "false", "pause"];
 
 /// What the labels of a host ask for.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -56,7 +52,7 @@ struct Wish {
 pub fn labelled(host: &HostFacts, stores: &[&str]) -> Labelled {
     let mut scopes: BTreeMap<(bool, String), Vec<&ContainerFacts>> = BTreeMap::new();
     for container in &host.containers {
-        if container.own_label("enable").is_some_and(is_yes) {
+        if container.own_flag("enable") == Some(true) {
             let scope = match container.project() {
                 Some(project) => (true, project.to_owned()),
                 None => (false, container.name.clone()),
@@ -138,10 +134,6 @@ pub fn labelled(host: &HostFacts, stores: &[&str]) -> Labelled {
     found
 }
 
-fn is_yes(text: &str) -> bool {
-    YES.contains(&text.trim().to_ascii_lowercase().as_str())
-}
-
 /// Labels of a container that nobody reads, and those that say nothing that is understood.
 fn unreadable(container: &ContainerFacts) -> Vec<String> {
     let names = container.labels.keys().filter_map(|label| label.strip_prefix("eider."));
@@ -156,15 +148,16 @@ fn unreadable(container: &ContainerFacts) -> Vec<String> {
             )
         })
         .collect();
-    if let Some(word) = container.own_label("stop").filter(|word| !STOP.contains(word)) {
+    if let Some(word) = container.own_label("stop").filter(|word| {
+        container.own_flag("stop").is_none() && *word != "pause"
+    }) {
         problems.push(format!(
-            "{}: eider.stop `{word}` is none of {}: it is stopped",
-            container.name,
-            STOP.join(", ")
+            "{}: eider.stop `{word}` is none of true, false, pause: it is stopped",
+            container.name
         ));
     }
-    let is_no = |word: &str| NO.contains(&word.trim().to_ascii_lowercase().as_str());
-    if let Some(word) = container.own_label("enable").filter(|word| !is_yes(word) && !is_no(word)) {
+    let nonsense = |word: &&str| container.own_flag("enable").is_none() && !word.trim().is_empty();
+    if let Some(word) = container.own_label("enable").filter(nonsense) {
         problems
             .push(format!("{}: eider.enable `{word}` is neither true nor false", container.name));
     }
@@ -246,7 +239,7 @@ fn schedule(
         }
         None => json!({"containers": [group[0].name]}),
     };
-    let goes_on = |member: &&&ContainerFacts| member.own_label("stop") == Some("false");
+    let goes_on = |member: &&&ContainerFacts| member.own_flag("stop") == Some(false);
     let mode = if wish.paused {
         "Pause"
     } else if group.iter().all(|member| goes_on(&member)) {
@@ -421,12 +414,12 @@ mod tests {
         let found = read(vec![
             container("shop/db", &[ON, ("eider.stop", "perhaps"), ("eider.worker", "x")]),
             container("shop/web", &[("eider.exlude", "cache")]),
-            container("shop/cache", &[("eider.enable", "on")]),
+            container("shop/cache", &[("eider.enable", "maybe")]),
             container("other", &[ON, ("eider.store", "nosuch")]),
         ]);
         let told = found.problems.join("\n");
         for part in
-            ["eider.stop `perhaps`", "no label eider.exlude", "eider.enable `on`", "`nosuch`"]
+            ["eider.stop `perhaps`", "no label eider.exlude", "eider.enable `maybe`", "`nosuch`"]
         {
             assert!(told.contains(part), "{part}: {told}");
         }

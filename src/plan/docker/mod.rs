@@ -24,7 +24,7 @@ pub use labels::{Labelled, labelled};
 pub use placement::{Definitions, Placement, Placements, VolumeDefinition, place};
 pub use recreation::{Recreation, chosen_address, recreate};
 pub use replacing::{Replaced, replaced};
-pub use revival::{Missing, missing, networks, revive};
+pub use revival::{Missing, making_order, missing, networks, revive};
 pub use selection::{Place, Root, RootSource, Selection, Uncovered, is_beneath, select};
 pub use stopping::{StopEntry, Stopping, Touch, entries, stop_set};
 pub use watching::{Health, Sighting, Usage, is_up};

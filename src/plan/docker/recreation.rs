@@ -57,6 +57,13 @@ pub fn recreate(
             host[field] = json!(format!("container:{name}"));
         }
     }
+    for entry in host["VolumesFrom"].as_array_mut().into_iter().flatten() {
+        let text = entry.as_str().unwrap_or_default();
+        let (id, mode) = text.split_once(':').map_or((text, None), |(id, mode)| (id, Some(mode)));
+        if let Some(name) = names.get(id) {
+            *entry = json!(mode.map_or_else(|| name.clone(), |mode| format!("{name}:{mode}")));
+        }
+    }
     let shared = host["NetworkMode"].as_str().is_some_and(|mode| mode.starts_with("container:"));
     if shared {
         // Its name and ports are those of the container whose network it uses.

@@ -24,8 +24,9 @@ pub struct Replaced {
     pub image: String,
 }
 
-/// The containers that images are named for, and those that live in their networks: they name them by
-/// their ids and could not start otherwise. Those that others need come first.
+/// The containers that images are named for, and every container of the host that lives in one of them,
+/// whoever it belongs to and whether it runs or not: it names them by their ids and could never start
+/// again otherwise. Those that others need come first.
 ///
 /// `mark` tells this upgrade from others in the names of what is kept.
 ///
@@ -59,14 +60,12 @@ pub fn replaced(
         chosen.extend(found.map(|container| (*container, image.clone())));
     }
     loop {
-        let dependent = selected.iter().find(|container| {
-            let uses = |(used, _): &(&ContainerFacts, String)| {
-                container.uses.iter().any(|name| *name == used.id || *name == used.name)
-            };
-            chosen.iter().all(|(known, _)| known.id != container.id) && chosen.iter().any(uses)
+        let dependent = host.containers.iter().find(|container| {
+            chosen.iter().all(|(known, _)| known.id != container.id)
+                && chosen.iter().any(|(used, _)| container.is_made_with(used))
         });
         let Some(dependent) = dependent else { break };
-        chosen.push((*dependent, dependent.image.clone()));
+        chosen.push((dependent, dependent.image.clone()));
     }
     let containers: Vec<&ContainerFacts> = chosen.iter().map(|(container, _)| *container).collect();
     let mut order = in_order(&containers);
@@ -87,6 +86,7 @@ pub fn replaced(
 
 #[cfg(test)]
 mod tests {
+    use super::super::facts::RunState;
     use super::*;
 
     fn container(name: &str, uses: &[&str]) -> ContainerFacts {
@@ -115,6 +115,21 @@ mod tests {
         let said: Vec<String> =
             found.iter().map(|one| format!("{} {} {}", one.name, one.aside, one.image)).collect();
         assert_eq!(said, ["web web.before-u1 web:2", "tunnel tunnel.before-u1 tunnel:1"]);
+    }
+
+    #[test]
+    fn who_lives_in_a_replaced_one_is_made_again_even_if_nobody_selected_it() {
+        let (selection, mut host) = shop();
+        let mut off = container("off", &["tunnel"]);
+        off.state = RunState::Stopped;
+        let mut heir = container("heir", &[]);
+        heir.mounts_of = vec!["off".to_owned()];
+        host.containers.extend([heir, off, container("stranger", &["db"])]);
+        let images = BTreeMap::from([("web".to_owned(), "web:2".to_owned())]);
+        let found = replaced(&images, &selection, &host, "u1").unwrap();
+        let said: Vec<String> =
+            found.iter().map(|one| format!("{} {}", one.name, one.image)).collect();
+        assert_eq!(said, ["web web:2", "tunnel tunnel:1", "off off:1", "heir heir:1"]);
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::facts::HostFacts;
+use super::facts::{ContainerFacts, HostFacts};
 use super::placement::Definitions;
 use super::recreation::{Recreation, recreate};
+use super::stopping::in_order;
 
 /// A container of the archive that is not on the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +55,21 @@ pub fn missing(definitions: &Definitions, host: &HostFacts, made: (&str, &str)) 
             definition: definition.clone(),
         })
         .collect()
+}
+
+/// The order of making: whose network, processes or volumes others use comes before them.
+pub fn making_order(missing: &[Missing]) -> Vec<&Missing> {
+    let facts: Vec<ContainerFacts> = missing
+        .iter()
+        .map(|one| {
+            let id = one.definition["id"].as_str().unwrap_or_default().to_owned();
+            ContainerFacts { id, name: one.name.clone(), ..ContainerFacts::default() }
+                .tied_by(&one.definition["hostConfig"])
+        })
+        .collect();
+    let order = in_order(&facts.iter().collect::<Vec<_>>());
+    let found = |facts: &ContainerFacts| missing.iter().find(|one| one.name == facts.name);
+    order.into_iter().rev().filter_map(found).collect()
 }
 
 /// The container to make; `image` is what the host calls the image.
@@ -112,7 +128,6 @@ pub fn networks(definitions: &Definitions, missing: &[Missing], there: &[String]
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::ContainerFacts;
     use super::*;
 
     fn definitions() -> Definitions {
@@ -173,6 +188,38 @@ mod tests {
         assert_eq!(db["Labels"]["eider.restore"], "m1");
         let proxy = revive(&found[1], &definitions, "shop/proxy:1", "x", &labels).body;
         assert_eq!(proxy["HostConfig"]["NetworkMode"], "container:shop-db-1");
+    }
+
+    #[test]
+    fn who_uses_volumes_or_processes_of_others_is_made_after_them_however_long_the_chain() {
+        let container = |name: &str, host: Value| json!({"id": format!("{name}0123456789"), "name": name, "hostConfig": host});
+        let definitions = Definitions {
+            containers: vec![
+                container("a", json!({"PidMode": "container:b"})),
+                container("b", json!({"VolumesFrom": ["c0123456789:ro"]})),
+                container("c", json!({"IpcMode": "container:d0123456789", "PidMode": ""})),
+                container("d", json!({"NetworkMode": "container:f0123456789"})),
+                container("e", json!({"Links": ["/a:/e/database"]})),
+                container("f", json!({"NetworkMode": "bridge", "VolumesFrom": null})),
+            ],
+            ..Definitions::default()
+        };
+        let found = missing(&definitions, &HostFacts::default(), ("l", "m"));
+        let order: Vec<&str> = making_order(&found).iter().map(|one| &*one.name).collect();
+        assert_eq!(order, ["f", "d", "c", "b", "a", "e"]);
+        let names = |entry: &str| {
+            let mut user = container("user", json!({"VolumesFrom": [entry]}));
+            user["id"] = json!("0");
+            let all = Definitions {
+                containers: vec![user, definitions.containers[2].clone()],
+                ..Definitions::default()
+            };
+            let found = missing(&all, &HostFacts::default(), ("l", "m"));
+            revive(&found[0], &all, "i", "d", &BTreeMap::new()).body["HostConfig"]["VolumesFrom"]
+                .clone()
+        };
+        assert_eq!(names("c0123456789:ro"), json!(["c:ro"]));
+        assert_eq!(names("other"), json!(["other"]));
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! Who has to stand still while data is read or replaced, and in which order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::{ContainerFacts, HostFacts, MountKind, RunState};
-use super::selection::{RootSource, Selection, is_beneath};
+use super::facts::{ContainerFacts, HostFacts, MountFacts, MountKind, RunState};
+use super::selection::{Root, RootSource, Selection, is_beneath};
 use crate::plan::Failure;
 use crate::spec::{ConsistencyMode, Reason};
+
+/// Seconds that the engine waits after SIGTERM where nobody said otherwise.
+const DEFAULT_STOP: u32 = 10;
 
 /// What an operation does to the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,18 +44,55 @@ pub struct StopEntry {
     pub timeout: Option<u32>,
     /// It was frozen already: it is to be frozen again, and not to run.
     pub paused: bool,
-    /// Whether the target selects it; otherwise it shares data with what is selected.
+    /// Whether the target selects it; otherwise it shares data with what is selected, or lives in it.
     pub selected: bool,
+    /// The name of one that stops and whose network, processes or mounts it uses, where that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lives_with: Option<String>,
     /// Ids of others among them that have to be healthy before it starts, as Compose is told by
     /// `condition: service_healthy`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after_healthy: Vec<String>,
 }
 
+impl StopEntry {
+    /// How long the engine lets it end by itself.
+    pub fn seconds_to_stop(&self) -> u32 {
+        self.timeout.unwrap_or(DEFAULT_STOP)
+    }
+}
+
+impl Stopping {
+    /// What all of them may take to stop, one after the other, each in its own time.
+    pub fn longest(&self) -> Duration {
+        let each = self.order.iter().map(StopEntry::seconds_to_stop);
+        each.map(|seconds| Duration::from_secs(seconds.into()))
+            .fold(Duration::ZERO, Duration::saturating_add)
+    }
+
+    /// Tells who would be stopped and started again every night without ever being in time.
+    pub fn warn_if_slower_than(&mut self, timeout: Duration) {
+        let longest = self.longest();
+        if longest > timeout {
+            self.warnings.push(format!(
+                "{} containers may take {} s to stop, one after the other, and `consistency.timeout` is {} s: \
+                 past it the operation fails and starts them again",
+                self.order.len(),
+                longest.as_secs(),
+                timeout.as_secs()
+            ));
+        }
+    }
+}
+
 /// The containers to hold still in this way. What is not up is not among them and stays as it is.
 ///
+/// Who lives in the network or the processes of one that stops is stopped as well, whoever it belongs to: it
+/// would go on with nothing, and nobody would start it again.
+///
 /// # Errors
-/// [`Reason::QuiesceFailed`] for a container that would be gone once stopped, or made again by others.
+/// [`Reason::QuiesceFailed`] for a container that would be gone once stopped, or made again by others;
+/// [`Reason::UnsupportedTarget`] if Eider itself could not go on.
 pub fn stop_set(
     selection: &Selection,
     host: &HostFacts,
@@ -59,70 +100,146 @@ pub fn stop_set(
     mode: ConsistencyMode,
 ) -> Result<Stopping, Failure> {
     let mut stopping = Stopping::default();
-    let mut chosen: Vec<&ContainerFacts> = Vec::new();
+    let mut chosen: Vec<Chosen<'_>> = Vec::new();
     for container in host.containers.iter().filter(|container| container.is_up()) {
         let selected = selection.containers.contains(&container.id);
-        let sharing = shares(container, selection, touch);
-        if !selected && !sharing {
-            continue;
-        }
+        let sharing = shares(container, selection, host, touch);
         let loses = sharing && touch == Touch::Replace;
         if host.own_container.as_ref() == Some(&container.id) {
-            if loses {
-                let message = format!(
-                    "{} is Eider itself and works on what is to be replaced",
-                    container.name
-                );
-                return Err(Failure::new(Reason::UnsupportedTarget, message)
-                    .hint("name other volumes, or have it done by an Eider on the host"));
-            }
-            if selected {
-                stopping.warnings.push(format!(
-                    "{} is Eider itself and goes on: what it writes is read while it runs",
-                    container.name
-                ));
-                continue;
-            }
-            // It mounts the data in order to reach it.
-            continue;
-        }
-        if container.own_label("stop") == Some("false") {
-            let name = &container.name;
-            if !loses {
-                stopping.warnings.push(format!(
-                    "{name} goes on, as its label eider.stop says: its data may not be consistent"
-                ));
-                continue;
-            }
-            // It would go on with a tree that nobody finds again.
+            stopping.warnings.extend(own_goes_on(container, selected, loses)?);
+        } else if selected || sharing {
+            chosen.push(Chosen { container, loses, lives_with: None });
+        } else if let Some(path) = reaches_volumes(container, selection, host) {
             stopping.warnings.push(format!(
-                "{name} is stopped, whatever its label eider.stop says: its data is replaced"
-            ));
-        }
-        if container.auto_remove && mode == ConsistencyMode::Stop {
-            let message = format!(
-                "container {} was started with --rm and would be removed when it stops",
+                "{} goes on: it may write to every volume, by {path}",
                 container.name
-            );
-            return Err(Failure::new(Reason::QuiesceFailed, message)
-                .hint("use `consistency.mode: Pause` or `Live`, or start it without --rm"));
-        }
-        if let Some(keeper) = container.keeper()
-            && mode == ConsistencyMode::Stop
-        {
-            let name = &container.name;
-            let message = format!("{keeper} would start another container when {name} stops");
-            return Err(Failure::new(Reason::QuiesceFailed, message).hint(
-                "use `consistency.mode: Pause` or `Live`; in a cluster run Eider's operator",
             ));
         }
-        chosen.push(container);
     }
-    stopping.order = entries(&chosen);
+    let goes_on = |one: &Chosen<'_>| !one.loses && one.container.own_flag("stop") == Some(false);
+    let (kept, mut chosen): (Vec<_>, Vec<_>) = chosen.into_iter().partition(goes_on);
+    if mode == ConsistencyMode::Stop {
+        add_who_lives_with(&mut chosen, host, touch)?;
+    }
+    for Chosen { container, .. } in kept {
+        if chosen.iter().all(|one| one.container.id != container.id) {
+            stopping.warnings.push(format!(
+                "{} goes on, as its label eider.stop says: its data may not be consistent",
+                container.name
+            ));
+        }
+    }
+    for one in &chosen {
+        stopping.warnings.extend(one.stopped_against_its_label());
+        if mode == ConsistencyMode::Stop {
+            check_comes_back(one.container)?;
+        }
+    }
+    let containers: Vec<&ContainerFacts> = chosen.iter().map(|one| one.container).collect();
+    stopping.order = entries(&containers);
     for entry in &mut stopping.order {
         entry.selected = selection.containers.contains(&entry.id);
+        let found = chosen.iter().find(|one| one.container.id == entry.id);
+        entry.lives_with = found.and_then(|one| one.lives_with.clone());
     }
     Ok(stopping)
+}
+
+/// One that is to stand still, and why.
+struct Chosen<'a> {
+    container: &'a ContainerFacts,
+    /// The data that it works on is replaced.
+    loses: bool,
+    /// The name of one that stops and that it cannot be without; none if it works on the data itself.
+    lives_with: Option<String>,
+}
+
+impl Chosen<'_> {
+    fn stopped_against_its_label(&self) -> Option<String> {
+        if self.container.own_flag("stop") != Some(false) {
+            return None;
+        }
+        // It would go on with a tree that nobody finds again, or without a network.
+        let why = match &self.lives_with {
+            Some(other) => format!("it lives in {other}, which stops"),
+            None => "its data is replaced".to_owned(),
+        };
+        let name = &self.container.name;
+        Some(format!("{name} is stopped, whatever its label eider.stop says: {why}"))
+    }
+}
+
+/// What people have to know of Eider's own container, which is never stopped.
+fn own_goes_on(
+    own: &ContainerFacts,
+    selected: bool,
+    loses: bool,
+) -> Result<Option<String>, Failure> {
+    let name = &own.name;
+    if loses {
+        let message = format!("{name} is Eider itself and works on what is to be replaced");
+        return Err(Failure::new(Reason::UnsupportedTarget, message)
+            .hint("name other volumes, or have it done by an Eider on the host"));
+    }
+    // Otherwise it mounts the data in order to reach it.
+    Ok(selected.then(|| {
+        format!("{name} is Eider itself and goes on: what it writes is read while it runs")
+    }))
+}
+
+/// Adds those who live in one that stops, and those who live in them.
+fn add_who_lives_with<'a>(
+    chosen: &mut Vec<Chosen<'a>>,
+    host: &'a HostFacts,
+    touch: Touch,
+) -> Result<(), Failure> {
+    let mut next = 0;
+    while let Some(other) = chosen.get(next).map(|one| one.container) {
+        next += 1;
+        for container in host.containers.iter().filter(|container| container.is_up()) {
+            if container.id == other.id || !cannot_go_on_without(container, other, touch) {
+                continue;
+            }
+            if host.own_container.as_ref() == Some(&container.id) {
+                let message =
+                    format!("{} is Eider itself and lives in {}", container.name, other.name);
+                return Err(Failure::new(Reason::UnsupportedTarget, message).hint(
+                    "use `consistency.mode: Pause` or `Live`, or have it done by an Eider on the host",
+                ));
+            }
+            if chosen.iter().all(|one| one.container.id != container.id) {
+                let lives_with = Some(other.name.clone());
+                chosen.push(Chosen { container, loses: false, lives_with });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a container is left with nothing when another one stops, or makes way for a new one.
+fn cannot_go_on_without(one: &ContainerFacts, other: &ContainerFacts, touch: Touch) -> bool {
+    match touch {
+        // Mounts stay whoever gave them.
+        Touch::Read => one.uses.iter().any(|used| other.is_called(used)),
+        Touch::Replace => one.is_made_with(other),
+    }
+}
+
+/// Refuses one that would not be there to be started again, or be another by then.
+fn check_comes_back(container: &ContainerFacts) -> Result<(), Failure> {
+    let name = &container.name;
+    if container.auto_remove {
+        let message =
+            format!("container {name} was started with --rm and would be removed when it stops");
+        return Err(Failure::new(Reason::QuiesceFailed, message)
+            .hint("use `consistency.mode: Pause` or `Live`, or start it without --rm"));
+    }
+    if let Some(keeper) = container.keeper() {
+        let message = format!("{keeper} would start another container when {name} stops");
+        return Err(Failure::new(Reason::QuiesceFailed, message)
+            .hint("use `consistency.mode: Pause` or `Live`; in a cluster run Eider's operator"));
+    }
+    Ok(())
 }
 
 /// These containers in the order of stopping; they start in reverse order.
@@ -133,6 +250,7 @@ pub fn entries(containers: &[&ContainerFacts]) -> Vec<StopEntry> {
         timeout: container.stop_timeout,
         paused: container.state == RunState::Paused,
         selected: true,
+        lives_with: None,
         after_healthy: containers
             .iter()
             .filter(|other| waits_for_health_of(container, other))
@@ -142,16 +260,76 @@ pub fn entries(containers: &[&ContainerFacts]) -> Vec<StopEntry> {
     in_order(containers).into_iter().map(entry).collect()
 }
 
-/// Whether a container that is not selected works on selected data.
-fn shares(container: &ContainerFacts, selection: &Selection, touch: Touch) -> bool {
-    container.mounts.iter().filter(|mount| mount.writable || touch == Touch::Replace).any(|mount| {
-        selection.roots.iter().any(|root| match (&root.source, &mount.kind) {
-            (RootSource::Volume(name), MountKind::Volume(mounted)) => name == mounted,
-            (RootSource::Bind(path), MountKind::Bind(mounted)) => {
-                is_beneath(mounted, path) || is_beneath(path, mounted)
-            }
-            _ => false,
-        })
+/// Whether a container works on selected data.
+fn shares(
+    container: &ContainerFacts,
+    selection: &Selection,
+    host: &HostFacts,
+    touch: Touch,
+) -> bool {
+    let holds = |mount: &MountFacts| {
+        selection.roots.iter().any(|root| holds(mount, &root.source, host, touch))
+    };
+    container.mounts.iter().any(holds)
+}
+
+/// Whether a mount is in the way of reading or replacing a root. Directories are compared by what is known
+/// of where they really are: the same data may be mounted as a volume, by its path and by a link to it.
+fn holds(mount: &MountFacts, root: &RootSource, host: &HostFacts, touch: Touch) -> bool {
+    let is_in_the_way = mount.writable || touch == Touch::Replace;
+    if let (MountKind::Volume(mounted), RootSource::Volume(name)) = (&mount.kind, root)
+        && mounted == name
+    {
+        return is_in_the_way;
+    }
+    let (Some(mounted), Some(path)) = (mounted_path(mount, host), root_path(root, host)) else {
+        return false;
+    };
+    if is_beneath(mounted, path) {
+        return is_in_the_way;
+    }
+    // Through a directory above it everybody finds what is put in its place: only writers are in the way,
+    // and who is given all volumes at once looks after the engine and works on none of them.
+    let of_engine = matches!(root, RootSource::Volume(_)) && holds_volumes(mounted, host);
+    mount.writable && is_beneath(path, mounted) && !of_engine
+}
+
+fn mounted_path<'a>(mount: &'a MountFacts, host: &'a HostFacts) -> Option<&'a str> {
+    match &mount.kind {
+        MountKind::Volume(name) => host.volume_path(name),
+        MountKind::Bind(path) => Some(host.real_path(path)),
+        MountKind::Temporary => None,
+    }
+}
+
+fn root_path<'a>(root: &'a RootSource, host: &'a HostFacts) -> Option<&'a str> {
+    match root {
+        RootSource::Volume(name) => host.volume_path(name),
+        RootSource::Bind(path) => Some(host.real_path(path)),
+    }
+}
+
+/// Whether a directory is the engine's directory of all volumes, or above it.
+fn holds_volumes(path: &str, host: &HostFacts) -> bool {
+    host.engine_directory().is_some_and(|engine| {
+        let volumes = format!("{engine}/volumes");
+        is_beneath(host.real_path(&volumes), path) || is_beneath(&volumes, path)
+    })
+}
+
+/// By which path a container may write to every volume, and so to selected ones.
+fn reaches_volumes<'a>(
+    container: &'a ContainerFacts,
+    selection: &Selection,
+    host: &HostFacts,
+) -> Option<&'a str> {
+    let is_volume = |root: &Root| matches!(root.source, RootSource::Volume(_));
+    if !selection.roots.iter().any(is_volume) {
+        return None;
+    }
+    container.mounts.iter().filter(|mount| mount.writable).find_map(|mount| match &mount.kind {
+        MountKind::Bind(path) if holds_volumes(path, host) => Some(path.as_str()),
+        _ => None,
     })
 }
 
@@ -181,7 +359,8 @@ fn needs(one: &ContainerFacts, other: &ContainerFacts) -> bool {
         return false;
     }
     depends_on(one, other).is_some()
-        || one.uses.iter().any(|used| *used == other.id || *used == other.name)
+        || one.is_made_with(other)
+        || one.links.iter().any(|name| other.is_called(name))
 }
 
 /// Under which condition `one` depends on `other`, if it does.

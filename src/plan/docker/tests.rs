@@ -57,7 +57,7 @@ fn shop() -> HostFacts {
                 name: "shop_data".to_owned(),
                 labels: labels(&of_project),
                 mountpoint: "/var/lib/docker/volumes/shop_data/_data".to_owned(),
-                elsewhere: None,
+                ..VolumeFacts::default()
             },
             VolumeFacts { name: "other".to_owned(), ..VolumeFacts::default() },
         ],
@@ -338,4 +338,150 @@ fn data_only_leaves_out_what_is_only_read_from_the_host() {
     assert_eq!(names(&data), ["volumes/shop_data", "binds/srv/both"]);
     let left = data.uncovered.iter().find(|left| left.place.ends_with("etc")).unwrap();
     assert!(left.why.contains("DataOnly") && left.usual);
+}
+
+#[test]
+fn who_lives_in_the_network_of_one_that_stops_is_not_left_without_it() {
+    let mut host = shop();
+    let stranger = |name: &str, used: &str| {
+        let mut stranger = service(name, "", Vec::new());
+        stranger.name = name.to_owned();
+        stranger.labels.clear();
+        stranger.uses = vec![used.to_owned()];
+        stranger
+    };
+    let mut off = stranger("off", "id-of-web");
+    off.state = RunState::Stopped;
+    host.containers.extend([
+        off,
+        stranger("torrent", "id-of-web"),
+        stranger("watcher", "torrent"),
+        stranger("other", "elsewhere"),
+    ]);
+    let target = DockerTarget { services: Some(vec!["web".to_owned()]), ..project() };
+    let selection = select(&target, &host).unwrap();
+    let stopping = stop_set(&selection, &host, Touch::Read, Stop).unwrap();
+    assert_eq!(names(&stopping), ["watcher", "torrent", "shop-web-1"]);
+    let why: Vec<Option<&str>> =
+        stopping.order.iter().map(|entry| entry.lives_with.as_deref()).collect();
+    assert_eq!(why, [Some("torrent"), Some("shop-web-1"), None]);
+    // A frozen one keeps its network.
+    let frozen = stop_set(&selection, &host, Touch::Read, Pause).unwrap();
+    assert_eq!(names(&frozen), ["shop-web-1"]);
+    // A label is about data, and nobody wants to go on without a network.
+    let torrent = host.containers.iter_mut().find(|one| one.name == "torrent").unwrap();
+    torrent.labels.insert("eider.stop".to_owned(), "false".to_owned());
+    let stopping = stop_set(&selection, &host, Touch::Read, Stop).unwrap();
+    assert_eq!(names(&stopping), ["watcher", "torrent", "shop-web-1"]);
+    assert!(stopping.warnings[0].contains("it lives in shop-web-1"), "{stopping:?}");
+    host.own_container = Some("id-of-torrent".to_owned());
+    let refused = stop_set(&selection, &host, Touch::Read, Stop).unwrap_err();
+    assert_eq!(refused.reason, Reason::UnsupportedTarget);
+    assert!(stop_set(&selection, &host, Touch::Read, Pause).is_ok());
+}
+
+#[test]
+fn who_took_over_mounts_goes_on_while_they_are_read() {
+    let mut host = shop();
+    host.containers[3].mounts.clear();
+    host.containers[3].mounts_of = vec!["shop-web-1".to_owned()];
+    let target = DockerTarget { services: Some(vec!["web".to_owned()]), ..project() };
+    let selection = select(&target, &host).unwrap();
+    let reading = stop_set(&selection, &host, Touch::Read, Stop).unwrap();
+    assert_eq!(names(&reading), ["shop-web-1"]);
+    let replacing = stop_set(&selection, &host, Touch::Replace, Stop).unwrap();
+    assert_eq!(names(&replacing), ["reporter", "shop-web-1"]);
+}
+
+#[test]
+fn one_that_is_linked_to_another_stops_before_it() {
+    let mut host = shop();
+    host.containers[3].name = "zz".to_owned();
+    host.containers[3].links = vec!["shop-web-1".to_owned()];
+    let stopping = stop_set(&select(&project(), &host).unwrap(), &host, Touch::Read, Stop).unwrap();
+    assert_eq!(names(&stopping), ["zz", "shop-web-1", "shop-api-1", "shop-db-1"]);
+}
+
+/// Whether somebody who mounts this path works on the data of a service with these mounts.
+fn is_in_the_way(host: &mut HostFacts, mounts: Vec<MountFacts>, other: MountFacts) -> [bool; 2] {
+    host.containers[1].mounts = mounts;
+    host.containers[3].mounts = vec![other];
+    let target = DockerTarget { services: Some(vec!["web".to_owned()]), ..project() };
+    let selection = select(&target, host).unwrap();
+    [Touch::Read, Touch::Replace].map(|touch| {
+        let stopping = stop_set(&selection, host, touch, Stop).unwrap();
+        names(&stopping).contains(&"reporter")
+    })
+}
+
+#[test]
+fn a_writer_is_seen_whatever_path_it_takes_to_the_data() {
+    let mut host = shop();
+    host.real_paths = [("/srv/link", "/srv/real"), ("/mnt/volumes", "/var/lib/docker/volumes")]
+        .map(|(path, real)| (path.to_owned(), real.to_owned()))
+        .into();
+    let data = || vec![volume("shop_data", true)];
+    let inside = "/var/lib/docker/volumes/shop_data/_data/sub";
+    assert_eq!(is_in_the_way(&mut host, data(), bind(inside)), [true, true]);
+    let beside = "/var/lib/docker/volumes/shop_data2/_data";
+    assert_eq!(is_in_the_way(&mut host, data(), bind(beside)), [false, false]);
+    assert_eq!(
+        is_in_the_way(&mut host, vec![bind("/srv/link")], bind("/srv/real/x")),
+        [true, true]
+    );
+    assert_eq!(is_in_the_way(&mut host, vec![bind("/srv/real")], bind("/srv/link")), [true, true]);
+    let read_only = |path: &str| MountFacts { writable: false, ..bind(path) };
+    assert_eq!(
+        is_in_the_way(&mut host, vec![bind("/srv/link")], read_only("/srv/real")),
+        [false, true]
+    );
+    // A volume may be a directory of the host under another name.
+    host.volumes[0].device = Some("/srv/real".to_owned());
+    assert_eq!(is_in_the_way(&mut host, data(), bind("/srv/link")), [true, true]);
+}
+
+#[test]
+fn who_looks_at_a_whole_tree_from_above_is_no_writer() {
+    let mut host = shop();
+    let read_only = |path: &str| MountFacts { writable: false, ..bind(path) };
+    for path in ["/", "/srv"] {
+        let web = || vec![bind("/srv/web")];
+        assert_eq!(is_in_the_way(&mut host, web(), read_only(path)), [false, false], "{path}");
+        assert_eq!(is_in_the_way(&mut host, web(), bind(path)), [true, true], "{path}");
+    }
+    // Who is given all volumes looks after the engine: it goes on, and that is said.
+    let all = bind("/var/lib/docker/volumes");
+    assert_eq!(is_in_the_way(&mut host, vec![volume("shop_data", true)], all), [false, false]);
+    let selection = select(&project(), &host).unwrap();
+    let stopping = stop_set(&selection, &host, Touch::Read, Stop).unwrap();
+    assert!(stopping.warnings[0].contains("every volume, by /var/lib/docker/volumes"));
+}
+
+#[test]
+fn every_way_to_say_no_keeps_a_container_from_being_stopped() {
+    for (word, stops) in
+        [("no", false), ("False", false), ("0", false), (" off ", false), ("yes", true)]
+    {
+        let mut host = shop();
+        host.containers[3].labels.insert("eider.stop".to_owned(), word.to_owned());
+        let selection = select(&project(), &host).unwrap();
+        let stopping = stop_set(&selection, &host, Touch::Read, Stop).unwrap();
+        assert_eq!(names(&stopping).contains(&"reporter"), stops, "{word}");
+    }
+}
+
+#[test]
+fn a_stop_that_cannot_be_in_time_is_told_before() {
+    let mut host = shop();
+    for container in &mut host.containers {
+        container.stop_timeout = Some(4);
+    }
+    host.containers[0].stop_timeout = None;
+    let mut stopping =
+        stop_set(&select(&project(), &host).unwrap(), &host, Touch::Read, Stop).unwrap();
+    stopping.warn_if_slower_than(std::time::Duration::from_secs(22));
+    assert!(stopping.warnings.is_empty(), "{stopping:?}");
+    stopping.warn_if_slower_than(std::time::Duration::from_secs(5));
+    let warning = &stopping.warnings[0];
+    assert!(warning.contains("22 s") && warning.contains("is 5 s"), "{warning}");
 }

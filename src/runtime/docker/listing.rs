@@ -1,6 +1,7 @@
 //! What there is on the host, as facts for the planner.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use bollard::Docker;
 use bollard::models::{ContainerInspectResponse, ContainerState, HostConfig, MountPoint, Volume};
@@ -8,6 +9,7 @@ use bollard::query_parameters::{
     InspectContainerOptions, ListContainersOptionsBuilder, ListVolumesOptions,
 };
 use futures_util::StreamExt;
+use serde_json::json;
 
 use super::connection::{ANSWER, Connection, address, is_missing, limited};
 use super::reach::remote;
@@ -19,19 +21,42 @@ use crate::plan::docker::{
 
 /// Containers that are asked about at once.
 const AT_ONCE: usize = 8;
+/// How long it may take to find out where paths of the host lead.
+const REAL_PATHS: Duration = Duration::from_secs(5);
 
 /// Everything that a decision may need. A container that goes meanwhile is left out.
 pub async fn host_facts(connection: &Connection) -> Result<HostFacts, Failure> {
     let docker = connection.docker().await?;
     let found = inspected(&docker).await?;
-    Ok(facts_of(&found, volumes(&docker).await?))
+    let mut facts = facts_of(&found, volumes(&docker).await?);
+    // In a container the host's paths are not what they are on the host.
+    if facts.own_container.is_none() && facts.remote.is_none() {
+        facts.real_paths = real_paths(&facts).await;
+    }
+    Ok(facts)
+}
+
+/// Where mounted paths lead that go over symbolic links: one directory may be mounted by several names.
+/// A file system that does not answer keeps nobody waiting; its paths are what they say then.
+async fn real_paths(facts: &HostFacts) -> BTreeMap<String, String> {
+    let paths: Vec<String> = facts.data_paths().into_iter().map(str::to_owned).collect();
+    let looking = tokio::task::spawn_blocking(move || {
+        let real = |path: String| {
+            let real = std::fs::canonicalize(&path).ok()?.into_os_string().into_string().ok()?;
+            (real != path).then_some((path, real))
+        };
+        paths.into_iter().filter_map(real).collect()
+    });
+    let found = tokio::time::timeout(REAL_PATHS, looking).await;
+    found.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 /// These containers and volumes as facts.
 pub fn facts_of(found: &[ContainerInspectResponse], volumes: Vec<VolumeFacts>) -> HostFacts {
     let containers: Vec<ContainerFacts> = found.iter().map(container_facts).collect();
     let own_container = own_container(&containers);
-    HostFacts { containers, volumes, own_container, remote: remote(&address(), found) }
+    let remote = remote(&address(), found);
+    HostFacts { containers, volumes, own_container, remote, ..HostFacts::default() }
 }
 
 /// Every container but workers: they touch data on behalf of an operation and belong to nobody's target.
@@ -111,24 +136,10 @@ pub fn container_facts(found: &ContainerInspectResponse) -> ContainerFacts {
         stop_timeout: configuration
             .stop_timeout
             .map(|seconds| u32::try_from(seconds).unwrap_or(FOREVER)),
-        uses: uses(&host),
         mounts: mounts(found.mounts.as_deref().unwrap_or_default(), &host),
+        ..ContainerFacts::default()
     }
-}
-
-/// Containers whose network, processes or volumes this one uses.
-fn uses(host: &HostConfig) -> Vec<String> {
-    let modes = [&host.network_mode, &host.pid_mode, &host.ipc_mode];
-    let mut used: Vec<String> = modes
-        .into_iter()
-        .flatten()
-        .filter_map(|mode| mode.strip_prefix("container:"))
-        .map(str::to_owned)
-        .collect();
-    for from in host.volumes_from.iter().flatten() {
-        used.push(from.split(':').next().unwrap_or_default().to_owned());
-    }
-    used
+    .tied_by(&json!(host))
 }
 
 fn mounts(points: &[MountPoint], host: &HostConfig) -> Vec<MountFacts> {
@@ -154,7 +165,9 @@ fn mounts(points: &[MountPoint], host: &HostConfig) -> Vec<MountFacts> {
 
 fn volume_facts(volume: Volume) -> VolumeFacts {
     let device = volume.options.get("device").filter(|device| !device.is_empty());
-    let elsewhere = if volume.driver == "local" {
+    let is_local = volume.driver == "local";
+    let path = device.filter(|device| is_local && device.starts_with('/')).cloned();
+    let elsewhere = if is_local {
         device.map(|device| format!("{device} is mounted there for containers only"))
     } else {
         Some(format!("its driver {} mounts it for containers only", volume.driver))
@@ -163,6 +176,7 @@ fn volume_facts(volume: Volume) -> VolumeFacts {
         name: volume.name,
         labels: sorted(volume.labels),
         mountpoint: volume.mountpoint,
+        device: path,
         elsewhere,
     }
 }

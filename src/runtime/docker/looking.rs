@@ -2,6 +2,7 @@
 //! stand still, and which volumes are missing.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use bollard::models::VolumeCreateRequest;
 use serde_json::{Value, json};
@@ -62,6 +63,26 @@ pub(super) fn ran(names: impl IntoIterator<Item = String>) -> Failure {
         format!("{} ran while it was to stand still: somebody started it", names.join(", ")),
     )
     .hint("find out who starts it (a restart of the engine, another tool), and try again")
+}
+
+/// How long a job's target may take to be held still.
+fn timeout(job: &Job) -> Duration {
+    let consistency = match job {
+        Job::Backup(job) => &job.spec.consistency,
+        Job::Restore(job) => &job.spec.consistency,
+        Job::Upgrade(job) => &job.spec.consistency,
+    };
+    consistency.timeout.to_duration()
+}
+
+/// Who would be held still for a job, with everything that people have to know before that.
+pub(super) fn foreseen(look: &Look, job: &Job) -> Result<Stopping, Failure> {
+    let mode = mode(job);
+    let mut stopping = stop_set(&look.selection, &look.facts, touch(job), mode)?;
+    if mode == ConsistencyMode::Stop {
+        stopping.warn_if_slower_than(timeout(job));
+    }
+    Ok(stopping)
 }
 
 impl DockerRuntime {
@@ -146,8 +167,7 @@ impl DockerRuntime {
         let look = self.look(job).await?;
         let (_, own) = self.connected().await?;
         // Said before anything stops: what would be gone once stopped, for instance.
-        let stopping = stop_set(&look.selection, &look.facts, touch(job), mode(job))?;
-        let mut warnings = stopping.warnings;
+        let mut warnings = foreseen(&look, job)?.warnings;
         let (places, definitions) = match job {
             Job::Restore(restore) => {
                 warnings.extend(look.placements.warnings.iter().cloned());

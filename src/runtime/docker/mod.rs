@@ -37,7 +37,7 @@ use serde_json::{Value, json};
 use super::host::{HostRuntime, local_path};
 use super::{BoxFuture, Handles, Runtime, hook_phase};
 use crate::plan::backup::step as backup_step;
-use crate::plan::docker::{Place, RootSource, StopEntry, Stopping, stop_set};
+use crate::plan::docker::{Place, RootSource, StopEntry, Stopping};
 use crate::plan::restore::step as restore_step;
 use crate::plan::{Action, BackupJob, Failure, Job, Log, Observed, OperationId, PreflightFacts};
 use crate::spec::hooks::ExecHook;
@@ -264,7 +264,7 @@ impl Runtime for DockerRuntime {
                 look.facts.check_paths()?;
             }
             let mode = looking::mode(job);
-            let stopping = stop_set(&look.selection, &look.facts, looking::touch(job), mode)?;
+            let stopping = looking::foreseen(&look, job)?;
             let mut lines = Vec::new();
             for root in &look.selection.roots {
                 let what = match &root.source {
@@ -277,8 +277,11 @@ impl Runtime for DockerRuntime {
             if mode != ConsistencyMode::Live {
                 let word = if mode == ConsistencyMode::Pause { "paused" } else { "stopped" };
                 for entry in &stopping.order {
-                    let why =
-                        if entry.selected { "" } else { ", because it works on the same data" };
+                    let why = match &entry.lives_with {
+                        Some(other) => format!(", because it lives in {other}"),
+                        None if entry.selected => String::new(),
+                        None => ", because it works on the same data".to_owned(),
+                    };
                     lines.push(format!("{} is {word}{why}", entry.name));
                 }
             }

@@ -17,7 +17,8 @@ use super::looking::{kept, read_manifest};
 use super::making::{label, make, mark, stop_and_remove};
 use crate::engine::Cancel;
 use crate::plan::docker::{
-    ContainerFacts, Definitions, HostFacts, Missing, Stopping, entries, missing, networks, revive,
+    ContainerFacts, Definitions, HostFacts, Missing, Stopping, entries, making_order, missing,
+    networks, revive,
 };
 use crate::plan::{Failure, RestoreJob};
 use crate::spec::Reason;
@@ -125,7 +126,7 @@ impl DockerRuntime {
         make_networks(&docker, &definitions, &found).await?;
         let mark = mark(&job.operation);
         let own = BTreeMap::from([(MADE_LABEL.to_owned(), mark.clone())]);
-        for one in in_order(&found) {
+        for one in making_order(&found) {
             crate::failpoint::hit("docker.next-revived");
             if inspect(docker.clone(), one.name.clone()).await?.is_some() {
                 continue;
@@ -167,7 +168,7 @@ impl DockerRuntime {
         let host = host_facts(&self.connection).await?;
         let mark = mark(&job.operation);
         let mut removed = HashSet::new();
-        for one in in_order(&wanted(job, &definitions, &host)).into_iter().rev() {
+        for one in making_order(&wanted(job, &definitions, &host)).into_iter().rev() {
             let Some(found) = inspect(docker.clone(), one.name.clone()).await? else { continue };
             if label(&found, MADE_LABEL).as_ref() == Some(&mark) {
                 removed.extend(found.id.clone());
@@ -177,16 +178,6 @@ impl DockerRuntime {
         stopping.order.retain(|entry| !removed.contains(&entry.id));
         Ok(stopping)
     }
-}
-
-/// Whose network is used before those that use it.
-fn in_order(found: &[Missing]) -> Vec<&Missing> {
-    let uses = |one: &Missing| {
-        let mode = one.definition["hostConfig"]["NetworkMode"].as_str().unwrap_or_default();
-        mode.starts_with("container:")
-    };
-    let (users, others): (Vec<&Missing>, Vec<&Missing>) = found.iter().partition(|one| uses(one));
-    others.into_iter().chain(users).collect()
 }
 
 async fn make_networks(

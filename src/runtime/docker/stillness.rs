@@ -20,8 +20,6 @@ use crate::plan::Failure;
 use crate::plan::docker::{FOREVER, RunState, StopEntry, Stopping, Touch};
 use crate::spec::{ConsistencyMode, Reason};
 
-/// How long the engine waits after SIGTERM where nobody said otherwise.
-const DEFAULT_STOP: u32 = 10;
 /// What a container may take beyond its own time to stop until the engine has noticed that it is gone.
 const NOTICE: Duration = Duration::from_secs(3);
 /// How much later than its own time a container may still end: a busy engine kills late.
@@ -134,7 +132,7 @@ async fn freeze(
 
 /// What all of them may take to stop, one after the other.
 pub fn time_to_stop(stopping: &Stopping) -> Duration {
-    let each = stopping.order.iter().map(|entry| stop_time(entry.timeout).min(LONG_STOP));
+    let each = stopping.order.iter().map(|entry| stop_time(entry).min(LONG_STOP));
     each.fold(Duration::ZERO, Duration::saturating_add)
 }
 
@@ -244,8 +242,8 @@ pub async fn release(docker: &Docker, stopping: &Stopping, unsettled: bool) -> R
 
 /// What a container may take to stop. No engine waits for ever here: what is to be waited for then is
 /// watched beside services that run.
-fn stop_time(own: Option<u32>) -> Duration {
-    Duration::from_secs(u64::from(own.unwrap_or(DEFAULT_STOP))) + NOTICE
+fn stop_time(entry: &StopEntry) -> Duration {
+    Duration::from_secs(u64::from(entry.seconds_to_stop())) + NOTICE
 }
 
 async fn state_now(docker: &Docker, entry: &StopEntry) -> Result<RunState, Failure> {
@@ -290,7 +288,7 @@ async fn ends_within(
 /// starts it again if it does.
 async fn see_through(docker: &Docker, entry: &StopEntry, begun: Instant) -> Result<(), Failure> {
     let forever = entry.timeout == Some(FOREVER);
-    let limit = if forever { LONG_STOP } else { stop_time(entry.timeout) + LATE };
+    let limit = if forever { LONG_STOP } else { stop_time(entry) + LATE };
     if ends_within(docker, entry, limit, begun).await? {
         return let_go(docker, entry).await;
     }

@@ -15,6 +15,7 @@ mod incremental;
 mod kills;
 mod labels;
 mod meanwhile;
+mod neighbours;
 mod packaging;
 mod proxies;
 mod redis;

@@ -130,3 +130,21 @@ fn an_image_that_is_gone_is_found_out_before_anything_is_made() {
     let volumes = docker(&["volume", "ls", "--quiet", "--filter", &format!("name={data}")]);
     assert_eq!(volumes, "", "nothing was made");
 }
+
+#[test]
+fn who_uses_volumes_and_processes_of_others_is_made_after_them() {
+    let Some(project) = Project::new() else { return };
+    let data = project.volume("data");
+    project.start("z", &["-v", &format!("{data}:/data")], SERVICE);
+    let of = |name: &str| project.of(name);
+    project.start("y", &["--volumes-from", &text(&project.inspected()["z"]["Id"])], SERVICE);
+    project.start("x", &["--pid", &format!("container:{}", of("y"))], "sleep 1000");
+    project.start("w", &["--network", &format!("container:{}", of("x"))], "sleep 1000");
+    project.start("v", &["--link", &format!("{}:friend", of("z"))], "sleep 1000");
+    project.back_up("night", "consistency: {mode: Live}").ok();
+    lose(&project);
+    project.scene.restore("back", SPEC).ok();
+    let states = project.states();
+    assert_eq!(states.keys().collect::<Vec<_>>(), ["v", "w", "x", "y", "z"]);
+    assert!(states.values().all(|state| state == "running"), "{states:?}");
+}

@@ -20,7 +20,7 @@ use super::looking::Look;
 use super::making::{mark, remove, there};
 use super::{DockerRuntime, health, held, looking, stillness};
 use crate::engine::Cancel;
-use crate::plan::docker::{Replaced, RunState, Stopping, replaced, stop_set};
+use crate::plan::docker::{Replaced, RunState, Stopping, replaced};
 use crate::plan::upgrade::step;
 use crate::plan::version::refusal;
 use crate::plan::{Action, Failure, Job, Log, PreflightFacts, UpgradeJob};
@@ -92,8 +92,7 @@ impl DockerRuntime {
     ) -> Result<Value, Failure> {
         let look = self.look(whole).await?;
         let chosen = replaced(&images(job), &look.selection, &look.facts, &mark(&job.operation))?;
-        let stopping =
-            stop_set(&look.selection, &look.facts, looking::touch(whole), ConsistencyMode::Stop)?;
+        let stopping = looking::foreseen(&look, whole)?;
         if chosen.iter().any(|one| look.facts.own_container.as_ref() == Some(&one.id)) {
             return Err(Failure::new(
                 Reason::UnsupportedTarget,
