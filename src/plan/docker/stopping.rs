@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::{ContainerFacts, HostFacts, MountFacts, MountKind, RunState};
+use super::facts::{ContainerFacts, FOREVER, HostFacts, MountFacts, MountKind, RunState};
 use super::selection::{Root, RootSource, Selection, is_beneath};
 use crate::plan::Failure;
 use crate::spec::{ConsistencyMode, Reason};
@@ -74,11 +74,14 @@ impl Stopping {
     pub fn warn_if_slower_than(&mut self, timeout: Duration) {
         let longest = self.longest();
         if longest > timeout {
+            let most = match longest.as_secs() {
+                seconds if seconds >= u64::from(FOREVER) => "for ever".to_owned(),
+                seconds => format!("{seconds} s"),
+            };
             self.warnings.push(format!(
-                "{} containers may take {} s to stop, one after the other, and `consistency.timeout` is {} s: \
+                "{} containers may take {most} to stop, one after the other, and `consistency.timeout` is {} s: \
                  past it the operation fails and starts them again",
                 self.order.len(),
-                longest.as_secs(),
                 timeout.as_secs()
             ));
         }

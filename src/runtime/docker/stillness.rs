@@ -24,6 +24,8 @@ use crate::spec::{ConsistencyMode, Reason};
 const NOTICE: Duration = Duration::from_secs(3);
 /// How much later than its own time a container may still end: a busy engine kills late.
 const LATE: Duration = Duration::from_secs(5);
+/// How long others wait for one that may take for ever to stop.
+const PATIENCE: Duration = Duration::from_secs(13);
 /// How long one is watched that may take for ever to stop.
 const LONG_STOP: Duration = Duration::from_hours(1);
 /// How long a container that is started again and again may take to run before it is stopped and not frozen.
@@ -221,8 +223,8 @@ pub async fn release(docker: &Docker, stopping: &Stopping, unsettled: bool) -> R
     let told = if unsettled { perhaps_told(docker, stopping).await? } else { None };
     if let Some(entry) = told {
         // Others may need it: as long as its time is known, it comes first.
-        let own = entry.timeout.filter(|seconds| *seconds != FOREVER);
-        ends_within(docker, entry, stop_time(own), begun).await?;
+        let own = if entry.timeout == Some(FOREVER) { PATIENCE } else { stop_time(entry) };
+        ends_within(docker, entry, own, begun).await?;
     }
     let mut first_failure = None;
     for entry in stopping.order.iter().rev() {
