@@ -37,9 +37,10 @@ pub fn recreate(
 ) -> Recreation {
     let mut body = chosen(&old["Config"], old_image);
     let id = old["Id"].as_str().unwrap_or_default();
-    // A name that the engine made up of the id is not to be that of another container.
+    // A name that the engine made up of the id is not to be that of another container; a name of
+    // somebody's own may well be how an id begins.
     let hostname = old["Config"]["Hostname"].as_str().unwrap_or_default();
-    if hostname.is_empty() || id.starts_with(hostname) {
+    if hostname.is_empty() || hostname == short(id) {
         body.remove("Hostname");
     }
     body.insert("Image".to_owned(), json!(image));
@@ -128,16 +129,16 @@ fn chosen_map(map: &Value, of_image: &Value) -> Map<String, Value> {
 /// Volumes without a name of anybody's go with the service, not with the container: the new one mounts
 /// the very same.
 fn keep_anonymous_volumes(host: &mut Value, mounts: &Value) {
+    let is_target = |mount: &Value, destination: &str| {
+        mount["Target"].as_str().is_some_and(|target| cleaned(target) == destination)
+    };
     let named = |host: &Value, destination: &str| {
         let binds = host["Binds"].as_array().into_iter().flatten();
         let in_binds = binds
             .filter_map(Value::as_str)
-            .any(|bind| bind.split(':').nth(1).is_some_and(|found| found == destination));
-        let mounts = host["Mounts"].as_array().into_iter().flatten();
-        in_binds
-            || mounts
-                .into_iter()
-                .any(|mount| mount["Target"] == destination && mount["Source"].is_string())
+            .any(|bind| bind.split(':').nth(1).is_some_and(|found| cleaned(found) == destination));
+        let mut mounts = host["Mounts"].as_array().into_iter().flatten();
+        in_binds || mounts.any(|mount| is_target(mount, destination) && mount["Source"].is_string())
     };
     for mount in mounts.as_array().into_iter().flatten() {
         let (Some(name), Some(destination)) =
@@ -145,11 +146,12 @@ fn keep_anonymous_volumes(host: &mut Value, mounts: &Value) {
         else {
             continue;
         };
-        if mount["Type"] != "volume" || named(host, destination) {
+        let destination = cleaned(destination);
+        if mount["Type"] != "volume" || named(host, &destination) {
             continue;
         }
         let mut list: Vec<Value> = host["Mounts"].as_array().cloned().unwrap_or_default();
-        list.retain(|mount| mount["Target"] != destination);
+        list.retain(|mount| !is_target(mount, &destination));
         list.push(json!({
             "Type": "volume", "Source": name, "Target": destination,
             "ReadOnly": mount["RW"] == false,
@@ -158,9 +160,28 @@ fn keep_anonymous_volumes(host: &mut Value, mounts: &Value) {
     }
 }
 
+/// A path as the engine compares it: `/data/` and `/srv//../data` are `/data`.
+fn cleaned(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// What the engine calls a container in short, within its networks and as its host name.
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
 /// The settings of each network that somebody chose; what the engine filled in is left to it.
 fn endpoints(old: &Value, id: &str) -> Vec<(String, Value)> {
-    let short: String = id.chars().take(12).collect();
     let networks = old["NetworkSettings"]["Networks"].as_object().into_iter().flatten();
     networks
         .filter(|(name, _)| !matches!(name.as_str(), "host" | "none"))
@@ -180,7 +201,7 @@ fn endpoints(old: &Value, id: &str) -> Vec<(String, Value)> {
                 .as_array()
                 .into_iter()
                 .flatten()
-                .filter(|alias| alias.as_str() != Some(&short))
+                .filter(|alias| alias.as_str() != Some(short(id)))
                 .collect();
             if !aliases.is_empty() {
                 settings.insert("Aliases".to_owned(), json!(aliases));
@@ -315,5 +336,29 @@ mod tests {
         let made = recreate(&changed, &old_image(), "i", "d", &BTreeMap::new(), &names());
         assert!(made.body.get("Hostname").is_none() && made.networks.is_empty());
         assert_eq!(made.body["HostConfig"]["NetworkMode"], "container:vpn");
+    }
+
+    #[test]
+    fn a_destination_with_a_trailing_slash_is_mounted_once() {
+        let mut changed = old();
+        changed["HostConfig"]["Binds"] = json!(["shop_data:/data/"]);
+        changed["HostConfig"]["Mounts"] = json!([{"Type": "volume", "Target": "/var//cache/"}]);
+        changed["Mounts"][1]["Destination"] = json!("/var/cache");
+        let body = recreate(&changed, &old_image(), "i", "d", &BTreeMap::new(), &names()).body;
+        assert_eq!(
+            body["HostConfig"]["Mounts"],
+            json!([{"Type": "volume", "Source": "a1b2", "Target": "/var/cache", "ReadOnly": false}])
+        );
+        for (path, clean) in [("/", "/"), ("/a/./b/", "/a/b"), ("/a/../b", "/b"), ("//a", "/a")] {
+            assert_eq!(cleaned(path), clean);
+        }
+    }
+
+    #[test]
+    fn a_chosen_host_name_that_the_id_begins_with_is_kept() {
+        let mut changed = old();
+        changed["Config"]["Hostname"] = json!("0");
+        let body = recreate(&changed, &old_image(), "i", "d", &BTreeMap::new(), &names()).body;
+        assert_eq!(body["Hostname"], "0");
     }
 }
