@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{Operator, OperatorError};
-use crate::catalog::BackupKey;
+use crate::catalog::{BackupKey, ResourceRecord};
 use crate::plan::Failure;
-use crate::plan::docker::Definitions;
+use crate::plan::docker::{Definitions, is_put_aside};
 use crate::runtime::host::open_store;
 use crate::spec::{API_VERSION, Kind, Reason, UpgradeSpec};
 
@@ -18,9 +18,10 @@ impl Operator {
     /// The document of an Upgrade that goes back to where `name` started from.
     ///
     /// # Errors
-    /// [`Reason::TargetNotFound`] without such an Upgrade, [`Reason::NotAnUpgrade`] if it was undone, [`Reason::BackupNotFound`] or
-    /// [`Reason::ArchiveMissing`] when its backup is gone, [`Reason::UnsupportedTarget`] when the
-    /// archive does not say which images ran.
+    /// [`Reason::TargetNotFound`] without such an Upgrade, [`Reason::NotAnUpgrade`] if it was undone or taken
+    /// back already, [`Reason::BackupNotFound`] or [`Reason::ArchiveMissing`] when its backup is gone,
+    /// [`Reason::UnsupportedTarget`] when the archive does not say which images ran, and
+    /// [`Reason::ImageUnavailable`] when one of them is gone.
     pub async fn way_back(&self, namespace: &str, name: &str) -> Result<Value, OperatorError> {
         let kind = Kind::Upgrade.as_str();
         let resource = self.catalog.resource(kind, namespace, name).await?.ok_or_else(|| {
@@ -54,6 +55,16 @@ impl Operator {
         if record.deleted_at.is_some() {
             return Err(gone().into());
         }
+        let all = self.catalog.resources(Some(kind.to_owned())).await?;
+        if let Some(way_back) = all.iter().find(|other| takes_back(other, &resource, backup)) {
+            let message =
+                format!("the upgrade `{name}` has been taken back already, by `{}`", way_back.name);
+            return Err(Failure::new(Reason::NotAnUpgrade, message)
+                .hint(
+                    "what was written since would be replaced: if that is meant, `eider restore create` does it",
+                )
+                .into());
+        }
         let store = self.store_or_only(namespace, Some(&record.store)).await?;
         let archive = record.backup_name.clone();
         let manifest =
@@ -63,7 +74,13 @@ impl Operator {
             .definitions
             .and_then(|value| serde_json::from_value(value).ok())
             .unwrap_or_default();
-        let images = images_before(&spec, &definitions)?;
+        let mut images = Map::new();
+        for before in images_before(&spec, &definitions)? {
+            let ImageBefore { named, name, id, digests } = before;
+            // A tag may well be another image by now, which must not run on the data of before.
+            let image = self.docker.same_image(&name, &id, &digests).await?;
+            images.insert(named, json!(image));
+        }
         let version = resource.status["fromVersion"].as_str().or(record.source_version.as_deref());
         let stamp = Timestamp::now().strftime("%Y%m%d-%H%M%S");
         Ok(json!({
@@ -85,15 +102,43 @@ impl Operator {
     }
 }
 
+/// Whether an Upgrade is the way back from another one, and has got there since that one ended.
+fn takes_back(other: &ResourceRecord, upgrade: &ResourceRecord, backup: &str) -> bool {
+    let ended = |one: &ResourceRecord| {
+        one.status["completedAt"].as_str().and_then(|at| at.parse::<Timestamp>().ok())
+    };
+    other.namespace == upgrade.namespace
+        && other.name.starts_with(&format!("{}-back-", upgrade.name))
+        && other.document["spec"]["dataFrom"]["name"] == backup
+        && other.status["phase"] == "Succeeded"
+        && ended(other) > ended(upgrade)
+}
+
+/// The image that a container or service had before an Upgrade.
+#[derive(Debug, PartialEq, Eq)]
+struct ImageBefore {
+    /// What the Upgrade calls the container or service.
+    named: String,
+    /// What the image was called.
+    name: String,
+    /// Its id.
+    id: String,
+    /// Its names in registries, with digests.
+    digests: Vec<String>,
+}
+
 /// The image of each container or service that the Upgrade named, as it was before.
 fn images_before(
     spec: &UpgradeSpec,
     definitions: &Definitions,
-) -> Result<Map<String, Value>, Failure> {
-    let mut images = Map::new();
-    for (named, new) in spec.images.iter().flatten() {
+) -> Result<Vec<ImageBefore>, Failure> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut images = Vec::new();
+    for named in spec.images.iter().flatten().map(|(named, _)| named) {
         let is_meant = |one: &&Value| {
-            one["name"] == named.as_str() || one["config"]["Labels"][SERVICE] == named.as_str()
+            let is_of_service = one["config"]["Labels"][SERVICE] == named.as_str();
+            let is_put_aside = is_put_aside(one["name"].as_str().unwrap_or_default());
+            one["name"] == named.as_str() || (is_of_service && !is_put_aside)
         };
         let old = definitions.containers.iter().find(is_meant).ok_or_else(|| {
             Failure::new(
@@ -102,11 +147,12 @@ fn images_before(
             )
             .hint("write an Upgrade with the old image, and `dataFrom` with the backup")
         })?;
-        let name = old["config"]["Image"].as_str().unwrap_or_default();
-        let exact = old["imageDigests"][0].as_str().or(old["imageId"].as_str());
-        // A tag that the new one has too is another image by now.
-        let image = if name == new { exact.unwrap_or(name) } else { name };
-        images.insert(named.clone(), json!(image));
+        images.push(ImageBefore {
+            named: named.clone(),
+            name: text(&old["config"]["Image"]),
+            id: text(&old["imageId"]),
+            digests: old["imageDigests"].as_array().into_iter().flatten().map(text).collect(),
+        });
     }
     Ok(images)
 }
@@ -115,25 +161,55 @@ fn images_before(
 mod tests {
     use super::*;
 
-    fn images(new: &str) -> Value {
+    #[test]
+    fn the_image_of_before_is_the_very_one_that_ran_and_not_what_is_kept_of_others() {
         let spec: UpgradeSpec = serde_json::from_value(json!({
             "target": {"docker": {"project": "shop"}}, "toVersion": "2",
-            "images": {"web": new}, "backup": {"storeRef": {"name": "main"}},
+            "images": {"web": "shop/web:2"}, "backup": {"storeRef": {"name": "main"}},
         }))
         .unwrap();
+        let container = |name: &str, id: &str| {
+            json!({
+                "name": name, "imageId": id, "imageDigests": ["shop/web@sha256:1"],
+                "config": {"Image": "shop/web:stable", "Labels": {SERVICE: "web"}},
+            })
+        };
         let definitions = Definitions {
-            containers: vec![json!({
-                "name": "shop-web-1", "imageId": "sha256:old", "imageDigests": ["shop/web@sha256:1"],
-                "config": {"Image": "shop/web:1", "Labels": {SERVICE: "web"}},
-            })],
+            containers: vec![
+                container("shop-web-1.before-0a1b2c3d", "sha256:older"),
+                container("shop-web-1", "sha256:old"),
+            ],
             ..Definitions::default()
         };
-        Value::Object(images_before(&spec, &definitions).unwrap())
+        let before = ImageBefore {
+            named: "web".to_owned(),
+            name: "shop/web:stable".to_owned(),
+            id: "sha256:old".to_owned(),
+            digests: vec!["shop/web@sha256:1".to_owned()],
+        };
+        assert_eq!(images_before(&spec, &definitions).unwrap(), [before]);
     }
 
     #[test]
-    fn the_image_of_before_is_named_exactly_where_its_tag_has_moved() {
-        assert_eq!(images("shop/web:2"), json!({"web": "shop/web:1"}));
-        assert_eq!(images("shop/web:1"), json!({"web": "shop/web@sha256:1"}));
+    fn only_a_way_back_that_has_succeeded_since_takes_an_upgrade_back() {
+        let record = |name: &str, phase: &str, at: &str| ResourceRecord {
+            kind: "Upgrade".to_owned(),
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            generation: 1,
+            spec_digest: String::new(),
+            document: json!({"spec": {"dataFrom": {"name": "up-before-upgrade"}}}),
+            status: json!({"phase": phase, "completedAt": at}),
+            source: "cli".to_owned(),
+            observed_at: Timestamp::UNIX_EPOCH,
+            removed_at: None,
+        };
+        let upgrade = record("up", "Succeeded", "2026-11-21T02:00:00Z");
+        let taken_back =
+            |name, phase, at| takes_back(&record(name, phase, at), &upgrade, "up-before-upgrade");
+        assert!(taken_back("up-back-1", "Succeeded", "2026-11-21T03:00:00Z"));
+        assert!(!taken_back("up-back-1", "RolledBack", "2026-11-21T03:00:00Z"));
+        assert!(!taken_back("up-back-1", "Succeeded", "2026-11-21T01:00:00Z"), "the one before");
+        assert!(!taken_back("other-back-1", "Succeeded", "2026-11-21T03:00:00Z"));
     }
 }

@@ -1,6 +1,7 @@
 //! What a Docker target means: which containers and data it selects, who has to stand still meanwhile,
 //! in which order, what is not covered, and where an archive goes. Pure: from facts to lists.
 
+mod aside;
 mod disturbance;
 mod facts;
 mod image;
@@ -17,6 +18,7 @@ mod stopping;
 mod tests;
 mod watching;
 
+pub use aside::{is_put_aside, left_aside};
 pub use disturbance::{Did, Happening, Held, disturbers};
 pub use facts::{ContainerFacts, FOREVER, HostFacts, MountFacts, MountKind, RunState, VolumeFacts};
 pub use image::{HUB, ImageReference, SavedImage, indexed_images, saved_images};

@@ -7,6 +7,7 @@ use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
+use super::DockerRuntime;
 use super::connection::{ANSWER, failure, is_missing, limited};
 use super::credentials::{Lookup, look_up};
 use crate::engine::Cancel;
@@ -29,6 +30,34 @@ pub async fn image_id(docker: &Docker, image: &str) -> Result<Option<String>, Fa
         }
     };
     limited(&format!("look at image {image}"), ANSWER, call).await
+}
+
+impl DockerRuntime {
+    /// What to call the very image that had this name, id and digests once: by the name as long as that still
+    /// means it, and otherwise by a digest or the id. One that is not here is called by a digest, by which it
+    /// can be pulled.
+    ///
+    /// # Errors
+    /// [`Reason::ImageUnavailable`] if it is not here and no registry was ever known to have it.
+    pub async fn same_image(
+        &self,
+        name: &str,
+        id: &str,
+        digests: &[String],
+    ) -> Result<String, Failure> {
+        let docker = self.connection.docker().await?;
+        let references = [name].into_iter().chain(digests.iter().map(String::as_str)).chain([id]);
+        for reference in references.filter(|reference| !reference.is_empty()) {
+            if image_id(&docker, reference).await?.as_deref() == Some(id) {
+                return Ok(reference.to_owned());
+            }
+        }
+        digests.first().cloned().ok_or_else(|| {
+            unavailable(name, &format!("the one that ran then, {id}, is not there any more")).hint(
+                "load it from a file again, or write an Upgrade with another image and `dataFrom`",
+            )
+        })
+    }
 }
 
 /// Pulls an image, with the password that `docker login` has left for its registry. An error inside the
