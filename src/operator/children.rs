@@ -22,7 +22,8 @@ impl Operator {
         parent: &Job,
         child: Child,
     ) -> Result<Result<OperationId, Failure>, OperatorError> {
-        let mut operation = child_operation(parent.operation(), child);
+        let parent_journal = self.journal(parent.operation()).await?;
+        let mut operation = child_operation(parent.operation(), child, &Log::new(&parent_journal));
         if self.cluster.is_some() {
             return self.ensure_child_object(parent, child, operation).await;
         }
@@ -31,7 +32,6 @@ impl Operator {
         if Log::new(&journal).job().is_some() {
             return Ok(Ok(operation));
         }
-        let parent_journal = self.journal(parent.operation()).await?;
         let job =
             match self.child_job(parent, child, &operation, &Log::new(&parent_journal)).await? {
                 Ok(job) => job,
@@ -121,10 +121,12 @@ impl Operator {
             return Ok(());
         }
         let open = self.catalog.open_operations().await?;
+        let journal = self.journal(parent).await?;
+        let log = Log::new(&journal);
         for child in
             [Child::SafetyBackup, Child::UpgradeBackup, Child::UpgradeRollback, Child::UpgradeData]
         {
-            let operation = OperationId { uid: None, ..child_operation(parent, child) };
+            let operation = OperationId { uid: None, ..child_operation(parent, child, &log) };
             if open.contains(&operation) {
                 self.drive(&operation).await?;
             }
@@ -262,14 +264,19 @@ fn unique_child_name(name: &str, parent: &OperationId) -> String {
     format!("{}-{}", stem.trim_end_matches(['-', '.']), &digest[..5])
 }
 
-/// The name of a child: the parent's with a suffix, shortened to what a name may be.
-fn child_operation(parent: &OperationId, child: Child) -> OperationId {
-    let (kind, suffix) = match child {
-        Child::SafetyBackup => ("Backup", "-before"),
-        Child::UpgradeBackup => ("Backup", "-before-upgrade"),
-        Child::UpgradeRollback => ("Restore", "-rollback"),
-        Child::UpgradeData => ("Restore", "-data"),
+/// The name of a child: the parent's with a suffix, shortened to what a name may be. What has failed has come
+/// to its end; the way back that is tried again is another one, with a number.
+fn child_operation(parent: &OperationId, child: Child, log: &Log<'_>) -> OperationId {
+    let (kind, mut suffix) = match child {
+        Child::SafetyBackup => ("Backup", "-before".to_owned()),
+        Child::UpgradeBackup => ("Backup", "-before-upgrade".to_owned()),
+        Child::UpgradeRollback => ("Restore", "-rollback".to_owned()),
+        Child::UpgradeData => ("Restore", "-data".to_owned()),
     };
+    let failures = log.failures(upgrade::step::RESTORE_DATA);
+    if child == Child::UpgradeRollback && failures > 0 {
+        suffix.push_str(&format!("-{}", failures.saturating_add(1)));
+    }
     let room = 253 - suffix.len();
     let stem: String = parent.name.chars().take(room).collect();
     OperationId {
@@ -314,5 +321,31 @@ fn restore(
         from_namespace: None,
         claims: Vec::new(),
         root_names: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{JournalEntry, Mark};
+
+    #[test]
+    fn a_way_back_that_is_tried_again_is_another_restore() {
+        let parent: OperationId = "Upgrade/shop/up/3".parse().unwrap();
+        let failed = JournalEntry {
+            operation: parent.clone(),
+            step: upgrade::step::RESTORE_DATA.to_owned(),
+            mark: Mark::Failed,
+            at: jiff::Timestamp::UNIX_EPOCH,
+            session: "s".to_owned(),
+            detail: Value::Null,
+        };
+        let name = |failures: usize, child| {
+            let journal = vec![failed.clone(); failures];
+            child_operation(&parent, child, &Log::new(&journal)).name
+        };
+        assert_eq!(name(0, Child::UpgradeRollback), "up-rollback");
+        assert_eq!(name(2, Child::UpgradeRollback), "up-rollback-3");
+        assert_eq!(name(2, Child::UpgradeBackup), "up-before-upgrade");
     }
 }

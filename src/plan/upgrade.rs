@@ -56,6 +56,10 @@ use step::{
     SOAK, START,
 };
 
+/// How often the old data is put back: a store that is away for half a minute leaves nobody with the old
+/// version on the data of the new one.
+const DATA_ATTEMPTS: u32 = 8;
+
 /// The next step of an upgrade.
 pub fn next(job: &UpgradeJob, log: &Log<'_>, observed: &Observed, now: Timestamp) -> Decision {
     if let Some(at) = &job.spec.scheduled_at
@@ -192,7 +196,7 @@ fn roll_back(job: &UpgradeJob, log: &Log<'_>, failure: &Failure, now: Timestamp)
     let may_run = log.is_given_up(REMOVE_NEW, attempts);
     if (job.spec.rollback.data || log.touched(DATA)) && changed && !may_run && log.done(BACKUP) {
         let action = Action::RunChild(Child::UpgradeRollback);
-        steps.push(Compensation { step: RESTORE_DATA, action, attempts: 3 });
+        steps.push(Compensation { step: RESTORE_DATA, action, attempts: DATA_ATTEMPTS });
     }
     steps.push(Compensation { step: RESTORE_OLD, action: Action::RestoreOld, attempts: 5 });
     let action = Action::Resume;
