@@ -180,12 +180,10 @@ impl Operator {
                 Ok(Job::Backup(BackupJob { places, ..child }))
             }
             (Job::Upgrade(parent), Child::UpgradeBackup) => match &parent.store {
-                Some(store) => Ok(Job::Backup(safety::backup(
-                    operation,
-                    parent.spec.target.clone(),
-                    store,
-                    BackupTrigger::PreUpgrade,
-                ))),
+                Some(store) => {
+                    let target = parent.spec.target.clone();
+                    Ok(Job::Backup(safety::before_upgrade(operation, target, store)))
+                }
                 None => Err(Failure::new(Reason::StoreNotFound, "the upgrade names no store")),
             },
             (Job::Upgrade(parent), Child::UpgradeRollback) => {

@@ -149,6 +149,7 @@ impl Operator {
             previous,
             origin: None,
             root_names: Vec::new(),
+            anonymous_volumes: false,
             places: Vec::new(),
             definitions: None,
         })))

@@ -57,6 +57,10 @@ pub struct BackupJob {
     /// what the restore replaces, whether or not there still are containers that mount it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub places: Vec<docker::Place>,
+    /// Whether volumes without a name of anybody's are data too: whoever mounts them stays, and mounts them
+    /// again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anonymous_volumes: bool,
     /// What the archive is to keep besides the data: how containers and volumes were made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub definitions: Option<docker::Definitions>,
@@ -74,6 +78,7 @@ impl BackupJob {
             origin: None,
             root_names: Vec::new(),
             places: Vec::new(),
+            anonymous_volumes: false,
             definitions: None,
         }
     }
@@ -274,6 +279,9 @@ pub struct PreflightFacts {
     /// How the containers and volumes of a Docker target were made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub definitions: Option<docker::Definitions>,
+    /// What the rollback of an Upgrade does not put back although the service writes it, in a few words each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_put_back: Vec<String>,
     /// As whom the mover of a cluster reads and writes, where it may not be root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mover: Option<MoverSecurityContext>,

@@ -18,7 +18,14 @@ const DAYS: u64 = 30;
 pub fn of_upgrade(job: &UpgradeJob) -> Option<BackupJob> {
     let store =
         job.store.as_ref().filter(|_| job.spec.backup.mode == UpgradeBackupMode::Required)?;
-    Some(backup(&job.operation, job.spec.target.clone(), store, BackupTrigger::PreUpgrade))
+    Some(before_upgrade(&job.operation, job.spec.target.clone(), store))
+}
+
+/// The backup of a target before it is upgraded. On a Docker host it holds anonymous volumes too: the new
+/// containers mount the very same, and a rollback has to find in them what the old ones left.
+pub fn before_upgrade(operation: &OperationId, target: Target, store: &StoreBinding) -> BackupJob {
+    let job = backup(operation, target, store, BackupTrigger::PreUpgrade);
+    BackupJob { anonymous_volumes: true, ..job }
 }
 
 /// A backup of a target that its parent holds still.

@@ -219,7 +219,8 @@ fn roll_back(job: &UpgradeJob, log: &Log<'_>, failure: &Failure, now: Timestamp)
     if let Some(inner) = &mut conclusion.failure {
         let cause = inner.message.clone();
         let (reason, message) = if given_up.is_empty() {
-            (Reason::RolledBack, format!("rolled back, because {}: {cause}", failure.reason))
+            let left = not_put_back(log);
+            (Reason::RolledBack, format!("rolled back, because {}: {cause}{left}", failure.reason))
         } else {
             (Reason::RollbackFailed, format!("the rollback is not complete: {cause}"))
         };
@@ -228,6 +229,15 @@ fn roll_back(job: &UpgradeJob, log: &Log<'_>, failure: &Failure, now: Timestamp)
         conclusion.message = message;
     }
     Decision::Finish(conclusion)
+}
+
+/// What a rollback of data has not put back, as the end of a sentence.
+fn not_put_back(log: &Log<'_>) -> String {
+    let facts: PreflightFacts = log.facts(PREFLIGHT).unwrap_or_default();
+    if facts.not_put_back.is_empty() || !log.touched(START) {
+        return String::new();
+    }
+    format!("; as the new version left it: {}", facts.not_put_back.join(", "))
 }
 
 fn success_message(job: &UpgradeJob, log: &Log<'_>) -> String {

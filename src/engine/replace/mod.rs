@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub use carry::{Carried, CarryRules, carry_over};
 pub use error::{ReplaceError, Step};
-pub use place::{Layout, StagedKind, Staging, leftovers};
+pub use place::{Layout, StagedKind, Staging, check_replaceable, leftovers};
 
 use inside::Inside;
 use place::INSIDE;

@@ -221,6 +221,24 @@ impl Staging {
     }
 }
 
+/// Fails where new content for what is at `root` now would be refused.
+///
+/// # Errors
+/// The root is a symlink, a mounted file, or holds mount points, or its parent cannot be opened.
+pub fn check_replaceable(root: &Path) -> Result<(), ReplaceError> {
+    let place = Place::open(root, "check")?;
+    let (parent, name) = (place.parent.as_fd(), place.name.as_os_str());
+    let live = primitive::status(parent, name).map_err(failed("look at", root, Step::Stage))?;
+    let live = live.map(|status| FileType::from_raw_mode(status.st_mode));
+    let kind = match live {
+        Some(FileType::Directory) | None => StagedKind::Directory,
+        Some(_) => StagedKind::File,
+    };
+    let mounted = live.is_some()
+        && remove::is_mount_point(parent, name).map_err(failed("look at", root, Step::Stage))?;
+    check_root(root, live, kind, mounted)
+}
+
 fn check_root(
     root: &Path,
     live: Option<FileType>,
@@ -299,5 +317,19 @@ mod tests {
     #[test]
     fn mountinfo_escapes_are_resolved() {
         assert_eq!(super::unescape(br"/a\040b\134c\9"), br"/a b\c\9");
+    }
+
+    #[test]
+    fn what_could_not_be_replaced_is_known_before() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        super::check_replaceable(&root).unwrap();
+        super::check_replaceable(&place.path().join("none-yet")).unwrap();
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink(&root, &link).unwrap();
+        let error = super::check_replaceable(&link).unwrap_err().to_string();
+        assert!(error.contains("symlink"), "{error}");
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 2, "nothing is left behind");
     }
 }

@@ -58,6 +58,9 @@ pub struct ContainerFacts {
     pub image: String,
     /// What it does now.
     pub state: RunState,
+    /// How it ended, unless it runs or has never run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i64>,
     /// It removes itself when it stops (`--rm`).
     pub auto_remove: bool,
     /// Its own time to stop in, in seconds; none for the engine's default of ten, [`FOREVER`] for no limit.

@@ -12,7 +12,9 @@ mod placement_tests;
 mod recreation;
 mod replacing;
 mod revival;
+mod rollback;
 mod selection;
+mod starting;
 mod stopping;
 #[cfg(test)]
 mod tests;
@@ -28,5 +30,6 @@ pub use recreation::{Recreation, chosen_address, recreate};
 pub use replacing::{Replaced, replaced};
 pub use revival::{Missing, making_order, missing, networks, revive};
 pub use selection::{Place, Root, RootSource, Selection, Uncovered, is_beneath, select};
+pub use starting::{Resting, Starting, resting, starting};
 pub use stopping::{StopEntry, Stopping, Touch, entries, stop_set};
 pub use watching::{Health, Sighting, Usage, is_up};

@@ -367,7 +367,7 @@ fn needs(one: &ContainerFacts, other: &ContainerFacts) -> bool {
 }
 
 /// Under which condition `one` depends on `other`, if it does.
-fn depends_on<'a>(one: &'a ContainerFacts, other: &ContainerFacts) -> Option<&'a str> {
+pub(super) fn depends_on<'a>(one: &'a ContainerFacts, other: &ContainerFacts) -> Option<&'a str> {
     if one.project().is_none() || one.project() != other.project() {
         return None;
     }

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::models::{ContainerInspectResponse, ContainerState, HostConfig, MountPoint, Volume};
+use bollard::models::{
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, HostConfig, MountPoint,
+    Volume,
+};
 use bollard::query_parameters::{
     InspectContainerOptions, ListContainersOptionsBuilder, ListVolumesOptions,
 };
@@ -117,6 +120,11 @@ pub fn run_state(state: Option<&ContainerState>) -> RunState {
     }
 }
 
+/// How a container has ended. One that has never run has the code of a success as well.
+fn exit_code(state: &ContainerState) -> Option<i64> {
+    state.exit_code.filter(|_| state.status == Some(ContainerStateStatusEnum::EXITED))
+}
+
 fn sorted(map: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, String> {
     map.into_iter().collect()
 }
@@ -132,6 +140,7 @@ pub fn container_facts(found: &ContainerInspectResponse) -> ContainerFacts {
         labels: sorted(configuration.labels.unwrap_or_default()),
         image: configuration.image.unwrap_or_default(),
         state: run_state(found.state.as_ref()),
+        exit_code: found.state.as_ref().and_then(exit_code),
         auto_remove: host.auto_remove == Some(true),
         stop_timeout: configuration
             .stop_timeout

@@ -16,7 +16,7 @@ use crate::plan::docker::{
     Touch, VolumeDefinition, place, select, stop_set,
 };
 use crate::plan::version::of_image;
-use crate::plan::{Action, Failure, Job, Log, PreflightFacts, RestoreJob};
+use crate::plan::{Action, Failure, Job, Log, PreflightFacts, RestoreJob, safety};
 use crate::runtime::Handles;
 use crate::runtime::host::local_path;
 use crate::spec::target::DockerTarget;
@@ -44,6 +44,17 @@ pub(super) fn touch(job: &Job) -> Touch {
 /// Whether how containers are configured is left out.
 fn is_data_only(job: &Job) -> bool {
     matches!(job, Job::Backup(job) if job.spec.backup_type == BackupType::DataOnly)
+}
+
+/// Whether volumes without a name of anybody's are held too. Who names volumes means those alone.
+fn holds_anonymous(job: &Job) -> bool {
+    let names_volumes = job.target().docker.as_ref().is_some_and(|target| target.volumes.is_some());
+    !names_volumes
+        && match job {
+            Job::Backup(job) => job.anonymous_volumes,
+            Job::Upgrade(job) => safety::of_upgrade(job).is_some(),
+            Job::Restore(_) => false,
+        }
 }
 
 /// How a job holds its target still.
@@ -109,6 +120,7 @@ impl DockerRuntime {
                     Selection { containers, roots, uncovered: Vec::new() }
                 }
                 Job::Backup(_) if is_data_only(job) => select(target, &facts)?.data_only(&facts),
+                _ if holds_anonymous(job) => select(target, &facts)?.with_anonymous(&facts),
                 _ => select(target, &facts)?,
             };
             return Ok(Look { facts, selection, placements: Placements::default() });

@@ -236,6 +236,7 @@ pub(super) fn preflight(job: &BackupJob, handles: &Handles) -> Result<PreflightF
         claims: Vec::new(),
         places: Vec::new(),
         definitions: None,
+        not_put_back: Vec::new(),
         mover: None,
         parent,
         warnings,

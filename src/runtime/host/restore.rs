@@ -272,6 +272,7 @@ fn preflight(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
         claims: Vec::new(),
         places: Vec::new(),
         definitions: None,
+        not_put_back: Vec::new(),
         mover: None,
         parent: None,
         warnings: Vec::new(),

@@ -6,6 +6,7 @@
 mod exchange;
 mod gate;
 mod rehearsal;
+mod starting;
 mod supply;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,12 +19,11 @@ use serde_json::{Value, json};
 use super::listing::{inspect, run_state};
 use super::looking::Look;
 use super::making::{mark, remove, there};
-use super::{DockerRuntime, health, held, looking, stillness};
+use super::{DockerRuntime, held, looking, stillness};
 use crate::engine::Cancel;
-use crate::plan::docker::{Replaced, RunState, Stopping, replaced};
+use crate::plan::docker::{Replaced, RunState, Starting, StopEntry, Stopping, replaced, starting};
 use crate::plan::upgrade::step;
-use crate::plan::version::refusal;
-use crate::plan::{Action, Failure, Job, Log, PreflightFacts, UpgradeJob};
+use crate::plan::{Action, Failure, Job, Log, UpgradeJob};
 use crate::runtime::Handles;
 use crate::spec::{ConsistencyMode, Reason};
 
@@ -36,6 +36,9 @@ const MADE_LABEL: &str = "eider.upgrade";
 #[serde(rename_all = "camelCase")]
 pub(super) struct Kept {
     containers: Vec<KeptContainer>,
+    /// Who starts in the end, by the ids of the old ones.
+    #[serde(default)]
+    starting: Starting,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,6 +58,31 @@ fn kept(log: &Log<'_>) -> Vec<KeptContainer> {
     log.intent::<Kept>(step::KEEP_OLD).map(|kept| kept.containers).unwrap_or_default()
 }
 
+/// The containers to replace. What upgrades have kept is in nobody's place.
+fn chosen(job: &UpgradeJob, look: &Look) -> Result<Vec<Replaced>, Failure> {
+    let selection = look.selection.clone().in_place(&look.facts);
+    replaced(&images(job), &selection, &look.facts, &mark(&job.operation))
+}
+
+/// The ids of the new containers by those of the old ones.
+async fn successors(docker: &Docker, log: &Log<'_>) -> Result<HashMap<String, String>, Failure> {
+    let mut ids = HashMap::new();
+    for KeptContainer { replaced, .. } in kept(log) {
+        let found = there(docker, &replaced.name, &replaced.name).await?;
+        ids.insert(replaced.id, found.id.unwrap_or_default());
+    }
+    Ok(ids)
+}
+
+/// Puts the new containers in the place of the old ones.
+fn renew(order: &mut [StopEntry], ids: &HashMap<String, String>) {
+    let new = |id: &String| ids.get(id).unwrap_or(id).clone();
+    for entry in order {
+        entry.id = new(&entry.id);
+        entry.after_healthy = entry.after_healthy.iter().map(new).collect();
+    }
+}
+
 impl DockerRuntime {
     pub(super) async fn perform_upgrade(
         &self,
@@ -69,7 +97,7 @@ impl DockerRuntime {
             Action::Fetch => self.fetch(job, &handles.cancel).await,
             Action::KeepOld => self.keep_old(whole, log).await,
             Action::Apply => self.apply(job, log).await,
-            Action::Start => self.start_new(whole, log).await,
+            Action::Start => self.start_new(job, log, handles).await,
             Action::AwaitHealthy => self.upgrade_healthy(job, log, handles).await,
             Action::Soak => self.soak(job, log, handles).await,
             Action::Commit => self.commit(log).await,
@@ -80,68 +108,6 @@ impl DockerRuntime {
                 format!("a Docker host cannot {}", other.describe()),
             )),
         }
-    }
-
-    /// Looks at everything that can be looked at before any downtime.
-    async fn upgrade_preflight(
-        &self,
-        whole: &Job,
-        job: &UpgradeJob,
-        log: &Log<'_>,
-        handles: &Handles,
-    ) -> Result<Value, Failure> {
-        let look = self.look(whole).await?;
-        let chosen = replaced(&images(job), &look.selection, &look.facts, &mark(&job.operation))?;
-        let stopping = looking::foreseen(&look, whole)?;
-        if chosen.iter().any(|one| look.facts.own_container.as_ref() == Some(&one.id)) {
-            return Err(Failure::new(
-                Reason::UnsupportedTarget,
-                "Eider runs in one of the containers and cannot replace itself",
-            )
-            .hint("leave its service out of `spec.images`, and use `docker compose up` for it"));
-        }
-        for one in &chosen {
-            let taken = look.facts.containers.iter().find(|found| found.name == one.aside);
-            if let Some(found) = taken.filter(|found| found.id != one.id) {
-                return Err(Failure::new(
-                    Reason::TargetBusy,
-                    format!("container {} is left of another upgrade", found.name),
-                )
-                .hint("remove it if it is not needed: `docker rm` it"));
-            }
-        }
-        let from = version_before(&look, &chosen);
-        let unchanged = chosen
-            .iter()
-            .all(|one| look.facts.container(&one.id).is_some_and(|found| found.image == one.image));
-        if let Some(why) = refusal(from.as_deref(), &job.spec.to_version, unchanged)
-            && !job.spec.force
-        {
-            let message = format!("{}: {why}", whole.target().summary());
-            return Err(Failure::new(Reason::NotAnUpgrade, message)
-                .hint("set `spec.force: true` to do it all the same"));
-        }
-        let sources = self.sources(job).await?;
-        let backup = self.rehearse_backup(job, log, handles).await?;
-        let names: Vec<&str> = chosen.iter().map(|one| one.name.as_str()).collect();
-        let mut checks = vec![("SERVICE".to_owned(), "PASS".to_owned(), names.join(", "))];
-        checks.push(("IMAGES".to_owned(), "PASS".to_owned(), sources.join(", ")));
-        checks.extend(backup.checks);
-        let mut warnings = stopping.warnings;
-        for warning in backup.warnings {
-            if !warnings.contains(&warning) {
-                warnings.push(warning);
-            }
-        }
-        Ok(json!(PreflightFacts {
-            estimated_bytes: backup.estimated_bytes,
-            estimated_entries: backup.estimated_entries,
-            live_data: true,
-            from_version: from,
-            warnings,
-            checks,
-            ..PreflightFacts::default()
-        }))
     }
 
     /// What is to be kept; what an earlier intent says counts more.
@@ -156,14 +122,16 @@ impl DockerRuntime {
         }
         let docker = self.connection.docker().await?;
         let look = self.look(whole).await?;
+        let chosen = chosen(job, &look)?;
+        let (stopping, _) = held(log).unwrap_or_default();
+        let starting = starting(&chosen, &stopping, &look.facts);
         let mut containers = Vec::new();
-        for replaced in replaced(&images(job), &look.selection, &look.facts, &mark(&job.operation))?
-        {
+        for replaced in chosen {
             let found = there(&docker, &replaced.id, &replaced.name).await?;
             let restart_policy = found.host_config.and_then(|host| host.restart_policy);
             containers.push(KeptContainer { replaced, restart_policy });
         }
-        Ok(json!(Kept { containers }))
+        Ok(json!(Kept { containers, starting }))
     }
 
     async fn keep_old(&self, whole: &Job, log: &Log<'_>) -> Result<Value, Failure> {
@@ -185,33 +153,8 @@ impl DockerRuntime {
     /// Who is to run with the new version: what was held still, the replaced ones by the new ones.
     async fn new_entries(&self, docker: &Docker, log: &Log<'_>) -> Result<Stopping, Failure> {
         let Some((mut stopping, _)) = held(log) else { return Ok(Stopping::default()) };
-        let mut ids = HashMap::new();
-        for KeptContainer { replaced, .. } in kept(log) {
-            let found = there(docker, &replaced.name, &replaced.name).await?;
-            ids.insert(replaced.id, found.id.unwrap_or_default());
-        }
-        let new = |id: &String| ids.get(id).unwrap_or(id).clone();
-        for entry in &mut stopping.order {
-            entry.id = new(&entry.id);
-            entry.after_healthy = entry.after_healthy.iter().map(new).collect();
-        }
+        renew(&mut stopping.order, &successors(docker, log).await?);
         Ok(stopping)
-    }
-
-    async fn start_new(&self, whole: &Job, log: &Log<'_>) -> Result<Value, Failure> {
-        let docker = self.connection.docker().await?;
-        let stopping = self.new_entries(&docker, log).await?;
-        if let Err(failure) = stillness::release(&docker, &stopping, false).await {
-            // Who lives in the network of one that has ended cannot start: the first cause is told.
-            let cause = health::first_ended(&docker, &stopping).await?;
-            let message = match cause {
-                Some(cause) => format!("{cause}; {}", failure.message),
-                None => failure.message.clone(),
-            };
-            return Err(Failure { reason: Reason::Unhealthy, message, ..failure });
-        }
-        self.holds.drop(whole.operation());
-        Ok(json!({ "at": jiff::Timestamp::now() }))
     }
 
     async fn commit(&self, log: &Log<'_>) -> Result<Value, Failure> {
@@ -292,13 +235,4 @@ impl DockerRuntime {
         }
         Ok(displaced)
     }
-}
-
-fn version_before(look: &Look, chosen: &[Replaced]) -> Option<String> {
-    let first = chosen.first()?;
-    let selection = crate::plan::docker::Selection {
-        containers: vec![first.id.clone()],
-        ..crate::plan::docker::Selection::default()
-    };
-    looking::version(&selection, &look.facts)
 }

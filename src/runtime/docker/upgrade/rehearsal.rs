@@ -1,15 +1,71 @@
-//! What can be known of an Upgrade's backup while the service still runs: that everything can be read and
-//! that the store takes it.
+//! What can be known of an Upgrade while the service still runs: whom it replaces and whether they run, that
+//! everything can be read, that the store takes it, and that a rollback could put it back.
 
+use serde_json::{Value, json};
+
+use super::{chosen, looking};
+use crate::engine::replace::check_replaceable;
+use crate::plan::docker::{Place, Replaced, Selection, Stopping, left_aside, resting, stop_set};
+use crate::plan::version::refusal;
 use crate::plan::{Failure, Job, Log, PreflightFacts, UpgradeJob, safety};
 use crate::runtime::Handles;
 use crate::runtime::docker::DockerRuntime;
-use crate::spec::Reason;
+use crate::runtime::docker::looking::Look;
+use crate::spec::{ConsistencyMode, Reason};
 
 impl DockerRuntime {
+    /// Looks at everything that can be looked at before any downtime.
+    pub(super) async fn upgrade_preflight(
+        &self,
+        whole: &Job,
+        job: &UpgradeJob,
+        log: &Log<'_>,
+        handles: &Handles,
+    ) -> Result<Value, Failure> {
+        let look = self.look(whole).await?;
+        let chosen = chosen(job, &look)?;
+        let mut stopping =
+            stop_set(&look.selection, &look.facts, looking::touch(whole), ConsistencyMode::Stop)?;
+        check_own(&chosen, &look)?;
+        let mut warnings = check_left_aside(&chosen, &look, job)?;
+        let from = check_version(whole, job, &chosen, &look)?;
+        warnings.extend(check_who_runs(&chosen, &stopping, &look, job)?);
+        let sources = self.sources(job).await?;
+        let backup = self.rehearse_backup(job, log, handles).await?;
+        let is_data_put_back = job.spec.rollback.data && safety::of_upgrade(job).is_some();
+        let mut not_put_back = Vec::new();
+        if is_data_put_back {
+            self.check_ways_back(&backup.places).await?;
+            not_put_back = look.selection.not_put_back(&chosen, &look.facts);
+        }
+        warnings.extend(not_put_back.iter().map(|what| {
+            format!("{what} is not in the upgrade's backup: a rollback leaves it as it is then")
+        }));
+        let names: Vec<&str> = chosen.iter().map(|one| one.name.as_str()).collect();
+        let mut checks = vec![("SERVICE".to_owned(), "PASS".to_owned(), names.join(", "))];
+        checks.push(("IMAGES".to_owned(), "PASS".to_owned(), sources.join(", ")));
+        checks.extend(backup.checks);
+        warnings.append(&mut stopping.warnings);
+        for warning in backup.warnings {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+        Ok(json!(PreflightFacts {
+            estimated_bytes: backup.estimated_bytes,
+            estimated_entries: backup.estimated_entries,
+            live_data: true,
+            from_version: from,
+            not_put_back,
+            warnings,
+            checks,
+            ..PreflightFacts::default()
+        }))
+    }
+
     /// Looks at data and store as the backup will once everybody stands still: what it would fail for
     /// would be downtime for nothing.
-    pub(super) async fn rehearse_backup(
+    async fn rehearse_backup(
         &self,
         job: &UpgradeJob,
         log: &Log<'_>,
@@ -21,8 +77,102 @@ impl DockerRuntime {
         self.workers.conclude(&self.connection, &job.operation).await;
         serde_json::from_value(found?).map_err(|error| undecoded(&error))
     }
+
+    /// Fails where a rollback could not replace what is there: the old version would be left on the data of
+    /// the new one. What a worker would find is not known here.
+    async fn check_ways_back(&self, places: &[Place]) -> Result<(), Failure> {
+        if self.connected().await?.1.is_some() {
+            return Ok(());
+        }
+        for place in places {
+            check_replaceable(place.path.as_ref()).map_err(|error| {
+                let message = format!("a rollback could not put the data back: {error}");
+                Failure::new(Reason::UnsupportedTarget, message).hint(
+                    "unmount it, or set `spec.rollback.data: false` if the new version may keep its data",
+                )
+            })?;
+        }
+        Ok(())
+    }
 }
 
 fn undecoded(error: &serde_json::Error) -> Failure {
     Failure::new(Reason::InternalError, format!("the look at the upgrade's backup: {error}"))
+}
+
+fn check_own(chosen: &[Replaced], look: &Look) -> Result<(), Failure> {
+    if !chosen.iter().any(|one| look.facts.own_container.as_ref() == Some(&one.id)) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Reason::UnsupportedTarget,
+        "Eider runs in one of the containers and cannot replace itself",
+    )
+    .hint("leave its service out of `spec.images`, and use `docker compose up` for it"))
+}
+
+/// What other upgrades have kept in the place of these containers; told only if somebody insists.
+fn check_left_aside(
+    chosen: &[Replaced],
+    look: &Look,
+    job: &UpgradeJob,
+) -> Result<Vec<String>, Failure> {
+    let left = left_aside(chosen, &look.facts);
+    if left.is_empty() || job.spec.force {
+        let warning = |name: &str| format!("{name} is left of another upgrade, and is left alone");
+        return Ok(left.into_iter().map(warning).collect());
+    }
+    let names = left.join(", ");
+    Err(Failure::new(Reason::TargetBusy, format!("{names} is left of another upgrade")).hint(
+        "`docker rm` it if it is not needed, or set `spec.force: true` to leave it where it is",
+    ))
+}
+
+/// The version that runs now, if that may be replaced by the one that is wanted.
+fn check_version(
+    whole: &Job,
+    job: &UpgradeJob,
+    chosen: &[Replaced],
+    look: &Look,
+) -> Result<Option<String>, Failure> {
+    let from = chosen.first().and_then(|first| {
+        let containers = vec![first.id.clone()];
+        looking::version(&Selection { containers, ..Selection::default() }, &look.facts)
+    });
+    let unchanged = chosen
+        .iter()
+        .all(|one| look.facts.container(&one.id).is_some_and(|found| found.image == one.image));
+    match refusal(from.as_deref(), &job.spec.to_version, unchanged) {
+        Some(why) if !job.spec.force => {
+            let message = format!("{}: {why}", whole.target().summary());
+            Err(Failure::new(Reason::NotAnUpgrade, message)
+                .hint("set `spec.force: true` to do it all the same"))
+        }
+        _ => Ok(from),
+    }
+}
+
+/// Whose new version is not started, so that nothing tells whether it is any good.
+fn check_who_runs(
+    chosen: &[Replaced],
+    stopping: &Stopping,
+    look: &Look,
+    job: &UpgradeJob,
+) -> Result<Vec<String>, Failure> {
+    let resting = resting(chosen, stopping, &look.facts);
+    if let Some(name) = resting.going_on.first() {
+        let message = format!("{name} is not stopped, as its label eider.stop says");
+        return Err(Failure::new(Reason::UnsupportedTarget, message)
+            .hint("what goes on cannot be replaced: leave it out of `spec.images`"));
+    }
+    if resting.idle.len() == chosen.len() && !job.spec.force {
+        let message = format!("{} does not run: nothing would try the new version", {
+            resting.idle.join(", ")
+        });
+        return Err(Failure::new(Reason::NotAnUpgrade, message)
+            .hint("start it first, or set `spec.force: true` to have it made and not started"));
+    }
+    let warning =
+        |name: &str| format!("{name} does not run: its new version is made and not started");
+    Ok(resting.idle.into_iter().map(warning).collect())
 }
