@@ -22,6 +22,7 @@ mod redis;
 mod remote;
 mod restores;
 mod revivals;
+mod rollbacks;
 mod second;
 mod services;
 mod tls;

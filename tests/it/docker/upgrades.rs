@@ -417,6 +417,8 @@ fn an_upgrade_from_the_command_line_and_the_way_back_later() {
     let archive = kept.unwrap()["backupPath"].as_str().unwrap().to_owned();
     let listed = crate::scene::tool("tar", &["tzf", &archive]);
     assert!(listed.lines().any(|line| line.ends_with("/later")), "{listed}");
+    // What was written since is not to be replaced once more.
+    scene.run(&["upgrade", "rollback", "up", "--yes"]).code(4).says("taken back already");
     // Without its backup nothing leads back.
     scene.run(&["backup", "delete", "up-before-upgrade", "--yes"]).ok();
     scene.run(&["upgrade", "rollback", "up", "--yes"]).code(3).says("is not there any more");
