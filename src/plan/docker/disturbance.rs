@@ -113,6 +113,7 @@ mod tests {
             timeout: None,
             paused: false,
             selected: true,
+            lives_with: None,
             after_healthy: Vec::new(),
         };
         let stopping = Stopping { order: vec![entry], warnings: Vec::new() };

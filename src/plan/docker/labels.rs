@@ -148,9 +148,10 @@ fn unreadable(container: &ContainerFacts) -> Vec<String> {
             )
         })
         .collect();
-    if let Some(word) = container.own_label("stop").filter(|word| {
-        container.own_flag("stop").is_none() && *word != "pause"
-    }) {
+    if let Some(word) = container
+        .own_label("stop")
+        .filter(|word| container.own_flag("stop").is_none() && *word != "pause")
+    {
         problems.push(format!(
             "{}: eider.stop `{word}` is none of true, false, pause: it is stopped",
             container.name

@@ -223,8 +223,7 @@ pub async fn release(docker: &Docker, stopping: &Stopping, unsettled: bool) -> R
     let told = if unsettled { perhaps_told(docker, stopping).await? } else { None };
     if let Some(entry) = told {
         // Others may need it: as long as its time is known, it comes first.
-        let own = if entry.timeout == Some(FOREVER) { PATIENCE } else { stop_time(entry) };
-        ends_within(docker, entry, own, begun).await?;
+        ends_within(docker, entry, first_wait(entry), begun).await?;
     }
     let mut first_failure = None;
     for entry in stopping.order.iter().rev() {
@@ -242,8 +241,12 @@ pub async fn release(docker: &Docker, stopping: &Stopping, unsettled: bool) -> R
     first_failure.map_or(Ok(()), Err)
 }
 
-/// What a container may take to stop. No engine waits for ever here: what is to be waited for then is
-/// watched beside services that run.
+/// How long others wait for a container that may have been told to stop: its own time, if it has one.
+fn first_wait(entry: &StopEntry) -> Duration {
+    if entry.timeout == Some(FOREVER) { PATIENCE } else { stop_time(entry) }
+}
+
+/// What a container may take to stop, and its engine to notice.
 fn stop_time(entry: &StopEntry) -> Duration {
     Duration::from_secs(u64::from(entry.seconds_to_stop())) + NOTICE
 }
@@ -289,12 +292,12 @@ async fn ends_within(
 /// Watches a container that runs and may have been told to stop until it cannot end of that any more, and
 /// starts it again if it does.
 async fn see_through(docker: &Docker, entry: &StopEntry, begun: Instant) -> Result<(), Failure> {
-    let forever = entry.timeout == Some(FOREVER);
-    let limit = if forever { LONG_STOP } else { stop_time(entry) + LATE };
+    let told = entry.timeout == Some(FOREVER) && was_told(docker, entry).await?;
+    let limit = if told { LONG_STOP } else { first_wait(entry) + LATE };
     if ends_within(docker, entry, limit, begun).await? {
         return let_go(docker, entry).await;
     }
-    if !forever {
+    if !told {
         return Ok(());
     }
     let message = format!(
@@ -303,6 +306,16 @@ async fn see_through(docker: &Docker, entry: &StopEntry, begun: Instant) -> Resu
     );
     Err(Failure::new(Reason::ResumeFailed, message)
         .hint("start it again when it has ended, and give it a time to stop in that has an end"))
+}
+
+/// Whether the engine remembers that it sent a container a signal since it was started.
+async fn was_told(docker: &Docker, entry: &StopEntry) -> Result<bool, Failure> {
+    let found = inspect(docker.clone(), entry.id.clone()).await?;
+    let started: Option<Timestamp> = found.and_then(|found| found.state?.started_at?.parse().ok());
+    match started {
+        Some(since) => Ok(first_event(docker, &entry.id, "kill", since).await.is_some()),
+        None => Ok(false),
+    }
 }
 
 /// Waits for those that have to be healthy first; a container is not left down because another is ill.

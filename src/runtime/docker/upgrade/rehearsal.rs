@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 
 use super::{chosen, looking};
 use crate::engine::replace::check_replaceable;
-use crate::plan::docker::{Place, Replaced, Selection, Stopping, left_aside, resting, stop_set};
+use crate::plan::docker::{Place, Replaced, Selection, Stopping, left_aside, resting};
 use crate::plan::version::refusal;
 use crate::plan::{Failure, Job, Log, PreflightFacts, UpgradeJob, safety};
 use crate::runtime::Handles;
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::docker::looking::Look;
-use crate::spec::{ConsistencyMode, Reason};
+use crate::spec::Reason;
 
 impl DockerRuntime {
     /// Looks at everything that can be looked at before any downtime.
@@ -24,8 +24,7 @@ impl DockerRuntime {
     ) -> Result<Value, Failure> {
         let look = self.look(whole).await?;
         let chosen = chosen(job, &look)?;
-        let mut stopping =
-            stop_set(&look.selection, &look.facts, looking::touch(whole), ConsistencyMode::Stop)?;
+        let mut stopping = looking::foreseen(&look, whole)?;
         check_own(&chosen, &look)?;
         let mut warnings = check_left_aside(&chosen, &look, job)?;
         let from = check_version(whole, job, &chosen, &look)?;
