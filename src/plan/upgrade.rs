@@ -222,13 +222,27 @@ fn roll_back(job: &UpgradeJob, log: &Log<'_>, failure: &Failure, now: Timestamp)
             let left = not_put_back(log);
             (Reason::RolledBack, format!("rolled back, because {}: {cause}{left}", failure.reason))
         } else {
-            (Reason::RollbackFailed, format!("the rollback is not complete: {cause}"))
+            let left = wrong_data(log, &given_up);
+            (Reason::RollbackFailed, format!("the rollback is not complete: {cause}{left}"))
         };
         inner.reason = reason;
         inner.message.clone_from(&message);
         conclusion.message = message;
     }
     Decision::Finish(conclusion)
+}
+
+/// What became of a service whose data could not be put back, as the end of a sentence. The old version runs
+/// nevertheless: what it does to the data can be undone by the backup, an outage cannot (ADR 22).
+fn wrong_data(log: &Log<'_>, given_up: &[(&'static str, Failure)]) -> String {
+    if given_up.iter().all(|(step, _)| *step != RESTORE_DATA) {
+        return String::new();
+    }
+    let backup: ChildFacts = log.facts(BACKUP).unwrap_or_default();
+    format!(
+        "; the old version runs on the data that the new one left: restore the backup {}",
+        backup.name
+    )
 }
 
 /// What a rollback of data has not put back, as the end of a sentence.

@@ -399,7 +399,7 @@ mod tests {
             container("x/db", &[ON]),
             container("a-b/db", &[ON]),
             container("a_b/db", &[ON]),
-            container("a/b", &[ON]),
+            container("a/b", &[ON, ("eider.schedule", "@daily")]),
             container("a/c", &other),
             container("y.z", &[ON]),
             container("y-z", &[ON]),

@@ -3,7 +3,7 @@
 
 use super::cluster::Cluster;
 use super::process::Operator;
-use super::scene::{LONG, Scene, service_image};
+use super::scene::{LONG, STOPS, Scene, service_image};
 
 #[test]
 fn a_service_that_somebody_scales_back_is_reported_and_not_fought() {
@@ -91,7 +91,8 @@ fn a_pod_that_is_added_before_the_stop_is_not_left_out_of_the_backup() {
     let operator = Operator::new(&scene.cluster, &scene.namespace);
     let _process = operator.start();
     let sleep = "{exec: {container: service, command: [/bin/sleep, \"30\"]}}";
-    scene.back_up("grown", "db", &format!("  hooks: {{before: [{sleep}]}}\n"));
+    let more = format!("  hooks: {{before: [{sleep}]}}\n  consistency: {{timeout: {STOPS}}}\n");
+    scene.back_up("grown", "db", &more);
     scene.reaches("backup", "grown", "hooks-before");
     let scale = ["-n", &scene.namespace, "scale", "statefulset/db", "--replicas=2"];
     scene.cluster.kubectl(&scale);

@@ -119,6 +119,7 @@ fn every_point_is_killed() {
         points::around("backup", points::BACKUP_STEPS),
         points::around("backup", points::BACKUP_UNDO_STEPS),
         points::around("restore", points::RESTORE_STEPS),
+        points::around("restore", points::RESTORE_EMPTY_STEPS),
         points::around("restore", points::RESTORE_UNDO_STEPS),
         points::end("backup"),
         points::end("restore"),

@@ -2,8 +2,8 @@
 
 use super::kill::{Play, try_points};
 use super::points::{
-    BACKUP_INNER, BACKUP_STEPS, CATALOG, RESTORE_INNER, RESTORE_STEPS, RESTORE_UNDO_INNER,
-    RESTORE_UNDO_STEPS, around, end, named,
+    BACKUP_INNER, BACKUP_STEPS, CATALOG, RESTORE_EMPTY_STEPS, RESTORE_INNER, RESTORE_STEPS,
+    RESTORE_UNDO_INNER, RESTORE_UNDO_STEPS, around, end, named,
 };
 
 #[test]
@@ -30,6 +30,11 @@ fn backup_between_transactions() {
 fn restore_steps() {
     let points = [around("restore", RESTORE_STEPS), end("restore")].concat();
     try_points(Play::Restore(1), &points);
+}
+
+#[test]
+fn restore_to_an_empty_place() {
+    try_points(Play::RestoreOfNothing, &around("restore", RESTORE_EMPTY_STEPS));
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub const RESTORE_STEPS: &[&str] = &[
     "hooks-after",
     "drop-old",
 ];
+/// The step more of a Restore to a place that was empty.
+pub const RESTORE_EMPTY_STEPS: &[&str] = &["find-live"];
 /// The steps of a Restore whose service does not come up on the new tree.
 pub const RESTORE_UNDO_STEPS: &[&str] =
     &["undo-hooks-before", "swap-back", "undo-hooks-after", "discard-staging"];
