@@ -28,6 +28,9 @@ const LATE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(13);
 /// How long one is watched that may take for ever to stop.
 const LONG_STOP: Duration = Duration::from_hours(1);
+/// How long such a one is watched of which the engine knows nothing: it remembers a few hundred events of all
+/// its containers.
+const FORGOTTEN: Duration = Duration::from_mins(10);
 /// How long a container that is started again and again may take to run before it is stopped and not frozen.
 const RESTART: Duration = Duration::from_secs(5);
 /// How long a container waits at least for those that have to be healthy before it starts.
@@ -292,8 +295,13 @@ async fn ends_within(
 /// Watches a container that runs and may have been told to stop until it cannot end of that any more, and
 /// starts it again if it does.
 async fn see_through(docker: &Docker, entry: &StopEntry, begun: Instant) -> Result<(), Failure> {
-    let told = entry.timeout == Some(FOREVER) && was_told(docker, entry).await?;
-    let limit = if told { LONG_STOP } else { first_wait(entry) + LATE };
+    let forever = entry.timeout == Some(FOREVER);
+    let told = forever && was_told(docker, entry).await?;
+    let limit = match (forever, told) {
+        (false, _) => stop_time(entry) + LATE,
+        (true, true) => LONG_STOP,
+        (true, false) => FORGOTTEN,
+    };
     if ends_within(docker, entry, limit, begun).await? {
         return let_go(docker, entry).await;
     }

@@ -58,11 +58,16 @@ fn an_engine_that_is_restarted_in_the_middle_finds_its_services_started_again() 
     command.env("DOCKER_HOST", engine.address());
     let running = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
     wait_longer("web is stopped", Duration::from_secs(30), &mut || engine.state("web") == "exited");
+    let started = |engine: &SecondEngine| {
+        engine.docker(&["inspect", "--format", "{{.State.StartedAt}}", "web", "db"])
+    };
+    let before = started(&engine);
     engine.restart(Duration::from_secs(2));
-    assert_eq!((&*engine.state("web"), &*engine.state("db")), ("exited", "exited"));
     let ended: Ended = running.wait_with_output().unwrap().into();
     assert!(matches!(ended.code, 1 | 5), "{ended:#?}");
     assert_eq!((&*engine.state("web"), &*engine.state("db")), ("running", "running"));
+    let after = started(&engine);
+    assert!(before.lines().zip(after.lines()).all(|(before, after)| before != after), "{after}");
     assert!(scene.stored().iter().all(|name| !name.contains("manifest")), "{:?}", scene.stored());
     // And it goes on as if nothing had been.
     let again =
