@@ -42,7 +42,7 @@ pub async fn operator(
     let configuration = Config::infer().await.map_err(|error| unreachable(error.to_string()))?;
     let patience = arguments.request_timeout;
     let plain = client(configuration.clone(), None, patience)?;
-    let leadership = Leadership::default();
+    let leadership = Leadership::of(arguments.lease_duration);
     let gated = client(configuration, Some(leadership.clone()), patience)?;
     let health = Arc::new(Health::starting(&["definitions", "leader"]));
     let router = serve(arguments, &health).await?;

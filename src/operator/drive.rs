@@ -320,7 +320,7 @@ impl Operator {
         }
         point("announced");
         let started = std::time::Instant::now();
-        let forward = !is_compensation(action);
+        let forward = !action.is_compensation();
         let outcome = if forward && handles.cancel.is_cancelled() {
             Err(cancelled())
         } else {
@@ -460,22 +460,4 @@ impl Operator {
 
 fn cancelled() -> Failure {
     Failure::new(Reason::Cancelled, "cancelled; everything was put back as it was")
-}
-
-/// What puts things back is done even when the operation was cancelled: that is when it is needed.
-pub(super) fn is_compensation(action: &Action) -> bool {
-    use crate::plan::HookPhase;
-    matches!(
-        action,
-        Action::Resume
-            | Action::RunHooks(HookPhase::After)
-            | Action::DiscardArchive
-            | Action::SwapBack
-            | Action::DiscardStaging
-            | Action::DropOld
-            | Action::Commit
-            | Action::RemoveNew
-            | Action::RestoreOld
-            | Action::RunChild(Child::UpgradeRollback)
-    )
 }

@@ -11,10 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::drive::is_compensation;
 use super::{Operator, OperatorError};
 use crate::catalog::CatalogError;
-use crate::plan::{Action, Failure, HookPhase, JournalEntry, Log, Mark, OperationId, status};
+use crate::plan::{Action, Failure, JournalEntry, Log, Mark, OperationId, status};
 use crate::spec::{Kind, Reason};
 use crate::telemetry::Health;
 
@@ -79,12 +78,6 @@ impl Journals {
             map.remove(operation);
         }
     }
-}
-
-/// Whether an effect may come before its intent is on disk: it only lets run again what stands still, and
-/// whoever finds the journal without it does it once more.
-fn may_come_first(action: &Action) -> bool {
-    matches!(action, Action::Resume | Action::RunHooks(HookPhase::After))
 }
 
 /// The failure of a step that was not begun, because nobody could have known of it after a crash.
@@ -164,7 +157,7 @@ impl Operator {
         let Err(error) = self.append(intent.clone()).await else { return Ok(true) };
         let (operation, step) = (intent.operation.clone(), intent.step.clone());
         // In a cluster nothing is done before the status of the object has the intent.
-        if may_come_first(action) || self.cluster.is_some() {
+        if action.may_come_first() || self.cluster.is_some() {
             warn!(%operation, step, "{error}; its intent is written later");
             self.journals.keep(intent);
             return Ok(true);
@@ -183,7 +176,7 @@ impl Operator {
     /// still, or it puts things back and the catalog has its intent.
     pub(super) fn may_go_untold(&self, operation: &OperationId, action: &Action) -> bool {
         let is_written = self.journals.oldest_unwritten(operation).is_none();
-        may_come_first(action) || (is_compensation(action) && is_written)
+        action.may_come_first() || (action.is_compensation() && is_written)
     }
 
     /// Whether something stands still for an operation.

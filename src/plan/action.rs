@@ -132,4 +132,28 @@ impl Action {
             Self::RunChild(Child::UpgradeRollback) => "restore the data from the backup".to_owned(),
         }
     }
+
+    /// Whether it puts things back: it is done even when the operation was cancelled, for that is when it is
+    /// needed.
+    pub fn is_compensation(&self) -> bool {
+        matches!(
+            self,
+            Self::Resume
+                | Self::RunHooks(HookPhase::After)
+                | Self::DiscardArchive
+                | Self::SwapBack
+                | Self::DiscardStaging
+                | Self::DropOld
+                | Self::Commit
+                | Self::RemoveNew
+                | Self::RestoreOld
+                | Self::RunChild(Child::UpgradeRollback)
+        )
+    }
+
+    /// Whether its effect may come before its intent is on disk: it only lets run again what stands still, and
+    /// whoever finds the journal without it does it once more.
+    pub fn may_come_first(&self) -> bool {
+        matches!(self, Self::Resume | Self::RunHooks(HookPhase::After))
+    }
 }

@@ -115,36 +115,41 @@ fn told(log: &Log<'_>, step: &str) -> Option<Timestamp> {
 
 /// Whether the service was held still and not let go again, although it was to be.
 pub fn left_down(log: &Log<'_>) -> bool {
-    use backup::step::{HOOKS_AFTER, HOOKS_BEFORE, QUIESCE, RESUME};
-    use restore::step::{UNDO_HOOKS_AFTER, UNDO_RESUME};
-    use upgrade::step::{ROLLBACK_RESUME, START};
+    use backup::step::{HOOKS_AFTER, HOOKS_BEFORE};
+    use restore::step::UNDO_HOOKS_AFTER;
     if let (Some(Job::Restore(job)), Some((conclusion, _))) = (log.job(), log.conclusion())
         && !job.spec.start
         && conclusion.is_success()
     {
         return false;
     }
-    let resumed = [RESUME, UNDO_RESUME, ROLLBACK_RESUME, START].iter().any(|step| log.done(step));
     let hooked = [HOOKS_AFTER, UNDO_HOOKS_AFTER].iter().any(|step| log.done(step));
-    (log.touched(QUIESCE) && !resumed)
-        || (log.done(HOOKS_BEFORE) && log.touched(HOOKS_AFTER) && !hooked)
+    is_stopped(log) || (log.done(HOOKS_BEFORE) && log.touched(HOOKS_AFTER) && !hooked)
+}
+
+/// Whether a service was asked to stop and was not started again since.
+fn is_stopped(log: &Log<'_>) -> bool {
+    use backup::step::{QUIESCE, RESUME};
+    use restore::step::UNDO_RESUME;
+    use upgrade::step::{ROLLBACK_RESUME, START};
+    let resumed = [RESUME, UNDO_RESUME, ROLLBACK_RESUME, START].iter().any(|step| log.done(step));
+    log.touched(QUIESCE) && !resumed
 }
 
 /// Whether something has been held still that has not been let run again yet.
 pub fn stands_still(log: &Log<'_>) -> bool {
-    use backup::step::{HOOKS_AFTER, HOOKS_BEFORE, QUIESCE, RESUME};
-    use restore::step::{UNDO_HOOKS_AFTER, UNDO_RESUME};
-    use upgrade::step::{ROLLBACK_HOOKS_AFTER, ROLLBACK_RESUME, START};
-    let any = |steps: &[&str]| steps.iter().any(|step| log.done(step));
+    use backup::step::{HOOKS_AFTER, HOOKS_BEFORE};
+    use restore::step::UNDO_HOOKS_AFTER;
+    use upgrade::step::ROLLBACK_HOOKS_AFTER;
     let after = match log.job() {
         Some(Job::Backup(job)) => !job.spec.hooks.after.is_empty(),
         Some(Job::Restore(job)) => !job.spec.hooks.after.is_empty(),
         Some(Job::Upgrade(job)) => !job.spec.hooks.after.is_empty(),
         None => false,
     };
-    let hooked = any(&[HOOKS_AFTER, UNDO_HOOKS_AFTER, ROLLBACK_HOOKS_AFTER]);
-    (log.touched(QUIESCE) && !any(&[RESUME, UNDO_RESUME, ROLLBACK_RESUME, START]))
-        || (after && log.touched(HOOKS_BEFORE) && !hooked)
+    let hooked =
+        [HOOKS_AFTER, UNDO_HOOKS_AFTER, ROLLBACK_HOOKS_AFTER].iter().any(|step| log.done(step));
+    is_stopped(log) || (after && log.touched(HOOKS_BEFORE) && !hooked)
 }
 
 /// The conditions of a run-once kind.

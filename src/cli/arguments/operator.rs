@@ -64,6 +64,10 @@ pub struct OperatorArguments {
         value_name = "NAME"
     )]
     pub lease_name: String,
+    /// How long the Lease holds when it cannot be renewed, 5s at least. Longer bears a slower API server;
+    /// another replica takes over as much later.
+    #[arg(long, env = "EIDER_LEASE_DURATION", hide_env_values = true, default_value = "15s", value_name = "DURATION", value_parser = parse_lease)]
+    pub lease_duration: Duration,
     /// Namespace of the Lease.
     #[arg(
         long,
@@ -76,6 +80,15 @@ pub struct OperatorArguments {
     /// What this replica is called in the Lease; default the name of the machine and a number.
     #[arg(long, env = "POD_NAME", hide_env_values = true, value_name = "NAME")]
     pub identity: Option<String>,
+}
+
+/// A lease is kept in whole seconds, and renewed several times while it holds.
+fn parse_lease(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if duration < Duration::from_secs(5) {
+        return Err(format!("{text} is too short: a lease holds for 5s at least"));
+    }
+    Ok(duration)
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

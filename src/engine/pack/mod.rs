@@ -131,6 +131,7 @@ pub fn pack<W: Write + Send>(
         let packed = packer::pack_roots(options, &boundaries, stream, progress, cancel);
         if packed.is_ok() {
             progress.all_read();
+            failpoint::hit("archive.read");
         }
         let written = writer.join().unwrap_or_else(|_| {
             Err(std::io::Error::other("the thread that writes ended unexpectedly"))

@@ -17,30 +17,36 @@ use kube::{Api, Client};
 use tower::{BoxError, Layer, Service};
 use tracing::{info, warn};
 
-/// How long a lease holds without being renewed.
+/// How long a lease holds without being renewed, if nothing else is wanted.
 pub const DURATION: Duration = Duration::from_secs(15);
-/// How often it is renewed.
-const RENEW: Duration = Duration::from_secs(5);
+/// A lease is renewed so many times while it holds.
+const RENEWALS: u32 = 3;
 /// How often a follower looks whether it is free.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long before its end a lease counts as lost: clocks and answers take time.
-const MARGIN: Duration = Duration::from_secs(3);
+/// The part of a lease after which it counts as lost: clocks and answers take time.
+const COUNTED: (u32, u32) = (4, 5);
 
 /// Whether this process may write, for everybody who asks. Clones share it.
 #[derive(Clone)]
 pub struct Leadership {
     begun: Instant,
+    duration: Duration,
     /// Milliseconds after `begun` until which writing is allowed; 0 for not at all.
     until: Arc<AtomicU64>,
 }
 
 impl Default for Leadership {
     fn default() -> Self {
-        Self { begun: Instant::now(), until: Arc::default() }
+        Self::of(DURATION)
     }
 }
 
 impl Leadership {
+    /// Leadership by a lease that holds for so long without being renewed.
+    pub fn of(duration: Duration) -> Self {
+        Self { begun: Instant::now(), duration, until: Arc::default() }
+    }
+
     /// Leadership without a lease, for those who run alone.
     pub fn unconditional() -> Self {
         let leadership = Self::default();
@@ -49,7 +55,7 @@ impl Leadership {
     }
 
     fn held_since(&self, asked: Instant) {
-        let until = asked.duration_since(self.begun) + DURATION.saturating_sub(MARGIN);
+        let until = asked.duration_since(self.begun) + self.duration * COUNTED.0 / COUNTED.1;
         let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
         self.until.store(until, Ordering::SeqCst);
     }
@@ -107,16 +113,17 @@ impl Election {
     /// Keeps the lease; returns when it is lost.
     pub async fn keep(&mut self) {
         let mut renewed = Instant::now();
+        let every = self.leadership.duration / RENEWALS;
         loop {
-            tokio::time::sleep(RENEW.min(Duration::from_secs(1))).await;
+            tokio::time::sleep(every.min(Duration::from_secs(1))).await;
             if !self.leadership.holds() {
                 return;
             }
-            if renewed.elapsed() < RENEW {
+            if renewed.elapsed() < every {
                 continue;
             }
             // A server that accepts connections and says nothing must not hide that the lease is over.
-            match tokio::time::timeout(RENEW, self.attempt()).await {
+            match tokio::time::timeout(every, self.attempt()).await {
                 Ok(Ok(true)) => renewed = Instant::now(),
                 Ok(Ok(false)) => {
                     self.leadership.lost();
@@ -187,7 +194,7 @@ impl Election {
     fn record(&self, acquired: MicroTime, renewed: MicroTime, transitions: i32) -> LeaseSpec {
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
-            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            lease_duration_seconds: i32::try_from(self.leadership.duration.as_secs()).ok(),
             acquire_time: Some(acquired),
             renew_time: Some(renewed),
             lease_transitions: Some(transitions),

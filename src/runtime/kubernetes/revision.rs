@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::ResourceExt;
 
 use super::cluster::Cluster;
+use super::holding::LOOK;
 use super::workload::Workload;
 use crate::plan::Failure;
 use crate::plan::version::of_image;
@@ -15,8 +16,6 @@ use crate::spec::{Reason, counted};
 
 /// How long a controller may take to see a change before the change is in the way.
 const SEES: Duration = Duration::from_secs(10);
-/// How often it is looked whether it has.
-const LOOK: Duration = Duration::from_millis(300);
 
 /// The workload, if it would be the same after it was held still.
 pub async fn get_what_may_be_stopped(

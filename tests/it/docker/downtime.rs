@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::contained;
-use super::engine::{IMAGE, Project, SERVICE, backup, docker, lines, text};
+use super::engine::{IMAGE, Project, SERVICE, backup, docker, lines};
 use super::upgrades::{self, Version};
 use crate::scene::{Daemon, Ended, STORE, tool, wait_longer};
 
@@ -130,39 +130,54 @@ fn the_downtime_of_a_project_is_the_same_in_record_status_and_histogram() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
-/// What takes the longest here is to compress the last pieces, for which no service need wait.
-fn runs_while_its_archive_is_written(back_up: impl FnOnce(&Project, &str) -> Ended) {
+/// The archive waits here to be completed until the service has been seen to run; `back_up` takes the place
+/// where it waits, and the documents.
+fn runs_while_its_archive_is_written(back_up: impl Fn(&Project, &str, &str) -> Ended + Sync) {
     let Some(project) = Project::new() else { return };
     let data = project.volume("data");
     project.start("db", &["-v", &format!("{data}:/data")], SERVICE);
+    let log = || lines(&project.at("data").join("log"));
     wait_longer("the service has started", Duration::from_secs(20), &mut || {
         project.at("data").join("log").exists()
     });
-    // Letters at random: compressible, at no great pace.
     let make = "head -c 9000000 /dev/urandom | base64 > \"$0\"/letters";
     tool("sh", &["-c", make, project.at("data").to_str().unwrap()]);
     let target = format!("project: {}", project.name);
-    let night = backup("night", &target, "archive: {format: tar.zst, level: 19, threads: 1}");
-    back_up(&project, &format!("{STORE}---\n{night}")).ok();
-    let started = text(&project.inspected()["db"]["State"]["StartedAt"]);
-    let started: jiff::Timestamp = started.parse().unwrap();
-    let written = project.scene.archive("night").metadata().unwrap().modified().unwrap();
-    let written = jiff::Timestamp::try_from(written).unwrap();
-    assert!(started < written, "started {started}, the archive was written until {written}");
-    assert_eq!(lines(&project.at("data").join("log")), ["started", "stopped", "started"]);
+    let documents = format!("{STORE}---\n{}", backup("night", &target, ""));
+    std::fs::create_dir_all(project.scene.path("store")).unwrap();
+    let gate = project.scene.path("store/.gate");
+    // While it is written it has another name.
+    let is_complete = || project.scene.stored().iter().any(|name| name.starts_with("backup_"));
+    std::thread::scope(|scope| {
+        let point = format!("archive.read@{}", gate.display());
+        let (back_up, project, documents) = (&back_up, &project, &documents);
+        let taken = scope.spawn(move || back_up(project, &point, documents));
+        wait_longer("the service runs again", Duration::from_secs(50), &mut || {
+            log() == ["started", "stopped", "started"]
+        });
+        assert!(!is_complete(), "the archive was complete before the service ran");
+        std::fs::write(&gate, "").unwrap();
+        taken.join().unwrap().ok();
+    });
+    assert!(is_complete());
+    assert_eq!(log(), ["started", "stopped", "started"]);
     // What was read before the service ran is what is in the archive.
     project.scene.run(&["backup", "verify", "night"]).ok();
 }
 
 #[test]
 fn a_service_runs_while_its_archive_is_written() {
-    runs_while_its_archive_is_written(|project, documents| project.scene.apply(documents));
+    runs_while_its_archive_is_written(|project, point, documents| {
+        let file = project.scene.write("run.yaml", project.scene.fill(documents));
+        let mut command = project.scene.command(&["run", "-f", file.to_str().unwrap()]);
+        command.env("EIDER_FAILPOINT", point).output().unwrap().into()
+    });
 }
 
 #[test]
 fn a_service_runs_while_a_worker_writes_its_archive() {
-    runs_while_its_archive_is_written(|project, documents| {
-        contained::apply(project, &[], documents)
+    runs_while_its_archive_is_written(|project, point, documents| {
+        contained::apply(project, &[&format!("EIDER_WORKER_FAILPOINT={point}")], documents)
     });
 }
 

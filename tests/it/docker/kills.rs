@@ -172,7 +172,9 @@ fn a_backup_killed_before_its_data_is_read() {
         ["docker.next-stop", "docker.next-stop:2", "docker.next-stop:3"].map(str::to_owned),
     );
     points.extend(around("backup", &["archive"]));
-    points.extend(["archive.started", "archive.middle", "archive.written"].map(str::to_owned));
+    points.extend(
+        ["archive.started", "archive.middle", "archive.read", "archive.written"].map(str::to_owned),
+    );
     backups(OnTheHost, &points);
 }
 

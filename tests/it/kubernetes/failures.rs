@@ -103,11 +103,7 @@ fn a_backup_whose_object_is_taken_away_by_force_lets_its_service_run_again() {
     let process = operator.start_into("backup.archive.announced");
     scene.back_up("forced", "db", "");
     assert_eq!(process.wait_exit(LONG).signal, Some(9));
-    let none = "{\"metadata\":{\"finalizers\":null}}";
-    let namespace = ["-n", &scene.namespace];
-    let patch = ["patch", "backup", "forced", "--type=merge", "--patch", none];
-    scene.cluster.kubectl(&[&namespace[..], &patch].concat());
-    scene.cluster.kubectl(&[&namespace[..], &["delete", "backup", "forced"]].concat());
+    scene.take_away("backup", "forced");
     let found = scene.object("statefulset", "db").unwrap();
     assert_eq!(found["spec"]["replicas"], 0, "it is not held any more");
     let _process = operator.start();
@@ -413,10 +409,11 @@ fn another_replica_takes_over_in_the_middle_with_an_empty_catalog() {
     let scene = Scene::new(cluster);
     scene.fill("db");
     let data = copy_of(&scene.data("db"));
-    let first = Operator::new(&scene.cluster, &scene.namespace).arguments(&["--identity", "one"]);
-    let second = Operator::new(&scene.cluster, &scene.namespace)
-        .arguments(&["--identity", "two"])
-        .lease(first.lease_name());
+    let with_usual_lease = || {
+        Operator::new(&scene.cluster, &scene.namespace).environment("EIDER_LEASE_DURATION", "15s")
+    };
+    let first = with_usual_lease().arguments(&["--identity", "one"]);
+    let second = with_usual_lease().arguments(&["--identity", "two"]).lease(first.lease_name());
     let leader = first.start_into("backup.archive.performed");
     scene.back_up("handed-over", "db", "");
     scene.reaches("backup", "handed-over", "preflight");

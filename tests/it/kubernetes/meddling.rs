@@ -31,22 +31,15 @@ fn a_service_that_somebody_scales_back_is_reported_and_not_fought() {
 fn a_service_that_is_scaled_back_while_it_stops_is_told_at_once() {
     let Some(cluster) = Cluster::connect() else { return };
     let scene = Scene::new(cluster);
-    let slow = "{\"spec\":{\"template\":{\"spec\":{\"terminationGracePeriodSeconds\":60,\"containers\":[\
-                {\"name\":\"service\",\"lifecycle\":{\"preStop\":{\"exec\":{\"command\":[\"sleep\",\"15\"]}}}}]}}}}";
-    let namespace = ["-n", &scene.namespace];
-    scene.cluster.kubectl(&[&namespace[..], &["patch", "statefulset", "db", "-p", slow]].concat());
-    scene.cluster.kubectl(&[&namespace[..], &["rollout", "status", "statefulset/db"]].concat());
+    scene.ends_slowly(15);
     scene.fill("db");
     let operator = Operator::new(&scene.cluster, &scene.namespace);
     let _process = operator.start();
     // Longer than a test waits.
     scene.back_up("fought", "db", "  consistency: {timeout: 30m}\n");
-    scene.cluster.wait("the pod to be asked to end", LONG, || {
-        let pod = scene.object("pod", "db-0")?;
-        pod["metadata"]["deletionTimestamp"].is_string().then_some(())
-    });
-    let scale = ["scale", "statefulset/db", "--replicas=1"];
-    scene.cluster.kubectl(&[&namespace[..], &scale].concat());
+    scene.is_asked_to_end();
+    let scale = ["-n", &scene.namespace, "scale", "statefulset/db", "--replicas=1"];
+    scene.cluster.kubectl(&scale);
     let status = scene.failed("backup", "fought", "ReplicasChanged");
     assert!(status["message"].as_str().unwrap().contains("scaled to 1"), "{status:#}");
     scene.running("db");
@@ -155,21 +148,14 @@ fn a_service_of_an_older_template_is_not_stopped_and_is_named_by_what_runs() {
 fn a_workload_that_is_deleted_without_its_pods_does_not_count_as_stopped() {
     let Some(cluster) = Cluster::connect() else { return };
     let scene = Scene::new(cluster);
-    let slow = "{\"spec\":{\"template\":{\"spec\":{\"terminationGracePeriodSeconds\":60,\"containers\":[\
-                {\"name\":\"service\",\"lifecycle\":{\"preStop\":{\"exec\":{\"command\":[\"sleep\",\"30\"]}}}}]}}}}";
-    let namespace = ["-n", &scene.namespace];
-    scene.cluster.kubectl(&[&namespace[..], &["patch", "statefulset", "db", "-p", slow]].concat());
-    scene.cluster.kubectl(&[&namespace[..], &["rollout", "status", "statefulset/db"]].concat());
+    scene.ends_slowly(30);
     scene.fill("db");
     let operator = Operator::new(&scene.cluster, &scene.namespace);
     let _process = operator.start();
     scene.back_up("orphaned", "db", "");
-    scene.cluster.wait("the pod to be asked to end", LONG, || {
-        let pod = scene.object("pod", "db-0")?;
-        pod["metadata"]["deletionTimestamp"].is_string().then_some(())
-    });
-    let delete = ["delete", "statefulset", "db", "--cascade=orphan"];
-    scene.cluster.kubectl(&[&namespace[..], &delete].concat());
+    scene.is_asked_to_end();
+    let delete = ["-n", &scene.namespace, "delete", "statefulset", "db", "--cascade=orphan"];
+    scene.cluster.kubectl(&delete);
     let status = scene.failed("backup", "orphaned", "TargetNotFound");
     assert!(status["message"].as_str().unwrap().contains("was deleted"), "{status:#}");
     assert_eq!(scene.archives(), Vec::<String>::new());

@@ -44,7 +44,15 @@ impl Operator {
             directory: tempfile::tempdir().unwrap(),
             kubeconfig: cluster.kubeconfig().to_owned(),
             arguments,
-            environment: Vec::new(),
+            environment: [
+                // Its own in every start, as that of a pod of a StatefulSet: no lease has to run out.
+                ("POD_NAME", lease.as_str()),
+                // A process that loses its lease ends, and here is no kubelet to start it again: beside other
+                // tests a server may take longer to answer than a lease holds by default.
+                ("EIDER_LEASE_DURATION", "1m"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
             lease,
             listens: false,
             running: KillSwitch::default(),

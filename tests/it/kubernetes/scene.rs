@@ -189,6 +189,42 @@ spec:
         ));
     }
 
+    /// Changes the pod template of `db` and waits until its pod is of the new one.
+    pub fn change_template(&self, spec: &str) {
+        let patch = format!("{{\"spec\":{{\"template\":{{\"spec\":{spec}}}}}}}");
+        let namespace = ["-n", &self.namespace];
+        let patching = ["patch", "statefulset", "db", "-p", &patch];
+        self.cluster.kubectl(&[&namespace[..], &patching].concat());
+        let waiting = ["rollout", "status", "statefulset/db"];
+        self.cluster.kubectl(&[&namespace[..], &waiting].concat());
+    }
+
+    /// Has the pod of `db` take so many seconds to end.
+    pub fn ends_slowly(&self, seconds: u32) {
+        self.change_template(&format!(
+            "{{\"terminationGracePeriodSeconds\":60,\"containers\":[{{\"name\":\"service\",\"lifecycle\":\
+             {{\"preStop\":{{\"exec\":{{\"command\":[\"sleep\",\"{seconds}\"]}}}}}}}}]}}"
+        ));
+    }
+
+    /// Waits until the pod of `db` is asked to end.
+    #[track_caller]
+    pub fn is_asked_to_end(&self) {
+        self.cluster.wait("the pod to be asked to end", LONG, || {
+            let pod = self.object("pod", "db-0")?;
+            pod["metadata"]["deletionTimestamp"].is_string().then_some(())
+        });
+    }
+
+    /// Takes an object away although its finalizer holds it.
+    pub fn take_away(&self, kind: &str, name: &str) {
+        let none = "{\"metadata\":{\"finalizers\":null}}";
+        let namespace = ["-n", &self.namespace];
+        let patch = ["patch", kind, name, "--type=merge", "--patch", none];
+        self.cluster.kubectl(&[&namespace[..], &patch].concat());
+        self.cluster.kubectl(&[&namespace[..], &["delete", kind, name]].concat());
+    }
+
     /// The image that `db` is to run.
     pub fn image(&self) -> String {
         let found = self.object("statefulset", "db").unwrap();

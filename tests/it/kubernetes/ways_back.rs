@@ -91,11 +91,10 @@ fn a_restore_gives_its_service_as_long_as_it_says_and_puts_the_data_back() {
     scene.back_up("base", "db", "  consistency: {mode: Live}\n");
     scene.succeeded("backup", "base");
     std::fs::remove_file(&poison).unwrap();
-    let probe = "{\"spec\":{\"template\":{\"spec\":{\"containers\":[{\"name\":\"service\",\"readinessProbe\":\
-                 {\"tcpSocket\":null,\"exec\":{\"command\":[\"test\",\"!\",\"-e\",\"/data/poison\"]}}}]}}}}";
-    let namespace = ["-n", &scene.namespace];
-    scene.cluster.kubectl(&[&namespace[..], &["patch", "statefulset", "db", "-p", probe]].concat());
-    scene.cluster.kubectl(&[&namespace[..], &["rollout", "status", "statefulset/db"]].concat());
+    scene.change_template(
+        "{\"containers\":[{\"name\":\"service\",\"readinessProbe\":\
+                 {\"tcpSocket\":null,\"exec\":{\"command\":[\"test\",\"!\",\"-e\",\"/data/poison\"]}}}]}",
+    );
     let data = copy_of(&scene.data("db"));
     scene.put_back("back", "base", "  healthTimeout: 15s\n");
     let status = scene.failed("restore", "back", "Unhealthy");
@@ -146,18 +145,13 @@ fn a_restore_whose_object_is_taken_away_by_force_after_its_swap_is_undone() {
     let data = copy_of(&scene.data("db"));
     scene.put_back("forced", "base", "");
     assert_eq!(process.wait_exit(LONG).signal, Some(9));
-    let none = "{\"metadata\":{\"finalizers\":null}}";
-    let namespace = ["-n", &scene.namespace];
-    let patch = ["patch", "restore", "forced", "--type=merge", "--patch", none];
-    scene.cluster.kubectl(&[&namespace[..], &patch].concat());
-    scene.cluster.kubectl(&[&namespace[..], &["delete", "restore", "forced"]].concat());
+    scene.take_away("restore", "forced");
     let _process = operator.start();
     scene.cluster.wait("the data to be put back", LONG, || {
         scene.data("db").join("since").exists().then_some(())
     });
     scene.cluster.wait("the movers to be let go", LONG, || {
-        let jobs =
-            scene.cluster.kubectl(&[&namespace[..], &["get", "jobs", "-o", "name"]].concat());
+        let jobs = scene.cluster.kubectl(&["-n", &scene.namespace, "get", "jobs", "-o", "name"]);
         jobs.trim().is_empty().then_some(())
     });
     scene.running("db");

@@ -15,6 +15,7 @@ pub const BACKUP_UNDO_STEPS: &[&str] = &["discard"];
 pub const BACKUP_INNER: &[&str] = &[
     "archive.started",
     "archive.middle",
+    "archive.read",
     "archive.written",
     "seal.synced",
     "seal.renamed",

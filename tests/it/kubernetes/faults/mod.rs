@@ -50,7 +50,8 @@ impl Stage {
         let proxy = Proxy::counting(&scene.cluster, vec![], of_operation);
         let operator = Operator::new(&scene.cluster, &scene.namespace)
             .kubeconfig(&proxy.kubeconfig())
-            .arguments(&["--identity", "eider-operator-0"])
+            // Here a process that loses its lease is started again.
+            .environment("EIDER_LEASE_DURATION", "15s")
             .arguments(arguments);
         let process = Some(operator.start());
         let stage = Self { scene, proxy, operator, process };

@@ -69,9 +69,7 @@ impl Stage {
         // Not a StatefulSet: its next pod has to wait until the kubelet has removed the last one.
         let image = service_image(&scene.cluster, 1);
         scene.apply(&DEPLOYMENT.replace("IMAGE", &image));
-        // As in a StatefulSet's pod, whose name outlives it: no lease has to run out.
-        let operator = Operator::new(&scene.cluster, &scene.namespace)
-            .arguments(&["--identity", "eider-operator-0"]);
+        let operator = Operator::new(&scene.cluster, &scene.namespace);
         let stage = Self { scene, operator };
         stage.runs();
         stage.fill();
