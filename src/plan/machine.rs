@@ -168,10 +168,12 @@ impl<'a> Log<'a> {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// How often the step has failed because the engine was away: that says nothing about the step.
+    /// How often the step has failed because the engine, or the cluster, was away: that says nothing about the
+    /// step.
     fn failures_while_away(&self, step: &str) -> u32 {
         let is_away = |entry: &&JournalEntry| {
-            entry.mark == Mark::Failed && failure_of(entry).reason == Reason::EngineUnavailable
+            let away = [Reason::EngineUnavailable, Reason::ClusterUnavailable];
+            entry.mark == Mark::Failed && away.contains(&failure_of(entry).reason)
         };
         u32::try_from(self.of(step).filter(is_away).count()).unwrap_or(u32::MAX)
     }
@@ -398,5 +400,6 @@ mod tests {
         assert!(given_up(Reason::ResumeFailed, 6));
         assert!(!given_up(Reason::EngineUnavailable, 60), "half an hour is too early");
         assert!(given_up(Reason::EngineUnavailable, 120));
+        assert!(!given_up(Reason::ClusterUnavailable, 60));
     }
 }

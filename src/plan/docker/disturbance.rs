@@ -113,6 +113,8 @@ mod tests {
             timeout: None,
             paused: false,
             selected: true,
+            holds_data: true,
+            was_ill: false,
             lives_with: None,
             after_healthy: Vec::new(),
         };

@@ -58,6 +58,9 @@ pub struct ContainerFacts {
     pub image: String,
     /// What it does now.
     pub state: RunState,
+    /// It runs and is not well: its health check says so, or the engine starts it again and again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_ill: bool,
     /// How it ended, unless it runs or has never run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i64>,

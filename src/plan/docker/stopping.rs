@@ -46,6 +46,12 @@ pub struct StopEntry {
     pub paused: bool,
     /// Whether the target selects it; otherwise it shares data with what is selected, or lives in it.
     pub selected: bool,
+    /// Whether it works on the data that is read or replaced.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub holds_data: bool,
+    /// Whether it was not well before anything was done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_ill: bool,
     /// The name of one that stops and whose network, processes or mounts it uses, where that is why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lives_with: Option<String>,
@@ -68,6 +74,24 @@ impl Stopping {
         let each = self.order.iter().map(StopEntry::seconds_to_stop);
         each.map(|seconds| Duration::from_secs(seconds.into()))
             .fold(Duration::ZERO, Duration::saturating_add)
+    }
+
+    /// Those who have to be well in the end. Who was ill before is not among them, unless it `is_to_be_healed`:
+    /// an operation that went back for its sake could never succeed.
+    pub fn to_be_well(&self, is_to_be_healed: impl Fn(&StopEntry) -> bool) -> Vec<&StopEntry> {
+        let counts =
+            |entry: &&StopEntry| !entry.paused && (!entry.was_ill || is_to_be_healed(entry));
+        self.order.iter().filter(counts).collect()
+    }
+
+    /// Tells who is ill before anything is done.
+    pub fn warn_of_the_ill(&mut self) {
+        let ill = self.order.iter().filter(|entry| entry.was_ill && !entry.paused);
+        let told = ill.map(|entry| {
+            format!("{} is not well: whether it gets well is waited for only if that is what this changes", entry.name)
+        });
+        let told: Vec<String> = told.collect();
+        self.warnings.extend(told);
     }
 
     /// Tells who would be stopped and started again every night without ever being in time.
@@ -111,7 +135,7 @@ pub fn stop_set(
         if host.own_container.as_ref() == Some(&container.id) {
             stopping.warnings.extend(own_goes_on(container, selected, loses)?);
         } else if selected || sharing {
-            chosen.push(Chosen { container, loses, lives_with: None });
+            chosen.push(Chosen { container, shares: sharing, loses, lives_with: None });
         } else if let Some(path) = reaches_volumes(container, selection, host) {
             stopping.warnings.push(format!(
                 "{} goes on: it may write to every volume, by {path}",
@@ -144,6 +168,7 @@ pub fn stop_set(
         entry.selected = selection.containers.contains(&entry.id);
         let found = chosen.iter().find(|one| one.container.id == entry.id);
         entry.lives_with = found.and_then(|one| one.lives_with.clone());
+        entry.holds_data = found.is_some_and(|one| one.shares);
     }
     Ok(stopping)
 }
@@ -151,6 +176,8 @@ pub fn stop_set(
 /// One that is to stand still, and why.
 struct Chosen<'a> {
     container: &'a ContainerFacts,
+    /// It works on the data.
+    shares: bool,
     /// The data that it works on is replaced.
     loses: bool,
     /// The name of one that stops and that it cannot be without; none if it works on the data itself.
@@ -212,7 +239,7 @@ fn add_who_lives_with<'a>(
             }
             if chosen.iter().all(|one| one.container.id != container.id) {
                 let lives_with = Some(other.name.clone());
-                chosen.push(Chosen { container, loses: false, lives_with });
+                chosen.push(Chosen { container, shares: false, loses: false, lives_with });
             }
         }
     }
@@ -253,6 +280,8 @@ pub fn entries(containers: &[&ContainerFacts]) -> Vec<StopEntry> {
         timeout: container.stop_timeout,
         paused: container.state == RunState::Paused,
         selected: true,
+        holds_data: false,
+        was_ill: container.is_ill,
         lives_with: None,
         after_healthy: containers
             .iter()

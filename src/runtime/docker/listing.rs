@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::models::{
-    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, HostConfig, MountPoint,
-    Volume,
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, HealthStatusEnum,
+    HostConfig, MountPoint, Volume,
 };
 use bollard::query_parameters::{
     InspectContainerOptions, ListContainersOptionsBuilder, ListVolumesOptions,
 };
 use futures_util::StreamExt;
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::connection::{ANSWER, Connection, address, is_missing, limited};
@@ -120,6 +121,27 @@ pub fn run_state(state: Option<&ContainerState>) -> RunState {
     }
 }
 
+/// A container that its engine has started again often, and a moment ago, is in a crash loop though it runs.
+const CRASH_LOOP: (i64, i64) = (3, 90);
+
+fn is_ill(found: &ContainerInspectResponse) -> bool {
+    let Some(state) = &found.state else { return false };
+    let unhealthy = Some(HealthStatusEnum::UNHEALTHY);
+    let started = state.started_at.as_ref().and_then(|at| at.parse::<Timestamp>().ok());
+    let (times, seconds) = CRASH_LOOP;
+    let falls_over = || {
+        found.restart_count.is_some_and(|count| count >= times)
+            && started.is_some_and(|at| Timestamp::now().duration_since(at).as_secs() < seconds)
+    };
+    match run_state(Some(state)) {
+        RunState::Running => {
+            state.health.as_ref().and_then(|health| health.status) == unhealthy || falls_over()
+        }
+        RunState::Restarting => true,
+        RunState::Paused | RunState::Stopped => false,
+    }
+}
+
 /// How a container has ended. One that has never run has the code of a success as well.
 fn exit_code(state: &ContainerState) -> Option<i64> {
     state.exit_code.filter(|_| state.status == Some(ContainerStateStatusEnum::EXITED))
@@ -140,6 +162,7 @@ pub fn container_facts(found: &ContainerInspectResponse) -> ContainerFacts {
         labels: sorted(configuration.labels.unwrap_or_default()),
         image: configuration.image.unwrap_or_default(),
         state: run_state(found.state.as_ref()),
+        is_ill: is_ill(found),
         exit_code: found.state.as_ref().and_then(exit_code),
         auto_remove: host.auto_remove == Some(true),
         stop_timeout: configuration

@@ -93,6 +93,9 @@ pub(super) fn foreseen(look: &Look, job: &Job) -> Result<Stopping, Failure> {
     if mode == ConsistencyMode::Stop {
         stopping.warn_if_slower_than(timeout(job));
     }
+    if touch(job) == Touch::Replace {
+        stopping.warn_of_the_ill();
+    }
     Ok(stopping)
 }
 

@@ -37,7 +37,7 @@ use serde_json::{Value, json};
 use super::host::{HostRuntime, local_path};
 use super::{BoxFuture, Handles, Runtime, hook_phase};
 use crate::plan::backup::step as backup_step;
-use crate::plan::docker::{Place, RootSource, StopEntry, Stopping};
+use crate::plan::docker::{Place, RootSource, Stopping};
 use crate::plan::restore::step as restore_step;
 use crate::plan::{Action, BackupJob, Failure, Job, Log, Observed, OperationId, PreflightFacts};
 use crate::spec::hooks::ExecHook;
@@ -184,8 +184,8 @@ impl DockerRuntime {
         if let Job::Restore(restore) = job {
             stopping = self.revive(restore, stopping).await?;
         }
-        let entries: Vec<&StopEntry> =
-            stopping.order.iter().filter(|entry| !entry.paused).collect();
+        // What was ill for its data may be healed by other data.
+        let entries = stopping.to_be_well(|entry| entry.holds_data);
         let docker = self.connection.docker().await?;
         let timeout = match job {
             Job::Restore(restore) => restore.spec.health_timeout.to_duration(),

@@ -218,9 +218,7 @@ pub async fn release(
         if is_missing(error) {
             return None;
         }
-        let mut failure = failure(&format!("start {} again", workload.title()), error);
-        failure.reason = Reason::ResumeFailed;
-        Some(failure)
+        Some(not_started(&workload.title(), error))
     };
     if workload.replicas == 0
         && held.replicas > 0
@@ -234,6 +232,17 @@ pub async fn release(
         return start(&error).map_or(Ok(json!({"gone": true})), Err);
     }
     Ok(json!({"replicas": held.replicas}))
+}
+
+/// Why a workload was not let run. A server that does not answer, or does not allow it yet, says nothing about
+/// the workload: that is tried for as long as the server could be away.
+fn not_started(title: &str, error: &kube::Error) -> Failure {
+    let mut failure = failure(&format!("start {title} again"), error);
+    failure.reason = match failure.reason {
+        Reason::ClusterUnavailable | Reason::Forbidden => Reason::ClusterUnavailable,
+        _ => Reason::ResumeFailed,
+    };
+    failure
 }
 
 /// Takes the mark off a workload that is to stay as it is.
@@ -295,6 +304,18 @@ mod tests {
         found.object.metadata.uid = Some("second".to_owned());
         let failure = stands_still(&found, stopped).unwrap_err();
         assert_eq!(failure.reason, Reason::ReplicasChanged);
+    }
+
+    /// After six refusals within a minute the service was left down, and nobody started it when it was allowed.
+    #[test]
+    fn a_start_that_is_not_allowed_yet_is_no_failure_of_the_workload() {
+        let reason = |code: u16| {
+            let status = kube::core::Status { code, ..kube::core::Status::default() };
+            not_started("StatefulSet shop/db", &kube::Error::Api(status.boxed())).reason
+        };
+        assert_eq!(reason(403), Reason::ClusterUnavailable);
+        assert_eq!(reason(500), Reason::ClusterUnavailable);
+        assert_eq!(reason(422), Reason::ResumeFailed);
     }
 
     /// An Upgrade succeeded because nobody ran who could have failed.

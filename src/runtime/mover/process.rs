@@ -40,7 +40,7 @@ pub struct Surroundings {
 pub async fn run(mission: Mission, surroundings: Surroundings) -> bool {
     let mut mover = Mover {
         runtime: HostRuntime::default(),
-        journal: mission.journal.clone(),
+        journal: mission.journal.iter().cloned().map(as_own).collect(),
         mission,
         outcomes: Vec::new(),
         surroundings,
@@ -179,7 +179,7 @@ impl Mover {
             step: step.to_owned(),
             mark,
             at: Timestamp::now(),
-            session: "mover".to_owned(),
+            session: SESSION.to_owned(),
             detail,
         });
     }
@@ -205,6 +205,15 @@ impl Mover {
         }
         Ok(with_store(json!({ "deleted": remove, "stay": stay }), &self.mission))
     }
+}
+
+/// What a mover calls its process in the journal.
+const SESSION: &str = "mover";
+
+/// A line of the operator's journal for the runtime of hosts, to which it matters whose process has run the hooks
+/// before: in a cluster what they hold still goes on, whichever process asks for the next step.
+fn as_own(entry: JournalEntry) -> JournalEntry {
+    JournalEntry { session: SESSION.to_owned(), ..entry }
 }
 
 /// Adds what the store holds to the facts of an answer.
@@ -290,5 +299,26 @@ impl Progress for Spoken {
     fn phase(&self, _: &str) {
         self.entries.store(0, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::backup::step::{ARCHIVE, HOOKS_BEFORE};
+
+    /// A Backup failed whose operator, and its mover, died after the hooks before.
+    #[test]
+    fn a_mover_goes_on_whichever_process_has_run_the_hooks_before() {
+        let entry = |step: &str, session: &str| JournalEntry {
+            operation: "Backup/shop/b/1/u".parse().unwrap(),
+            step: step.to_owned(),
+            mark: Mark::Done,
+            at: "2026-11-21T02:00:00Z".parse().unwrap(),
+            session: session.to_owned(),
+            detail: Value::Null,
+        };
+        let journal = [as_own(entry(HOOKS_BEFORE, "operator")), entry(ARCHIVE, SESSION)];
+        assert!(Log::new(&journal).is_one_session(HOOKS_BEFORE, ARCHIVE));
     }
 }

@@ -106,3 +106,28 @@ fn a_plan_says_that_everybody_may_take_longer_to_stop_than_there_is_time() {
     let plan = project.scene.run(&["run", "-f", "slow.yaml", "--dry-run"]).ok();
     assert!(plan.stdout.contains("12 s") && plan.stdout.contains("is 5 s"), "{}", plan.stdout);
 }
+
+/// Whoever was ill for weeks made every Restore and Upgrade of its project go back.
+#[test]
+fn who_was_ill_before_makes_nothing_go_back() {
+    let Some(project) = upgrades::stage() else { return };
+    let label = format!("com.docker.compose.project={}", project.name);
+    let service = ["--label", &label, "--label", "com.docker.compose.service=ill"];
+    let check = ["--health-cmd", "false", "--health-interval", "1s", "--health-retries", "1"];
+    stranger(&project, "ill", &[&["run", "-d"], &service[..], &check].concat(), IDLE);
+    let gets_ill = || {
+        wait_until("it is ill", || {
+            text(&project.inspected()["ill"]["State"]["Health"]["Status"]) == "unhealthy"
+        });
+    };
+    gets_ill();
+    project.back_up("night", "").ok();
+    // Just started, it is neither.
+    gets_ill();
+    let up = upgrades::document(&project, "up", Version::Good, "").replace("soak: 5s", "soak: 1s");
+    project.scene.apply(&format!("{STORE}---\n{up}")).ok().says("ill is not well");
+    gets_ill();
+    project.scene.restore("back", "{from: {backupRef: {name: night}}}").ok();
+    assert_eq!(lines(&project.at("data").join("rows")).len(), 1000);
+    assert!(project.states().values().all(|state| state == "running"), "{:?}", project.states());
+}

@@ -208,3 +208,43 @@ fn a_schedule_fires_prunes_and_reports_what_is_overdue() {
     let owner = scene.object("backup", &last).unwrap()["metadata"]["ownerReferences"].clone();
     assert_eq!(owner[0]["name"], "often");
 }
+
+/// The next run of a schedule that replaces ends the one before it, whose service runs again.
+#[test]
+fn a_schedule_that_replaces_ends_the_run_before() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let _process = operator.start();
+    let schedule = |hooks: &str| {
+        format!(
+            "apiVersion: eider.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {{name: often}}\nspec:\n  \
+             schedule: \"* * * * *\"\n  concurrencyPolicy: Replace\n  template:\n    spec:\n      \
+             target: {{workload: {{kind: StatefulSet, name: db}}}}\n      storeRef: {{name: main}}\n{hooks}"
+        )
+    };
+    // Longer than it is to the next run; the edit is for that one.
+    scene.apply(&schedule(
+        "      hooks: {before: [{exec: {container: service, command: [/bin/sleep, \"200\"]}}]}\n",
+    ));
+    let last = || {
+        let found = scene.object("backupschedule", "often")?;
+        found["status"]["lastBackup"].as_str().map(str::to_owned)
+    };
+    let first = scene.cluster.wait("the first run", PATIENCE, last);
+    scene.reaches("backup", &first, "hooks-before");
+    scene.apply(&schedule(""));
+    let status = scene.failed("backup", &first, "Cancelled");
+    assert!(status["archive"]["name"].is_null(), "{status:#}");
+    // On a busy machine a run may take longer than it is to the next one.
+    let suspend = "{\"spec\":{\"suspend\":true}}";
+    let patch = ["patch", "backupschedule", "often", "--type=merge", "--patch", suspend];
+    scene.cluster.kubectl(&[&["-n", &scene.namespace][..], &patch].concat());
+    scene.cluster.wait("a later run to succeed", LONG, || {
+        let status = scene.object("backup", &last()?)?["status"].clone();
+        (status["phase"] == "Succeeded").then_some(())
+    });
+    scene.running("db");
+    scene.tidy("db");
+}

@@ -158,3 +158,26 @@ fn a_restore_whose_object_is_taken_away_by_force_after_its_swap_is_undone() {
     assert_same(data.path(), &scene.data("db"));
     scene.tidy("db");
 }
+
+/// The service that a Restore was to let run on the new data is gone: the data is put back, and nobody waits.
+#[test]
+fn a_restore_whose_service_is_deleted_after_the_swap_puts_the_data_back() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    scene.fill("db");
+    let process = operator.start_into("restore.swap.recorded");
+    scene.back_up("base", "db", "  consistency: {mode: Live}\n");
+    scene.succeeded("backup", "base");
+    std::fs::write(scene.data("db").join("since"), "not in the archive").unwrap();
+    let data = copy_of(&scene.data("db"));
+    scene.put_back("orphan", "base", "");
+    assert_eq!(process.wait_exit(LONG).signal, Some(9));
+    scene.cluster.kubectl(&["-n", &scene.namespace, "delete", "statefulset", "db"]);
+    let _process = operator.start();
+    scene.failed("restore", "orphan", "TargetNotFound");
+    assert_same(data.path(), &scene.data("db"));
+    scene.service("db", 1);
+    scene.running("db");
+    scene.tidy("db");
+}

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::engine::Cancel;
-use crate::plan::docker::StopEntry;
 use crate::plan::{Failure, Log, UpgradeJob};
 use crate::runtime::docker::{DockerRuntime, health};
 use crate::runtime::{Handles, probes};
@@ -26,7 +25,7 @@ impl DockerRuntime {
         let begun = Instant::now();
         let timeout = job.spec.health_gate.timeout.to_duration();
         let stopping = self.new_entries(&docker, log).await?;
-        let entries: Vec<&StopEntry> = stopping.order.iter().filter(|one| !one.paused).collect();
+        let entries = stopping.to_be_well(|_| false);
         let mut at = health::until_healthy(&docker, &entries, timeout, &handles.cancel).await?;
         while let Err(why) = probes::all_answer(&job.spec.health_gate.probes, false).await {
             if begun.elapsed() > timeout {
@@ -50,7 +49,7 @@ impl DockerRuntime {
     ) -> Result<Value, Failure> {
         let docker = self.connection.docker().await?;
         let stopping = self.new_entries(&docker, log).await?;
-        let entries: Vec<&StopEntry> = stopping.order.iter().filter(|one| !one.paused).collect();
+        let entries = stopping.to_be_well(|_| false);
         let soak = job.spec.health_gate.soak.to_duration();
         let begun = Instant::now();
         let first = health::starts(&docker, &entries).await?;

@@ -74,10 +74,11 @@ async fn successors(docker: &Docker, log: &Log<'_>) -> Result<HashMap<String, St
     Ok(ids)
 }
 
-/// Puts the new containers in the place of the old ones.
+/// Puts the new containers in the place of the old ones, whose health says nothing about them.
 fn renew(order: &mut [StopEntry], ids: &HashMap<String, String>) {
     let new = |id: &String| ids.get(id).unwrap_or(id).clone();
     for entry in order {
+        entry.was_ill &= !ids.contains_key(&entry.id);
         entry.id = new(&entry.id);
         entry.after_healthy = entry.after_healthy.iter().map(new).collect();
     }
