@@ -67,6 +67,7 @@ mod tests {
             name: "web".to_owned(),
             aside: "web.before-ffffffff".to_owned(),
             image: "web:2".to_owned(),
+            keeps_image: false,
         }];
         assert_eq!(left_aside(&chosen, &host), ["web.before-0a1b2c3d"]);
     }

@@ -22,6 +22,9 @@ pub struct Replaced {
     pub aside: String,
     /// The image of the new one.
     pub image: String,
+    /// It is made again for another's sake, of the very image that it has: its name may mean another by now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_image: bool,
 }
 
 /// The containers that images are named for, and every container of the host that lives in one of them,
@@ -40,7 +43,7 @@ pub fn replaced(
 ) -> Result<Vec<Replaced>, Failure> {
     let selected: Vec<&ContainerFacts> =
         selection.containers.iter().filter_map(|id| host.container(id)).collect();
-    let mut chosen: Vec<(&ContainerFacts, String)> = Vec::new();
+    let mut chosen: Vec<(&ContainerFacts, Option<String>)> = Vec::new();
     for (name, image) in images {
         let is_meant = |container: &&&ContainerFacts| {
             container.name == *name || container.service() == Some(name)
@@ -57,7 +60,7 @@ pub fn replaced(
             )
             .hint(format!("it has {}", known.join(", "))));
         }
-        chosen.extend(found.map(|container| (*container, image.clone())));
+        chosen.extend(found.map(|container| (*container, Some(image.clone()))));
     }
     loop {
         let dependent = host.containers.iter().find(|container| {
@@ -65,7 +68,7 @@ pub fn replaced(
                 && chosen.iter().any(|(used, _)| container.is_made_with(used))
         });
         let Some(dependent) = dependent else { break };
-        chosen.push((dependent, dependent.image.clone()));
+        chosen.push((dependent, None));
     }
     let containers: Vec<&ContainerFacts> = chosen.iter().map(|(container, _)| *container).collect();
     let mut order = in_order(&containers);
@@ -78,7 +81,8 @@ pub fn replaced(
                 id: container.id.clone(),
                 name: container.name.clone(),
                 aside: format!("{}.before-{mark}", container.name),
-                image: image.clone(),
+                image: image.as_ref().unwrap_or(&container.image).clone(),
+                keeps_image: image.is_none(),
             })
         })
         .collect())

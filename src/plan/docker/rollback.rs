@@ -103,6 +103,7 @@ mod tests {
             name: "web".to_owned(),
             aside: "web.before-0a1b2c3d".to_owned(),
             image: "web:2".to_owned(),
+            keeps_image: false,
         }];
         assert_eq!(
             selection.not_put_back(&chosen, &host),

@@ -107,6 +107,7 @@ mod tests {
             name: (*name).to_owned(),
             aside: format!("{name}.before-u1"),
             image: format!("{name}:2"),
+            keeps_image: false,
         };
         names.iter().map(one).collect()
     }

@@ -4,7 +4,8 @@
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use super::engine::{DEAF, IMAGE, Project, SERVICE, backup, docker};
+use super::engine::{DEAF, IMAGE, Project, SERVICE, backup, docker, lines};
+use super::upgrades::{self, Version};
 use crate::scene::{Ended, STORE, tool, wait_longer};
 
 /// Longer than the deaf one of [`stage`] takes until its engine kills it.
@@ -156,4 +157,28 @@ fn a_lost_terminal_leaves_nobody_down() {
     let ended = end(running);
     ended.code(130).says("stopping; everything is put back first");
     nobody_is_left_down(&project);
+}
+
+/// Between its backup and its change an Upgrade does nothing that anybody would hear of.
+#[test]
+fn who_ran_between_the_backup_and_the_change_of_an_upgrade_is_not_overlooked() {
+    let Some(project) = upgrades::stage() else { return };
+    let text = upgrades::document(&project, "up", Version::Good, "");
+    let text = project.scene.fill(&format!("{STORE}---\n{text}"));
+    project.scene.write("documents.yaml", text);
+    let gate = project.scene.path("gate");
+    let mut command = project.scene.command(&["run", "-f", "documents.yaml"]);
+    command.env("EIDER_FAILPOINT", format!("upgrade.keep-old.announced@{}", gate.display()));
+    let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_longer("the backup is complete", Duration::from_mins(1), &mut || {
+        project.scene.stored().iter().any(|name| name.ends_with("manifest.json"))
+    });
+    // It is read back, too.
+    std::thread::sleep(Duration::from_secs(1));
+    docker(&["start", &project.of("db")]);
+    docker(&["stop", &project.of("db")]);
+    std::fs::write(&gate, "").unwrap();
+    end(running).code(1).says(&format!("{} ran while it was to stand still", project.of("db")));
+    assert!(project.states().values().all(|state| state == "running"), "{:?}", project.states());
+    assert_eq!(lines(&project.at("data").join("version")), ["1.0.0"]);
 }

@@ -9,10 +9,14 @@ const IDLE: &str = "trap 'exit 0' TERM; while :; do sleep 0.1 & wait $!; done";
 
 /// A container of nobody's project; `how` is `run` with its options, or `create`.
 fn stranger(project: &Project, name: &str, how: &[&str], script: &str) {
+    stranger_of(project, name, how, IMAGE, script);
+}
+
+fn stranger_of(project: &Project, name: &str, how: &[&str], image: &str, script: &str) {
     let full = project.of(name);
     let mut arguments = vec![how[0], "--name", &full];
     arguments.extend(&how[1..]);
-    arguments.extend([IMAGE, "/bin/sh", "-c", script]);
+    arguments.extend([image, "/bin/sh", "-c", script]);
     docker(&arguments);
 }
 
@@ -44,6 +48,11 @@ fn who_lives_in_the_network_of_a_replaced_one_starts_again_after_an_upgrade() {
     let db = format!("container:{}", project.of("db"));
     stranger(&project, "torrent", &["run", "-d", "--network", &db], IDLE);
     stranger(&project, "later", &["create", "--network", &db], IDLE);
+    // Its name means another image by now.
+    let moved = format!("eider-test/{}:latest", project.name);
+    docker(&["tag", IMAGE, &moved]);
+    stranger_of(&project, "tagged", &["run", "-d", "--network", &db], &moved, IDLE);
+    docker(&["tag", &Version::Better.image(), &moved]);
     let before = project.inspected();
     let up = |name: &str, version: Version| {
         let up = upgrades::document(&project, name, version, "").replace("soak: 5s", "soak: 1s");
@@ -57,6 +66,8 @@ fn who_lives_in_the_network_of_a_replaced_one_starts_again_after_an_upgrade() {
     project.scene.apply(&up("up", Version::Good)).ok();
     let after = project.inspected();
     assert_ne!(after["db"]["Id"], before["db"]["Id"]);
+    docker(&["rmi", &moved]);
+    assert_eq!(before["tagged"]["Image"], after["tagged"]["Image"]);
     assert_eq!(text(&after["later"]["State"]["Status"]), "created");
     docker(&["restart", "--time", "2", &project.of("torrent")]);
     docker(&["start", &project.of("later")]);

@@ -35,10 +35,15 @@ impl DockerRuntime {
             // An image that has been removed meanwhile told the container nothing that is known now.
             let old_image = raw::image(&docker, old["Image"].as_str().unwrap_or_default()).await?;
             let old_image = old_image.map(|image| image["Config"].clone()).unwrap_or_default();
-            let image = &replaced.image;
-            let id = image_id(&docker, image).await?;
-            let id = id.ok_or_else(|| unavailable(image, "it is gone"))?;
-            let recreation = recreate(&old, &old_image, image, &id, &own, &names);
+            let image = if replaced.keeps_image {
+                let id = old["Image"].as_str().unwrap_or_default();
+                self.same_image(&replaced.image, id, &[]).await?
+            } else {
+                replaced.image.clone()
+            };
+            let id = image_id(&docker, &image).await?;
+            let id = id.ok_or_else(|| unavailable(&image, "it is gone"))?;
+            let recreation = recreate(&old, &old_image, &image, &id, &own, &names);
             // The one that is kept must not start by itself; its successor is to.
             let policy = restart_policy.clone();
             let created = make(&docker, &replaced.name, recreation, policy).await?;

@@ -138,7 +138,7 @@ impl DockerRuntime {
     async fn keep_old(&self, whole: &Job, log: &Log<'_>) -> Result<Value, Failure> {
         // What was backed up has to be what is changed. Once this has begun, names have changed by our doing.
         if log.attempts(step::KEEP_OLD) < 2 {
-            self.check_still(whole).await?;
+            self.check_unchanged(whole, log).await?;
         }
         let docker = self.connection.docker().await?;
         let never =
