@@ -159,13 +159,16 @@ impl Watch {
         let mut rows = BTreeMap::new();
         for (namespace, target) in targets {
             let Some(docker) = &target.docker else { continue };
-            // A target that is not there is told by the operations on it.
-            let Ok(selection) = select(docker, &facts) else { continue };
+            let summary = target.summary();
+            let Ok(selection) = select(docker, &facts) else {
+                // Why it is not there is told by the operations on it.
+                self.operator.metrics().service_up(&namespace, &summary, false);
+                continue;
+            };
             let of_target: Vec<&Sighting> = sightings
                 .iter()
                 .filter(|sighting| selection.containers.contains(&sighting.container.id))
                 .collect();
-            let summary = target.summary();
             if let Some(up) = is_up(&of_target)
                 && !self.operator.works_on(&summary)
             {

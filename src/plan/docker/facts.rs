@@ -229,8 +229,12 @@ impl ContainerFacts {
 
     /// Its Compose project, unless it is a one-off run beside the project's services.
     pub(super) fn project(&self) -> Option<&str> {
-        let one_off = self.labels.get(ONE_OFF).is_some_and(|value| value == "True");
-        self.labels.get(PROJECT).filter(|_| !one_off).map(String::as_str)
+        self.labels.get(PROJECT).filter(|_| !self.is_one_off()).map(String::as_str)
+    }
+
+    /// Whether it is such a run: it has the labels of its service, and none of its tasks.
+    pub(super) fn is_one_off(&self) -> bool {
+        self.labels.get(ONE_OFF).is_some_and(|value| value == "True")
     }
 
     /// Its service in the project.

@@ -52,7 +52,7 @@ struct Wish {
 pub fn labelled(host: &HostFacts, stores: &[&str]) -> Labelled {
     let mut scopes: BTreeMap<(bool, String), Vec<&ContainerFacts>> = BTreeMap::new();
     for container in &host.containers {
-        if container.own_flag("enable") == Some(true) {
+        if container.own_flag("enable") == Some(true) && !container.is_one_off() {
             let scope = match container.project() {
                 Some(project) => (true, project.to_owned()),
                 None => (false, container.name.clone()),
@@ -333,6 +333,16 @@ mod tests {
         let legacy = &found.documents[0]["spec"];
         assert_eq!(legacy["schedule"], DAILY);
         assert_eq!(legacy["template"]["spec"]["target"]["docker"]["containers"][0], "legacy_db");
+    }
+
+    /// `docker compose run` made a schedule of its own for as long as it ran.
+    #[test]
+    fn a_one_off_run_has_no_schedule() {
+        let found = read(vec![
+            container("shop/db", &[ON]),
+            container("shop/db-run-1", &[ON, ("com.docker.compose.oneoff", "True")]),
+        ]);
+        assert_eq!(found.documents.len(), 1);
     }
 
     #[test]

@@ -54,7 +54,18 @@ fn decode<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, Failure> {
 
 /// Removes a container, without the data of anonymous volumes: its successor mounts them.
 pub async fn remove(docker: &Docker, id: &str, name: &str) -> Result<(), Failure> {
-    let options = RemoveContainerOptionsBuilder::new().force(true).v(false).build();
+    remove_with(docker, id, name, false).await
+}
+
+/// `fresh_volumes` removes the anonymous volumes, too, that were made with it; those that it was given by name
+/// stay, whoever made them.
+async fn remove_with(
+    docker: &Docker,
+    id: &str,
+    name: &str,
+    fresh_volumes: bool,
+) -> Result<(), Failure> {
+    let options = RemoveContainerOptionsBuilder::new().force(true).v(fresh_volumes).build();
     let call = async {
         match docker.remove_container(id, Some(options)).await {
             Err(error) if is_missing(&error) => Ok(()),
@@ -64,7 +75,7 @@ pub async fn remove(docker: &Docker, id: &str, name: &str) -> Result<(), Failure
     limited(&format!("remove container {name}"), END, call).await
 }
 
-/// Stops a container in its own time and removes it.
+/// Stops a container that an operation has made in its own time, and removes it with what was made for it.
 pub async fn stop_and_remove(
     docker: &Docker,
     found: &ContainerInspectResponse,
@@ -80,7 +91,7 @@ pub async fn stop_and_remove(
         };
         limited(&format!("stop {name}"), END, call).await?;
     }
-    remove(docker, &id, name).await
+    remove_with(docker, &id, name, true).await
 }
 
 /// The label of this name on a container.

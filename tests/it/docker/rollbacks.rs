@@ -1,9 +1,11 @@
 //! What an Upgrade leaves behind and what the way back from it puts back: images whose names have moved,
 //! containers that do their work once or do not run, volumes without names, and what others have kept.
 
+use std::time::Duration;
+
 use super::engine::{IMAGE, Project, SERVICE, docker, lines, text};
 use super::upgrades::{Version, document, stage};
-use crate::scene::{Ended, STORE, shell, wait_until};
+use crate::scene::{Ended, STORE, shell, wait_longer, wait_until};
 
 /// Works on `/data` like the tests' service; `more` are arguments of `docker run`, and `command` follows the
 /// image.
@@ -149,4 +151,30 @@ fn what_an_upgrade_has_kept_is_left_alone_by_the_next_one() {
     assert_eq!(project.inspected()[&kept]["Id"], before["Id"]);
     assert_eq!(names().len(), 4, "{:?}", names());
     assert_eq!(text(&project.inspected()["db"]["Config"]["Image"]), Version::Better.image());
+}
+
+/// Each Upgrade that went back left behind the volumes that its new containers had made.
+#[test]
+fn what_a_version_that_goes_back_has_made_for_itself_goes_with_it() {
+    let Some(project) = stage() else { return };
+    let text = document(&project, "up", Version::NeverHealthy, "");
+    let text = project.scene.fill(&format!("{STORE}---\n{text}"));
+    project.scene.write("documents.yaml", text);
+    let volume_at = |place: &str| {
+        let found = project.inspected().get("db")?["Mounts"].as_array()?.clone();
+        let mount = found.into_iter().find(|mount| mount["Destination"] == place)?;
+        mount["Name"].as_str().map(str::to_owned)
+    };
+    let cache = volume_at("/cache").unwrap();
+    let mut running = project.scene.command(&["run", "-f", "documents.yaml"]).spawn().unwrap();
+    let mut fresh = None;
+    wait_longer("the new version runs", Duration::from_mins(1), &mut || {
+        fresh = volume_at("/fresh");
+        fresh.is_some()
+    });
+    assert_eq!(running.wait().unwrap().code(), Some(1));
+    let volumes = docker(&["volume", "ls", "--quiet"]);
+    assert!(!volumes.contains(&fresh.unwrap()), "it is left behind");
+    assert!(volumes.contains(&cache));
+    assert_eq!(docker(&["exec", &project.of("db"), "cat", "/cache/state"]).trim(), "warm");
 }

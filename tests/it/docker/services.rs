@@ -77,5 +77,8 @@ fn services_are_seen_when_they_change_and_every_half_minute() {
     let gone = project.scene.run(&["service", "history", &project.of("web"), "-o", "json"]).ok();
     assert!(gone.stdout.contains("the container was removed"), "{}", gone.stdout);
     project.scene.run(&["service", "status"]).ok();
+    // It said "up" for ever.
+    docker(&["rm", "--force", &name]);
+    wait_longer("nothing is there", PATIENCE, &mut || up().as_deref() == Some("0"));
     assert_eq!(daemon.stop(), Some(0));
 }

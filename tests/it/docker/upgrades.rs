@@ -59,11 +59,13 @@ impl Version {
             "trap 'exit 0' TERM; {migrate}; {drop}; {}; while :; do sleep 0.1 & wait $!; done",
             self.behaves()
         );
+        // It keeps something of its own where the old version has nothing.
+        let volume = if matches!(self, Self::NeverHealthy) { "VOLUME /fresh\n" } else { "" };
         let place = tempfile::tempdir().unwrap();
         std::fs::write(place.path().join("service"), script).unwrap();
         let recipe = format!(
             "FROM {IMAGE}\nLABEL org.opencontainers.image.version={number}\nENV VERSION={number}\n\
-             COPY service /service\nHEALTHCHECK --interval=1s --timeout=2s --retries=3 \
+             COPY service /service\n{volume}HEALTHCHECK --interval=1s --timeout=2s --retries=3 \
              CMD test -e /tmp/healthy\nCMD [\"/bin/sh\", \"/service\"]\n"
         );
         std::fs::write(place.path().join("Dockerfile"), recipe).unwrap();
