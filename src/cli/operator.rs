@@ -16,7 +16,7 @@ use super::session::{metrics, open_catalog, stop_signal};
 use crate::catalog::Catalog;
 use crate::operator::Operator;
 use crate::operator::kubernetes::{
-    self, ClusterLink, Election, GateLayer, Leadership, await_definitions,
+    self, ClusterLink, Election, GateLayer, Leadership, await_definitions, sign,
 };
 use crate::runtime::kubernetes::{KubernetesRuntime, Settings};
 use crate::spec::Reason;
@@ -119,6 +119,7 @@ async fn lead(
     let link = ClusterLink::new(gated, runtime, Some(identity));
     let concurrency = usize::from(arguments.concurrency);
     let operator = Operator::new(catalog.clone(), metrics()?, None, concurrency).with_cluster(link);
+    let knows = knows_what_was_done(&catalog, &plain, arguments, operator.session()).await?;
     let server = Server {
         operator: operator.clone(),
         health: Arc::clone(health),
@@ -137,10 +138,30 @@ async fn lead(
     let never = std::future::pending();
     let watching = operator.clone().watch_catalog(Arc::clone(health));
     tokio::select! {
-        result = kubernetes::run(operator, plain, &arguments.namespaces, never) => {
+        result = kubernetes::run(operator, plain, &arguments.namespaces, knows, never) => {
             result.map_err(CliError::from)
         }
         () = watching => Ok(()),
+    }
+}
+
+/// Whether the catalog is that of whoever led last. Another one, of a replica that leads again, does not know how
+/// what it had begun went on.
+async fn knows_what_was_done(
+    catalog: &Catalog,
+    client: &Client,
+    arguments: &OperatorArguments,
+    session: &str,
+) -> Result<bool, CliError> {
+    let own = catalog.state().await?.and_then(|state| state.state_data.session);
+    loop {
+        let (namespace, name) = (&arguments.lease_namespace, &arguments.lease_name);
+        match sign(client, namespace, name, session).await {
+            Ok(last) => return Ok(last.is_some() && last == own),
+            // For as long as it takes: without a server the lease is lost soon.
+            Err(error) => tracing::warn!("the lease cannot be signed yet: {error}"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

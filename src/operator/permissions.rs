@@ -184,6 +184,12 @@ pub const PERMISSIONS: &[Permission] = &[
         "A workload is scaled to zero while its data is read or replaced, and back.",
     ),
     watched(
+        "apps",
+        &["replicasets"],
+        &[List],
+        "A Deployment that somebody scales up and down again while it is held still is found out by them.",
+    ),
+    watched(
         "autoscaling",
         &["horizontalpodautoscalers"],
         &[List],

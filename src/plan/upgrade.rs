@@ -6,6 +6,7 @@
 //! on it brings back the old containers and, if the new ones ever ran, the old data.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::action::{Action, Child, HookPhase};
 use super::backup::{HOOKS_AFTER_ATTEMPTS, RESUME_ATTEMPTS, conclude};
@@ -245,13 +246,32 @@ fn wrong_data(log: &Log<'_>, given_up: &[(&'static str, Failure)]) -> String {
     )
 }
 
-/// What a rollback of data has not put back, as the end of a sentence.
+/// What was found when the new version was taken away.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RemovedFacts {
+    /// What the new version has made and no backup has, in a few words each.
+    pub not_put_back: Vec<String>,
+    /// How many replicas somebody wanted meanwhile, if more than ran before.
+    pub replicas: Option<i32>,
+}
+
+/// What a rollback has not put back, or has taken away, as the end of a sentence.
 fn not_put_back(log: &Log<'_>) -> String {
-    let facts: PreflightFacts = log.facts(PREFLIGHT).unwrap_or_default();
-    if facts.not_put_back.is_empty() || !log.touched(START) {
+    if !log.touched(START) {
         return String::new();
     }
-    format!("; as the new version left it: {}", facts.not_put_back.join(", "))
+    let facts: PreflightFacts = log.facts(PREFLIGHT).unwrap_or_default();
+    let removed: RemovedFacts = log.facts(REMOVE_NEW).unwrap_or_default();
+    let left = [facts.not_put_back, removed.not_put_back].concat();
+    let mut text = String::new();
+    if !left.is_empty() {
+        text = format!("; as the new version left it: {}", left.join(", "));
+    }
+    if let Some(replicas) = removed.replicas {
+        text += &format!("; it was scaled to {replicas} meanwhile and has as many as before again");
+    }
+    text
 }
 
 fn success_message(job: &UpgradeJob, log: &Log<'_>) -> String {

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{ClusterLink, journal};
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
 use crate::operator::{Operator, OperatorError};
-use crate::plan::OperationId;
+use crate::plan::status::recorded;
+use crate::plan::{Conclusion, Log, Mark, OPERATION, OperationId};
 use crate::spec::{ArchiveStatus, BackupSpec, BackupType, JournalLine, Kind};
 
 impl Operator {
@@ -58,13 +59,40 @@ impl Operator {
         Ok(records.into_iter().find(|record| record.uid == operation.uid || record.uid.is_none()))
     }
 
-    /// Makes the record of a finished Backup from its status, unless there is one.
+    /// Ends a journal that somebody else has brought to its end, who led while this catalog lay idle.
+    pub(in crate::operator) async fn close_from_status(
+        &self,
+        operation: &OperationId,
+        status: &Value,
+    ) -> Result<(), OperatorError> {
+        let journal = self.journal(operation).await?;
+        if journal.is_empty() || Log::new(&journal).conclusion().is_some() {
+            return Ok(());
+        }
+        match recorded(status, operation.generation) {
+            Some(conclusion) => self.close(operation, conclusion).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a journal without doing anything.
+    pub(in crate::operator) async fn close(
+        &self,
+        operation: &OperationId,
+        conclusion: Conclusion,
+    ) -> Result<(), OperatorError> {
+        let mark = if conclusion.is_success() { Mark::Done } else { Mark::Failed };
+        self.write(operation, OPERATION, mark, json!(conclusion)).await
+    }
+
+    /// Makes the record of a finished Backup from its status, unless there is one that says how it ended.
     pub(in crate::operator) async fn record_from_status(
         &self,
         operation: &OperationId,
         status: &Value,
     ) -> Result<(), OperatorError> {
-        if self.record_of_object(operation).await?.is_some() {
+        let known = self.record_of_object(operation).await?;
+        if known.as_ref().is_some_and(|known| known.status != RecordStatus::Running) {
             return Ok(());
         }
         let kind = Kind::Backup.as_str();
@@ -124,7 +152,15 @@ impl Operator {
             }
             record.expires_at = archive.expires_at.map(|time| time.0);
         }
-        self.catalog.insert_backup(record).await?;
+        match known {
+            // Begun here, and brought to its end by somebody else.
+            Some(known) => {
+                self.catalog.update_backup(BackupRecord { id: known.id, ..record }).await?;
+            }
+            None => {
+                self.catalog.insert_backup(record).await?;
+            }
+        }
         Ok(())
     }
 }

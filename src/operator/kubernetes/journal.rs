@@ -8,8 +8,11 @@ use crate::spec::JournalLine;
 
 /// Lines that are kept: more than any operation has, unless something is tried again and again.
 const LIMIT: usize = 60;
-/// The longest fact that is kept, in bytes of JSON; a longer one loses its lists.
+/// The longest fact that is kept, in bytes of JSON; a longer one loses what people read. What decides anything, as
+/// the claims and the paths that were found, stays.
 const LONGEST: usize = 8 << 10;
+/// The lists that only people read.
+const READ_BY_PEOPLE: [&str; 2] = ["warnings", "checks"];
 
 /// The lines of a journal for the status. The job itself is not among them: the specification is
 /// immutable and is resolved again.
@@ -44,10 +47,12 @@ fn detail(entry: &JournalEntry) -> Option<String> {
 }
 
 fn drop_lists(value: &mut Value) {
-    match value {
-        Value::Array(items) => items.clear(),
-        Value::Object(map) => map.values_mut().for_each(drop_lists),
-        _ => {}
+    let Value::Object(map) = value else { return };
+    for (name, value) in map {
+        match value {
+            Value::Array(items) if READ_BY_PEOPLE.contains(&name.as_str()) => items.clear(),
+            other => drop_lists(other),
+        }
     }
 }
 
@@ -129,12 +134,15 @@ mod tests {
     #[test]
     fn a_status_stays_small() {
         let warnings: Vec<String> = (0..1000).map(|number| format!("path {number}")).collect();
-        let facts = json!({"files": 7, "warnings": warnings});
+        let facts = json!({"files": 7, "claims": ["data"], "warnings": warnings});
         let mut journal = vec![entry(OPERATION, Mark::Intent, Value::Null)];
         journal.extend((0..200).map(|_| entry("resume", Mark::Intent, facts.clone())));
         let lines = to_lines(&journal);
         assert!(lines.len() <= LIMIT + 1);
         assert_eq!(lines[0].step, OPERATION);
-        assert_eq!(lines[1].detail.as_deref(), Some(r#"{"files":7,"warnings":[]}"#));
+        assert_eq!(
+            lines[1].detail.as_deref(),
+            Some(r#"{"files":7,"claims":["data"],"warnings":[]}"#)
+        );
     }
 }

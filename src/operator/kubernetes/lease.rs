@@ -71,6 +71,34 @@ impl Leadership {
     }
 }
 
+/// Annotation of a lease: the session of the process that led last, as its catalog knows it.
+const SESSION_ANNOTATION: &str = "eider.dev/session";
+
+/// Writes on a lease whose session it leads for by now. Returns the session before it: a catalog that does not
+/// know that one has missed what was done meanwhile.
+///
+/// # Errors
+/// Those of the API server.
+pub async fn sign(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    session: &str,
+) -> Result<Option<String>, kube::Error> {
+    let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    loop {
+        let mut lease = api.get(name).await?;
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        let earlier = annotations.insert(SESSION_ANNOTATION.to_owned(), session.to_owned());
+        match api.replace(name, &PostParams::default(), &lease).await {
+            // It is renewed every few seconds.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(earlier),
+        }
+    }
+}
+
 /// A lease that replicas take turns at.
 pub struct Election {
     api: Api<Lease>,

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::look;
 use super::{ARCHIVE_FINALIZER, Context, LookError, OPERATION_FINALIZER, PARENT_ANNOTATION, WAIT};
 use crate::operator::OperatorError;
-use crate::plan::{Failure, Log, OperationId, StoreBinding, status};
+use crate::plan::{Conclusion, Failure, Log, OperationId, StoreBinding, status};
 use crate::runtime::kubernetes::{StoreErrand, StoreWork};
 use crate::spec::{DeletionPolicy, Kind, Reason};
 
@@ -265,13 +265,41 @@ pub(super) async fn forget_the_gone(
     for operation in open {
         let watched = namespaces.is_empty() || namespaces.contains(&operation.namespace);
         let is_gone = operation.uid.as_ref().is_some_and(|uid| !uids.contains(uid));
-        // Somebody has taken its finalizer off while no operator ran, and its service may still be held.
-        if watched && is_gone && !is_child(&operation, context).await? && undo(&operation, context)
-        {
+        if !watched || !is_gone || is_child(&operation, context).await? {
+            continue;
+        }
+        if !is_certain(&operation, context).await? {
+            let message =
+                "its object is gone, and another replica has led since: nothing is undone";
+            context.operator.close(&operation, Conclusion::failed(lost(message))).await?;
+            warn!(%operation, "{message}");
+        } else if undo(&operation, context) {
+            // Somebody has taken its finalizer off while no operator ran, and its service may still be held.
             warn!(%operation, "its object is gone, and it has not ended: it is undone");
         }
     }
     Ok(())
+}
+
+fn lost(message: &str) -> Failure {
+    Failure::new(Reason::Interrupted, message)
+}
+
+/// Whether an operation without an object has not ended for sure. The journal says so if nobody else has led since
+/// it was written; otherwise it may have ended long ago, and undoing it would undo somebody's success. A workload
+/// that is marked as held by it is still held.
+async fn is_certain(operation: &OperationId, context: &Context) -> Result<bool, LookError> {
+    if context.knows_what_was_done {
+        return Ok(true);
+    }
+    let journal =
+        context.operator.catalog().journal(operation).await.map_err(OperatorError::from)?;
+    let session = context.operator.session();
+    if journal.last().is_some_and(|entry| entry.session == session) {
+        return Ok(true);
+    }
+    let Some(job) = Log::new(&journal).job() else { return Ok(false) };
+    Ok(context.link.runtime.is_held(&job).await?)
 }
 
 /// Whether another operation has made it: that one drives it, and it holds nothing still itself.

@@ -190,6 +190,9 @@ async fn look_once(
 ) -> Result<Action, LookError> {
     let said = &object.data["status"];
     if status::recorded(said, operation.generation).is_some() {
+        if !context.is_active(operation) {
+            context.operator.close_from_status(operation, said).await?;
+        }
         if kind == Kind::Backup {
             context.operator.record_from_status(operation, said).await?;
         }

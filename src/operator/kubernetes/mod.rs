@@ -29,7 +29,7 @@ use crate::plan::{Failure, OperationId};
 use crate::spec::{Kind, Reason};
 use crate::telemetry::Health;
 
-pub use lease::{Election, GateLayer, Leadership};
+pub use lease::{Election, GateLayer, Leadership, sign};
 pub(super) use stores::StoreNews;
 
 pub use link::{ARCHIVE_FINALIZER, ClusterLink, OPERATION_FINALIZER, PARENT_ANNOTATION, resource};
@@ -81,6 +81,8 @@ pub(super) struct Context {
     active: Mutex<HashSet<OperationId>>,
     /// How often in a row a look at an object has failed.
     failures: Mutex<HashMap<String, u32>>,
+    /// Whether the catalog is that of whoever led last.
+    knows_what_was_done: bool,
     /// Stores that the catalog knew before this process began.
     known_stores: HashSet<(String, String)>,
     /// Stores that were looked into, with the generation and the request it was for.
@@ -157,11 +159,13 @@ pub async fn await_definitions(client: &Client, health: &Health) {
 }
 
 /// Runs the controllers until `stop` resolves, then lets what is under way reach a place where it can be
-/// picked up. `namespaces` empty means all of them.
+/// picked up. `namespaces` empty means all of them; `knows_what_was_done` says that the catalog is that of whoever
+/// led last.
 pub async fn run(
     operator: Operator,
     client: Client,
     namespaces: &[String],
+    knows_what_was_done: bool,
     stop: impl Future<Output = ()>,
 ) -> Result<(), super::OperatorError> {
     let Some(link) = operator.cluster.clone() else {
@@ -174,6 +178,7 @@ pub async fn run(
     let stores = operator.stores().await?;
     let known_stores = stores.into_iter().map(|(namespace, store)| (namespace, store.name));
     let context = Arc::new(Context {
+        knows_what_was_done,
         known_stores: known_stores.collect(),
         operator: operator.clone(),
         link,

@@ -1,6 +1,7 @@
 //! Holding a workload still and letting it go: by its number of replicas, with a mark on it that says what
 //! it was before.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
@@ -70,7 +71,13 @@ pub async fn hold(
         if pods.is_empty() && now.is_observed() {
             let generation = now.object.metadata.generation;
             let managers = Some(now.managers_of("replicas"));
-            return Ok(Stopped { generation, managers, uid: now.object.metadata.uid });
+            let replica_sets = now.replica_sets(cluster).await?;
+            return Ok(Stopped {
+                generation,
+                managers,
+                replica_sets,
+                uid: now.object.metadata.uid,
+            });
         }
         if cancel.is_cancelled() {
             return Err(Failure::new(
@@ -104,6 +111,8 @@ pub struct Stopped {
     pub generation: Option<i64>,
     /// Who else managed its number of replicas then.
     pub managers: Option<Vec<String>>,
+    /// Of a Deployment, the generations of its ReplicaSets then, by their UIDs: annotations do not count there.
+    pub replica_sets: Option<BTreeMap<String, i64>>,
     /// Its UID: another under its name did not stand still.
     pub uid: Option<String>,
 }
@@ -149,10 +158,19 @@ pub async fn still_held(
 ) -> Result<(), Failure> {
     let found = Workload::find(cluster, namespace, target).await?;
     let workload = found.ok_or_else(|| gone(namespace, target))?;
-    stands_still(&workload, stopped)
+    let replica_sets = match &stopped.replica_sets {
+        Some(_) => workload.replica_sets(cluster).await?,
+        None => None,
+    };
+    stands_still(&workload, stopped, replica_sets)
 }
 
-fn stands_still(workload: &Workload, stopped: Stopped) -> Result<(), Failure> {
+/// `replica_sets` are those of now, where those of then are known.
+fn stands_still(
+    workload: &Workload,
+    stopped: Stopped,
+    replica_sets: Option<BTreeMap<String, i64>>,
+) -> Result<(), Failure> {
     if stopped.uid.is_some() && workload.object.metadata.uid != stopped.uid {
         let message = format!(
             "{} was deleted and made again while it was held still: it may have run meanwhile",
@@ -166,7 +184,12 @@ fn stands_still(workload: &Workload, stopped: Stopped) -> Result<(), Failure> {
         let changes = workload.object.metadata.generation.zip(stopped.generation);
         let changes = changes.map_or(0, |(now, then)| now - then);
         let is_same = stopped.managers.is_some_and(|then| then == workload.managers_of("replicas"));
-        if changes < 2 || (workload.kind == WorkloadKind::Deployment && is_same) {
+        // Servers before 1.22 do not tell who has scaled.
+        let is_scaled = match stopped.replica_sets.zip(replica_sets) {
+            Some((then, now)) => changes >= 2 && are_scaled(&then, &now),
+            None => changes >= 2 && !(workload.kind == WorkloadKind::Deployment && is_same),
+        };
+        if !is_scaled {
             return Ok(());
         }
         return Err(Failure::new(
@@ -180,6 +203,12 @@ fn stands_still(workload: &Workload, stopped: Stopped) -> Result<(), Failure> {
         .hint("see who scales it, and try again"));
     }
     Err(scaled_up(workload))
+}
+
+/// Whether any of these ReplicaSets was scaled up and down again: two changes of its specification. One that a new
+/// template has made has one of its own.
+fn are_scaled(then: &BTreeMap<String, i64>, now: &BTreeMap<String, i64>) -> bool {
+    now.iter().any(|(uid, generation)| generation - then.get(uid).copied().unwrap_or(1) >= 2)
 }
 
 /// Somebody else wants it to run.
@@ -276,9 +305,10 @@ mod tests {
 
     #[test]
     fn a_workload_that_was_scaled_up_and_down_again_did_not_stand_still() {
-        let stopped = Stopped { generation: Some(7), managers: Some(Vec::new()), uid: None };
+        let stopped =
+            Stopped { generation: Some(7), managers: Some(Vec::new()), ..Stopped::default() };
         let reason = |replicas, generation| {
-            let found = stands_still(&workload(replicas, generation), stopped.clone());
+            let found = stands_still(&workload(replicas, generation), stopped.clone(), None);
             found.err().map(|found| found.reason)
         };
         assert_eq!(reason(0, 7), None);
@@ -288,21 +318,45 @@ mod tests {
         // Annotations of a Deployment count, too: it is somebody else at its replicas that tells.
         let mut deployment = workload(0, 9);
         deployment.kind = WorkloadKind::Deployment;
-        assert!(stands_still(&deployment, stopped.clone()).is_ok());
-        let others = Stopped { managers: Some(vec!["kubectl".to_owned()]), ..stopped };
-        assert!(stands_still(&deployment, others).is_err());
+        assert!(stands_still(&deployment, stopped.clone(), None).is_ok());
+        let others = Stopped { managers: Some(vec!["kubectl".to_owned()]), ..stopped.clone() };
+        assert!(stands_still(&deployment, others, None).is_err());
         // The journal of an older operator does not know it.
-        assert!(stands_still(&workload(0, 9), Stopped::default()).is_ok());
+        assert!(stands_still(&workload(0, 9), Stopped::default(), None).is_ok());
     }
+
+    /// A Backup of a Deployment that ran meanwhile succeeded: its server did not tell who had scaled it.
+    #[test]
+    fn a_deployment_that_was_scaled_up_and_down_again_did_not_stand_still() {
+        let sets = |generations: &[(&str, i64)]| {
+            Some(generations.iter().map(|(uid, number)| ((*uid).to_owned(), *number)).collect())
+        };
+        let stopped = Stopped {
+            generation: Some(7),
+            managers: Some(Vec::new()),
+            replica_sets: sets(&[("one", 4), ("old", 9)]),
+            uid: None,
+        };
+        let mut deployment = workload(0, 9);
+        deployment.kind = WorkloadKind::Deployment;
+        let is_still =
+            |now: &[(&str, i64)]| stands_still(&deployment, stopped.clone(), sets(now)).is_ok();
+        assert!(!is_still(&[("one", 6), ("old", 9)]));
+        assert!(is_still(&[("one", 4), ("old", 9)]), "its annotations have changed");
+        assert!(is_still(&[("one", 5), ("old", 9)]));
+        assert!(is_still(&[("one", 4), ("new", 1)]), "it has a new template, and no pod of it");
+        assert!(!is_still(&[("one", 4), ("new", 3)]));
+    }
+
     /// A StatefulSet that was deleted with its pods left, and applied anew, counted as the one that stood still.
     #[test]
     fn a_workload_that_was_made_again_did_not_stand_still() {
         let stopped = Stopped { uid: Some("first".to_owned()), ..Stopped::default() };
         let mut found = workload(0, 1);
         found.object.metadata.uid = Some("first".to_owned());
-        assert!(stands_still(&found, stopped.clone()).is_ok());
+        assert!(stands_still(&found, stopped.clone(), None).is_ok());
         found.object.metadata.uid = Some("second".to_owned());
-        let failure = stands_still(&found, stopped).unwrap_err();
+        let failure = stands_still(&found, stopped, None).unwrap_err();
         assert_eq!(failure.reason, Reason::ReplicasChanged);
     }
 

@@ -86,6 +86,15 @@ impl KubernetesRuntime {
         found.await.unwrap_or_default()
     }
 
+    /// Whether the workload of a job is marked as held still by this very operation.
+    ///
+    /// # Errors
+    /// Those of the API server.
+    pub async fn is_held(&self, job: &Job) -> Result<bool, Failure> {
+        let held = self.workload(job).await?.and_then(|workload| workload.held());
+        Ok(held.is_some_and(|held| held.operation == job.operation().to_string()))
+    }
+
     /// Ends the movers of an operation that has ended.
     pub async fn dismiss(&self, job: &Job) -> Result<(), Failure> {
         let rehearsal = match job {

@@ -130,12 +130,14 @@ impl KubernetesRuntime {
         let (claim, _) = translate::store(binding)?;
         let found =
             claims::describe(&self.cluster, namespace, std::slice::from_ref(&claim)).await?;
-        if found.iter().all(Result::is_ok) {
+        let goes = found.iter().flatten().any(|claim| claim.metadata.deletion_timestamp.is_some());
+        if !goes && found.iter().all(Result::is_ok) {
             return Ok(());
         }
+        let how = if goes { "is being deleted" } else { "is not there" };
         Err(Failure::new(
             Reason::StoreUnavailable,
-            format!("store {} names claim {namespace}/{claim}, which is not there", binding.name),
+            format!("store {} names claim {namespace}/{claim}, which {how}", binding.name),
         )
         .hint("make the claim; stores are claims of the namespace that uses them"))
     }

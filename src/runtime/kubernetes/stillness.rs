@@ -72,6 +72,7 @@ impl KubernetesRuntime {
         let mut facts = json!(held);
         facts["generation"] = json!(stopped.generation);
         facts["managers"] = json!(stopped.managers);
+        facts["replicaSets"] = json!(stopped.replica_sets);
         facts["uid"] = json!(stopped.uid);
         Ok(facts)
     }

@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use super::conversation::Conversation;
 use super::mover_job::identity_of;
-use super::{KubernetesRuntime, claims, names, translate};
+use super::{KubernetesRuntime, names, translate};
 use crate::engine::{Cancel, Progress, Silent};
 use crate::plan::{Failure, OperationId, StoreBinding};
 use crate::runtime::mover::{Mission, Request, Saying, Work};
 use crate::runtime::{Handles, Turn};
-use crate::spec::{MoverSecurityContext, Reason};
+use crate::spec::MoverSecurityContext;
 
 /// What a store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -86,19 +86,7 @@ impl KubernetesRuntime {
         errand: StoreErrand,
     ) -> Result<StoreAnswer, Failure> {
         let (store_claim, mounted) = translate::store(binding)?;
-        let found =
-            claims::describe(&self.cluster, &object.namespace, std::slice::from_ref(&store_claim))
-                .await?;
-        if found.iter().any(Result::is_err) {
-            return Err(Failure::new(
-                Reason::StoreUnavailable,
-                format!(
-                    "store {} names claim {}/{store_claim}, which is not there",
-                    binding.name, object.namespace
-                ),
-            )
-            .hint("make the claim; stores are claims of the namespace that uses them"));
-        }
+        self.has_store(&object.namespace, binding).await?;
         let StoreErrand { writer, work, progress, turn } = errand;
         let handles = Handles { progress, cancel: Cancel::new(), turn };
         let conversation = Conversation {

@@ -6,7 +6,7 @@ use super::holding::{self, Held};
 use super::upgrade::{self, ImagesBefore, Watch};
 use super::workload::Workload;
 use super::{KubernetesRuntime, claims, no_mover, prefetch};
-use crate::plan::upgrade::step as upgrade_step;
+use crate::plan::upgrade::{RemovedFacts, step as upgrade_step};
 use crate::plan::{Action, Failure, Job, Log, PreflightFacts, UpgradeJob, safety};
 use crate::runtime::Handles;
 use crate::spec::Reason;
@@ -48,10 +48,11 @@ impl KubernetesRuntime {
                 let Some(held) = log.intent::<Held>(upgrade_step::QUIESCE) else {
                     return Ok(Value::Null);
                 };
+                let found = self.made_meanwhile(job, target, &held, &log).await?;
                 let timeout = job.spec.consistency.timeout.to_duration();
                 let uncut = crate::engine::Cancel::new();
                 holding::hold(cluster, namespace, target, &held, timeout, &uncut).await?;
-                Ok(Value::Null)
+                Ok(json!(found))
             }
             Action::RestoreOld => {
                 Box::pin(upgrade::restore_old(cluster, namespace, target, before)).await
@@ -61,6 +62,28 @@ impl KubernetesRuntime {
                 format!("a cluster cannot {}", other.describe()),
             )),
         }
+    }
+
+    /// What has come while the new version ran, which no backup has.
+    async fn made_meanwhile(
+        &self,
+        job: &UpgradeJob,
+        target: &WorkloadTarget,
+        held: &Held,
+        log: &Log<'_>,
+    ) -> Result<RemovedFacts, Failure> {
+        let workload = Workload::get(&self.cluster, &job.operation.namespace, target).await?;
+        let replicas = Some(workload.replicas).filter(|replicas| *replicas > held.replicas);
+        let known: PreflightFacts = log.facts(upgrade_step::PREFLIGHT).unwrap_or_default();
+        let mut facts = RemovedFacts { replicas, ..RemovedFacts::default() };
+        if !known.claims.is_empty() {
+            let whole = Job::Upgrade(job.clone());
+            let names = claims::names(&self.cluster, &whole, Some(&workload)).await?;
+            let is_new = |name: &String| known.claims.iter().all(|claim| claim.name != *name);
+            let new = names.into_iter().filter(is_new);
+            facts.not_put_back = new.map(|name| format!("claim {name}")).collect();
+        }
+        Ok(facts)
     }
 
     fn watch<'a>(
@@ -123,6 +146,7 @@ impl KubernetesRuntime {
             ..failure
         })?;
         ended?;
+        facts.claims = found.iter().flatten().map(claims::facts).collect();
         facts.estimated_bytes = looked.estimated_bytes;
         facts.estimated_entries = looked.estimated_entries;
         facts.warnings.extend(looked.warnings);

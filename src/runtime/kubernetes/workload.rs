@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Container, Pod, PodTemplateSpec, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -211,6 +212,29 @@ impl Workload {
             .await
             .map_err(|error| failure(&what, &error))?;
         Ok(list.items.into_iter().filter(|pod| self.owns(pod) && !has_ended(pod)).collect())
+    }
+
+    /// Of a Deployment, the generations of its ReplicaSets by their UIDs.
+    pub async fn replica_sets(
+        &self,
+        cluster: &Cluster,
+    ) -> Result<Option<BTreeMap<String, i64>>, Failure> {
+        if self.kind != WorkloadKind::Deployment {
+            return Ok(None);
+        }
+        let sets: Api<ReplicaSet> = Api::namespaced(cluster.client.clone(), &self.namespace);
+        let parameters = ListParams::default().labels_from(&self.selector);
+        let what = format!("list the ReplicaSets of {}", self.title());
+        let list = cluster
+            .patiently(&what, None, || sets.list(&parameters))
+            .await
+            .map_err(|error| failure(&what, &error))?;
+        let uid = self.object.metadata.uid.as_deref();
+        let own = |set: &ReplicaSet| {
+            set.owner_references().iter().any(|owner| Some(owner.uid.as_str()) == uid)
+        };
+        let found = list.items.into_iter().filter(own).map(|set| set.metadata);
+        Ok(Some(found.filter_map(|found| Some((found.uid?, found.generation?))).collect()))
     }
 
     /// Selectors of two workloads may overlap by mistake; owners do not.

@@ -2,6 +2,7 @@
 //! and nothing is done twice.
 
 use super::cluster::Cluster;
+use super::kills::DEPLOYMENT;
 use super::process::Operator;
 use super::scene::{LONG, STOPS, Scene, service_image};
 
@@ -159,4 +160,71 @@ fn a_workload_that_is_deleted_without_its_pods_does_not_count_as_stopped() {
     let status = scene.failed("backup", "orphaned", "TargetNotFound");
     assert!(status["message"].as_str().unwrap().contains("was deleted"), "{status:#}");
     assert_eq!(scene.archives(), Vec::<String>::new());
+}
+
+/// Servers before 1.22 do not tell who has scaled a Deployment, and a Backup succeeded of what ran meanwhile.
+#[test]
+fn a_deployment_that_ran_while_it_was_held_still_is_not_overlooked() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::empty(cluster);
+    scene.apply(&DEPLOYMENT.replace("IMAGE", &service_image(&scene.cluster, 1)));
+    let has = |replicas: i64| {
+        scene.cluster.wait(&format!("{replicas} replicas"), LONG, || {
+            let found = scene.object("deployment", "web")?;
+            let status = &found["status"];
+            let seen = status["observedGeneration"] == found["metadata"]["generation"];
+            let is = |name: &str| status[name].as_i64().unwrap_or(0) == replicas;
+            (seen && is("replicas") && is("readyReplicas")).then_some(())
+        });
+    };
+    has(1);
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let process = operator.start_into("backup.quiesce.recorded");
+    scene.apply(&format!(
+        "apiVersion: eider.dev/v1alpha1\nkind: Backup\nmetadata: {{name: torn}}\nspec:\n  \
+         target: {{workload: {{kind: Deployment, name: web}}}}\n  storeRef: {{name: main}}\n  \
+         consistency: {{timeout: {STOPS}}}\n"
+    ));
+    assert_eq!(process.wait_exit(LONG).signal, Some(9));
+    for replicas in [1, 0] {
+        let scale = format!("--replicas={replicas}");
+        scene.cluster.kubectl(&["-n", &scene.namespace, "scale", "deployment/web", &scale]);
+        has(replicas);
+    }
+    let _process = operator.start();
+    let status = scene.failed("backup", "torn", "ReplicasChanged");
+    assert!(status["message"].as_str().unwrap().contains("may have run"), "{status:#}");
+    has(1);
+    assert_eq!(scene.archives(), Vec::<String>::new());
+}
+
+/// A rollback took replicas away that somebody had added, and left their claims on the new version's data, without a
+/// word.
+#[test]
+fn what_was_added_while_a_new_version_ran_is_told_when_it_goes_back() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let _process = operator.start();
+    scene.upgrade("grown", 2, "2m");
+    scene.reaches("upgrade", "grown", "soak");
+    let scale = ["-n", &scene.namespace, "scale", "statefulset/db", "--replicas=2"];
+    scene.cluster.kubectl(&scale);
+    scene.running("db");
+    let broken = service_image(&scene.cluster, 4);
+    scene.cluster.kubectl(&[
+        "-n",
+        &scene.namespace,
+        "set",
+        "image",
+        "statefulset/db",
+        &format!("service={broken}"),
+    ]);
+    let status = scene.failed("upgrade", "grown", "RolledBack");
+    let message = status["message"].as_str().unwrap();
+    assert!(message.contains("claim data-db-1"), "{message}");
+    assert!(message.contains("scaled to 2 meanwhile"), "{message}");
+    scene.running("db");
+    scene.tidy("db");
 }

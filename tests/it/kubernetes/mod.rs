@@ -21,6 +21,7 @@ mod proxy_tests;
 mod reader;
 mod refusals;
 mod removal;
+mod replicas;
 mod restores;
 mod restricted;
 mod scale;

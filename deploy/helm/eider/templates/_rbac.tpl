@@ -56,6 +56,10 @@
 - apiGroups: [apps]
   resources: [deployments/scale, statefulsets/scale]
   verbs: [patch]
+# A Deployment that somebody scales up and down again while it is held still is found out by them.
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [list]
 # An autoscaler that would scale a stopped workload up again is found before the workload is touched.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]

@@ -50,6 +50,7 @@ impl Scene {
             link: operator.cluster.clone().unwrap(),
             operator,
             active: Mutex::default(),
+            knows_what_was_done: true,
             known_stores: HashSet::new(),
             failures: Mutex::default(),
             inspected: Mutex::default(),

@@ -35,7 +35,8 @@ struct Stage {
     operator: Operator,
 }
 
-const DEPLOYMENT: &str = r"
+/// The service of these tests.
+pub const DEPLOYMENT: &str = r"
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata: {name: data}

@@ -1,0 +1,57 @@
+//! Replicas with a catalog each, that lead one after the other and again.
+
+use super::cluster::Cluster;
+use super::process::{Operator, OperatorProcess};
+use super::scene::{LONG, Scene};
+
+/// One of two replicas.
+fn replica(scene: &Scene, name: &str, lease: Option<&str>) -> Operator {
+    let operator = Operator::new(&scene.cluster, &scene.namespace)
+        .environment("EIDER_LEASE_DURATION", "15s")
+        .arguments(&["--identity", name]);
+    match lease {
+        Some(lease) => operator.lease(lease),
+        None => operator,
+    }
+}
+
+fn says(scene: &Scene, process: &OperatorProcess, text: &str) {
+    scene.cluster.wait(&format!("the log to say: {text}"), LONG, || {
+        process.log().contains(text).then_some(())
+    });
+}
+
+/// By its own journal a replica that led again undid what another had finished: the archive was discarded, an
+/// Upgrade went back with its data, and a record that it had begun was never finished.
+#[test]
+fn a_replica_that_leads_again_undoes_nothing_that_another_has_finished() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let first = replica(&scene, "one", None);
+    let second = replica(&scene, "two", Some(first.lease_name()));
+    for name in ["kept", "gone"] {
+        let leader = first.start_into("backup.archive.performed");
+        scene.back_up(name, "db", "  consistency: {mode: Live}\n");
+        assert_eq!(leader.wait_exit(LONG).signal, Some(9));
+        let follower = second.start();
+        scene.succeeded("backup", name);
+        assert_eq!(follower.stop().code, Some(0));
+    }
+    let archives = scene.archives();
+    assert_eq!(archives.len(), 2);
+    scene.cluster.kubectl(&["-n", &scene.namespace, "delete", "backup", "gone"]);
+    let scale = ["-n", &scene.namespace, "scale", "statefulset/db", "--replicas=0"];
+    scene.cluster.kubectl(&scale);
+    let leader = first.start();
+    says(&scene, &leader, "another replica has led since");
+    scene.put_back("back", "kept", "");
+    scene.succeeded("restore", "back");
+    let found = scene.object("statefulset", "db").unwrap();
+    assert_eq!(found["spec"]["replicas"], 0, "somebody else wants it to stand still");
+    // Beside the safety backup of the Restore.
+    let left = scene.archives();
+    assert!(archives.iter().all(|archive| left.contains(archive)), "{left:?}");
+    assert!(!leader.log().contains("\"step\":\"discard\""), "{}", leader.log());
+    assert!(!found["metadata"]["annotations"].to_string().contains("eider.dev/held"));
+}
