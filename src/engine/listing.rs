@@ -1,9 +1,10 @@
 //! Reads the entries of an archive file one by one, of this program or any other.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::archive::Archive;
-use super::entry::EntryInfo;
+use super::entry::{EntryInfo, EntryKind};
 use super::error::EngineError;
 use super::manifest::ParentArchive;
 use super::progress::Cancel;
@@ -28,6 +29,32 @@ pub fn list_entries(
         visit(&entry.info)?;
     }
     Ok(())
+}
+
+/// Of these roots those of which the archive holds anything, each with what it is. One that only shows in the
+/// names of what lies in it is a directory.
+pub fn root_kinds(
+    path: &Path,
+    format: ArchiveFormat,
+    roots: &[&str],
+) -> Result<HashMap<String, EntryKind>, EngineError> {
+    let mut kinds = HashMap::new();
+    list_entries(path, format, &mut |entry| {
+        let name = entry.name.strip_suffix(b"/").unwrap_or(&entry.name);
+        for root in roots {
+            match name.strip_prefix(root.as_bytes()) {
+                Some(b"") => {
+                    kinds.insert((*root).to_owned(), entry.kind);
+                }
+                Some([b'/', ..]) if !kinds.contains_key(*root) => {
+                    kinds.insert((*root).to_owned(), EntryKind::Directory);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    })?;
+    Ok(kinds)
 }
 
 /// The archives that this one refers to, its parent first; none unless it is an incremental one.

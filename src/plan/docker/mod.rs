@@ -14,6 +14,8 @@ mod replacing;
 mod revival;
 mod rollback;
 mod selection;
+#[cfg(test)]
+mod selection_tests;
 mod starting;
 mod stopping;
 #[cfg(test)]

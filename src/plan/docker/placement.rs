@@ -165,6 +165,20 @@ pub fn place(
 }
 
 impl Placements {
+    /// Leaves as they are the paths of which the archive holds nothing, and tells which those are.
+    pub fn leave_empty(&mut self, holds: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut left = Vec::new();
+        self.roots.retain(|placement| {
+            let RootSource::Bind(path) = &placement.source else { return true };
+            let is_held = holds(&placement.root);
+            if !is_held {
+                left.push(format!("{path} stays as it is: the archive holds nothing of it"));
+            }
+            is_held
+        });
+        left
+    }
+
     /// The roots as those of a selection, to find out who works on them.
     pub fn as_roots(&self) -> Vec<Root> {
         let root = |placement: &Placement| Root {

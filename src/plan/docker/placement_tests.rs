@@ -116,3 +116,12 @@ fn what_belongs_to_the_system_stays_in_the_archive() {
     assert_eq!(homes(&placements), ["binds/srv/shop -> /srv/shop"]);
     assert!(placements.warnings[0].contains("/lib/modules"), "{placements:?}");
 }
+
+#[test]
+fn a_path_of_which_the_archive_holds_nothing_stays_as_it_is() {
+    let mut placements = placed(&project("shop"), &HostFacts::default());
+    let left = placements.leave_empty(|root| root != "binds/srv/shop");
+    assert_eq!(left, ["/srv/shop stays as it is: the archive holds nothing of it"]);
+    assert_eq!(placements.roots.len(), 2);
+    assert!(placements.leave_empty(|_| false).is_empty(), "volumes are always held");
+}

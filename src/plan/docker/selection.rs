@@ -334,6 +334,9 @@ fn left_out(
         MountKind::Bind(path) if is_system(path, host) => {
             Err((format!("{path} belongs to the system"), true))
         }
+        // It is whoever listens behind it; a copy of it answers nobody, and a place that it was restored to
+        // would be that of the living one.
+        MountKind::Bind(path) if host.sockets.contains(path) => usual("it is a socket"),
         MountKind::Bind(path) => Ok(RootSource::Bind(path.clone())),
         MountKind::Temporary => usual("it lies in memory"),
     }
