@@ -94,9 +94,31 @@ pub(super) fn foreseen(look: &Look, job: &Job) -> Result<Stopping, Failure> {
         stopping.warn_if_slower_than(timeout(job));
     }
     if touch(job) == Touch::Replace {
+        if mode == ConsistencyMode::Live {
+            check_nobody_works(&stopping)?;
+        }
         stopping.warn_of_the_ill();
     }
     Ok(stopping)
+}
+
+/// Fails if anybody who is up works on what is to be replaced while nobody is held still: it would go on with
+/// a tree that nobody finds again.
+fn check_nobody_works(stopping: &Stopping) -> Result<(), Failure> {
+    let names: Vec<&str> = stopping
+        .order
+        .iter()
+        .filter(|entry| entry.holds_data)
+        .map(|entry| entry.name.as_str())
+        .collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Reason::UnsupportedTarget,
+        format!("{} would go on with the data that is replaced", names.join(", ")),
+    )
+    .hint("use `consistency.mode: Stop`, or stop what mounts the data before"))
 }
 
 impl DockerRuntime {
@@ -147,10 +169,14 @@ impl DockerRuntime {
 
     /// Fails if anybody works on the data by now who was to stand still.
     pub(super) async fn check_still(&self, job: &Job) -> Result<(), Failure> {
-        if mode(job) == ConsistencyMode::Live {
+        let is_live = mode(job) == ConsistencyMode::Live;
+        if is_live && touch(job) == Touch::Read {
             return Ok(());
         }
         let look = self.look(job).await?;
+        if is_live {
+            return foreseen(&look, job).map(|_| ());
+        }
         let up = stop_set(&look.selection, &look.facts, touch(job), ConsistencyMode::Pause)?;
         let held = self.holds.of_others(job.operation());
         let runs = |id: &String| {

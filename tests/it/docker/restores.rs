@@ -103,3 +103,17 @@ fn an_exited_container_that_holds_the_volume_is_not_in_the_way() {
     assert_same(&data, &project.at("data"));
     assert_eq!(project.states()["db"], "exited");
 }
+
+#[test]
+fn nobody_who_runs_is_left_on_a_tree_that_was_replaced() {
+    let Some((project, [data, _])) = backed_up() else { return };
+    docker(&["start", &project.of("web")]);
+    wait_until("the web server runs", || project.states()["web"] == "running");
+    let live = "{from: {backupRef: {name: night}}, consistency: {mode: Live}}";
+    let web = project.of("web");
+    project.scene.restore("under-it", live).code(2).says(&web).says("mode: Stop");
+    assert_eq!(project.states()["web"], "running");
+    docker(&["stop", &web]);
+    project.scene.restore("under-nobody", live).ok();
+    assert_same(&data, &project.at("data"));
+}
