@@ -185,3 +185,24 @@ fn roots_are_what_the_archive_holds_of_them() {
     let kinds = root_kinds(&foreign, ArchiveFormat::Tar, &["data"]).unwrap();
     assert_eq!(kinds["data"], EntryKind::Directory);
 }
+
+#[test]
+fn a_root_that_another_takes_the_place_of_is_told_as_gone() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("data");
+    for name in ["data", "new"] {
+        std::fs::create_dir(place.path().join(name)).unwrap();
+        std::fs::write(place.path().join(name).join("file"), name).unwrap();
+    }
+    let archive = place.path().join("x.tar");
+    let (live, old, new) = (root.clone(), place.path().join("old"), place.path().join("new"));
+    let change = move || {
+        std::fs::rename(&live, &old).unwrap();
+        std::fs::rename(&new, &live).unwrap();
+        Ok(())
+    };
+    let options = options(&root, ArchiveFormat::Tar);
+    let summary = pack_while(&options, &archive, Stage::Described, "file", change).unwrap();
+    assert_eq!(summary.warnings[0].kind, WarningKind::Vanished);
+    assert!(summary.warnings[0].path.ends_with("/data"), "{:?}", summary.warnings);
+}
