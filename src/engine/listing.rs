@@ -6,7 +6,7 @@ use std::path::Path;
 use super::archive::Archive;
 use super::entry::{EntryInfo, EntryKind};
 use super::error::EngineError;
-use super::manifest::ParentArchive;
+use super::manifest::{ManifestRoot, ParentArchive};
 use super::progress::Cancel;
 use crate::spec::ArchiveFormat;
 
@@ -61,6 +61,12 @@ pub fn root_kinds(
 pub fn ancestors(path: &Path, format: ArchiveFormat) -> Result<Vec<ParentArchive>, EngineError> {
     let archive = Archive::open(path, format)?;
     Ok(archive.index.map(|index| index.description.ancestors).unwrap_or_default())
+}
+
+/// The roots that an archive's own index names; none without an index.
+pub fn indexed_roots(path: &Path, format: ArchiveFormat) -> Result<Vec<ManifestRoot>, EngineError> {
+    let archive = Archive::open(path, format)?;
+    Ok(archive.index.map(|index| index.description.roots).unwrap_or_default())
 }
 
 /// Reads every byte of an archive, without anything to compare it with but itself; returns how many
