@@ -40,6 +40,7 @@ pub(super) fn run(
         let answers = if group.len() > 1 { group::answers(&mut store, &group) } else { None };
         if let Some(answers) = answers {
             if writes {
+                store.keep_private();
                 tell(trouble, None);
             }
             for (message, answer) in group.into_iter().zip(answers) {
@@ -53,6 +54,7 @@ pub(super) fn run(
             let writes = request.writes_a_row();
             let answer = answer(&mut store, request);
             if writes {
+                store.keep_private();
                 tell(trouble, answer.as_ref().err());
             }
             if let Err(CatalogError::Statement { message, .. }) = &answer

@@ -13,9 +13,9 @@ use super::store::Store;
 pub(super) fn parquet(store: &Store, directory: &Path) -> Result<Vec<PathBuf>, CatalogError> {
     let staging = staging(store.path());
     for directory in [directory, &staging] {
-        std::fs::create_dir_all(directory)
-            .map_err(|error| CatalogError::file("create", directory, error))?;
+        open::make_directory(directory)?;
     }
+    open::keep_private(&staging);
     let failed = |error| CatalogError::statement("export", error);
     let tables: Vec<String> = {
         let mut statement = store

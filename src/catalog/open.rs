@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -20,6 +21,9 @@ use super::row;
 
 /// The hidden verb with which the program calls itself to try a file that was not closed cleanly.
 pub const PROBE_VERB: &str = "__probe-catalog";
+
+/// What the group and everybody else may do with a file.
+const OF_OTHERS: u32 = 0o077;
 
 /// How a catalog is opened.
 #[derive(Debug, Clone, Default)]
@@ -104,6 +108,38 @@ fn literal(path: &Path) -> Result<String, CatalogError> {
     Ok(format!("'{}'", text.replace('\'', "''")))
 }
 
+/// Leaves what is at this path to its owner alone, as far as this user may say so: definitions of containers
+/// are in the catalog, and passwords in their environments. The database makes its files with the mode that
+/// the user's `umask` leaves, and its log again after every checkpoint.
+pub(super) fn keep_private(path: &Path) {
+    let Ok(metadata) = path.symlink_metadata() else { return };
+    let mode = metadata.permissions().mode();
+    if mode & OF_OTHERS == 0 || metadata.is_symlink() {
+        return;
+    }
+    let private = std::fs::Permissions::from_mode(mode & !OF_OTHERS & 0o7777);
+    // Somebody else's stays as it is: whoever opens the file is told.
+    let _ = std::fs::set_permissions(path, private);
+}
+
+/// The same for the database and its logs.
+pub(super) fn keep_all_private(path: &Path) {
+    keep_private(path);
+    for suffix in LOGS {
+        keep_private(&beside(path, suffix));
+    }
+}
+
+/// Makes a directory that only its owner can look into; one that is there stays as it is.
+pub(super) fn make_directory(directory: &Path) -> Result<(), CatalogError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| CatalogError::file("create", directory, error))
+}
+
 /// Opens the file as it is, without looking at what it holds.
 pub(super) fn connect(path: &Path) -> Result<Connection, CatalogError> {
     let staging = staging(path);
@@ -127,6 +163,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, CatalogError> {
     let connection = configure()
         .and_then(|config| Connection::open_with_flags(path, config))
         .map_err(|error| classify(path, &error.to_string()))?;
+    keep_all_private(path);
     connection
         .execute_batch(&format!(
             "SET allowed_directories = [{}]; SET enable_external_access = false; \
@@ -314,11 +351,13 @@ pub(super) fn open(
 ) -> Result<(Connection, OpenReport), CatalogError> {
     let mut report = OpenReport::default();
     if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)
-            .map_err(|error| CatalogError::file("create", directory, error))?;
+        make_directory(directory)?;
     }
     report.unclean = LOGS.iter().any(|suffix| beside(path, suffix).exists());
     let mut connection = open_or_set_aside(path, options, &mut report)?;
+    if path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & OF_OTHERS != 0) {
+        tracing::warn!(file = %path.display(), "others may read the catalog, and this user cannot change that");
+    }
     let found = migration::inspect(&connection, path, migrations)?;
     let newest = migrations.last().map_or(0, |migration| migration.version);
     let current = matches!(found, Found::Version(version) if version == newest);
@@ -359,12 +398,16 @@ pub(super) fn keep_copy(
     Ok(connection)
 }
 
-/// Copies under a temporary name, and gives the copy its name when it is on disk.
+/// Copies under a temporary name for its owner alone, and gives the copy its name when it is on disk.
 pub(super) fn copy_durably(source: &Path, destination: &Path) -> Result<(), CatalogError> {
     let partial = beside(destination, ".partial");
     let run = || -> std::io::Result<()> {
-        std::fs::copy(source, &partial)?;
-        std::fs::File::open(&partial)?.sync_all()?;
+        // One that was left behind may be anybody's to read.
+        let _ = std::fs::remove_file(&partial);
+        let mut copy = std::fs::OpenOptions::new();
+        let mut copy = copy.write(true).create_new(true).mode(0o600).open(&partial)?;
+        std::io::copy(&mut std::fs::File::open(source)?, &mut copy)?;
+        copy.sync_all()?;
         std::fs::rename(&partial, destination)?;
         let directory = destination.parent().filter(|parent| !parent.as_os_str().is_empty());
         std::fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()

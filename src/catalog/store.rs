@@ -81,6 +81,11 @@ impl Store {
         closed
     }
 
+    /// Leaves to their owner what files there are by now.
+    pub fn keep_private(&self) {
+        open::keep_all_private(&self.path);
+    }
+
     pub fn select<R: Record>(
         &self,
         clause: &str,

@@ -1,4 +1,5 @@
 mod group;
+mod private;
 mod rebuild;
 
 use std::path::{Path, PathBuf};

@@ -76,7 +76,7 @@ async fn source(
 ) -> Result<Value, CliError> {
     let word = format!("{}/{}", record.namespace, record.object);
     let same = find(session, &word).await.is_ok_and(|found| found.id == record.id);
-    if same && record.namespace == namespace {
+    if same && record.namespace == namespace && spec::is_object_name(&record.object) {
         return Ok(json!({"backupRef": {"name": record.object}}));
     }
     let store = session.operator.store_or_only(namespace, Some(&record.store)).await?;

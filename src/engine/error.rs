@@ -198,7 +198,7 @@ impl EngineError {
         let text = match self {
             Self::RootMissing { .. } => "check the path in the target; it must exist on this host",
             Self::InvalidRoots { .. } => {
-                "name directories or files by absolute paths, none inside another"
+                "name directories or files by absolute paths, none inside another, and leave out the others"
             }
             Self::InvalidPattern { .. } => "patterns follow the rules of .gitignore",
             Self::InvalidName { .. } => "use the name that `backup list` shows",

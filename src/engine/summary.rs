@@ -58,7 +58,7 @@ pub enum WarningKind {
     Grew,
     /// The file was written to, or replaced, while it was read.
     Changed,
-    /// The file was gone before it could be read.
+    /// The file was gone before it could be read, or a root was another one in the end.
     Vanished,
     /// The path could not be read and was left out, as was asked for.
     Unreadable,

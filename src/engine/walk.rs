@@ -160,6 +160,13 @@ impl Walk<'_> {
                 Err(error) => return self.missed(&path, error).map(|()| None),
             }
         }
+        if self.relative.is_empty() && file_type == FileType::Socket {
+            // Left out, its root would be there without any entry.
+            return Err(EngineError::InvalidRoots {
+                path: path.display().to_string(),
+                detail: "it is a socket, which cannot be backed up".to_owned(),
+            });
+        }
         let is_directory = file_type == FileType::Directory;
         if !self.relative.is_empty()
             && self.boundaries.exclude.matches(&self.relative, is_directory)

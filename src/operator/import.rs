@@ -9,10 +9,12 @@ use super::rebuild::record_of;
 use super::stores::blocking;
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupKey, BackupRecord};
-use crate::engine::{self, Cancel, LocalStore, Manifest, Progress};
+use crate::engine::{self, Cancel, LocalStore, Manifest, ManifestRoot, Progress};
+use crate::plan::docker::{RootNames, is_root_name};
 use crate::plan::{Failure, StoreBinding};
 use crate::runtime::host;
-use crate::spec::{Reason, VerifyMode};
+use crate::spec::target::DockerTarget;
+use crate::spec::{ArchiveFormat, Reason, Target, VerifyMode, object_name};
 
 /// What an import left.
 #[derive(Debug, Clone)]
@@ -118,7 +120,9 @@ fn copy_in(
     pending.fill_from(file, cancel, progress)?;
     let mut manifest = Manifest::new(pending.name(), format, &summary, Timestamp::now());
     manifest.namespace = namespace;
-    manifest.backup = name.trim_end_matches(&format!(".{}", format.extension())).to_lowercase();
+    manifest.backup = object_name(name.trim_end_matches(&format!(".{}", format.extension())));
+    manifest.roots = docker_roots(file, format)?;
+    manifest.target = volumes_among(&manifest.roots);
     manifest.service_version = version;
     manifest.store.clone_from(&store.name);
     manifest.host = host::host_name();
@@ -129,6 +133,38 @@ fn copy_in(
     let at = Timestamp::now();
     target.mark_verified(&manifest.name, at)?;
     Ok((vec![Manifest { verified_at: Some(at), ..manifest }], true))
+}
+
+/// The roots of an archive of a Docker target, as its index or its entries name them; none of any other,
+/// which is unpacked as a whole.
+fn docker_roots(file: &Path, format: ArchiveFormat) -> Result<Vec<ManifestRoot>, Failure> {
+    let mut roots = engine::indexed_roots(file, format)?;
+    if roots.is_empty() {
+        let mut names = RootNames::default();
+        engine::list_entries(file, format, &mut |entry| {
+            names.see(&entry.display_name());
+            Ok(())
+        })?;
+        let root = |name: String| ManifestRoot { path: name.clone(), name };
+        roots = names.found().into_iter().map(root).collect();
+    }
+    if !roots.iter().all(|root| is_root_name(&root.name)) {
+        roots.clear();
+    }
+    Ok(roots)
+}
+
+/// Where these roots go if nobody says otherwise: into their volumes. Whose paths of the host are among them
+/// nobody knows, so that somebody has to say it.
+fn volumes_among(roots: &[ManifestRoot]) -> Target {
+    let volume = |root: &ManifestRoot| root.name.strip_prefix("volumes/").map(str::to_owned);
+    match roots.iter().map(volume).collect::<Option<Vec<String>>>() {
+        Some(names) if !names.is_empty() => {
+            let docker = DockerTarget { volumes: Some(names), ..DockerTarget::default() };
+            Target { docker: Some(docker), ..Target::default() }
+        }
+        _ => Target::default(),
+    }
 }
 
 /// An archive after those that it builds on, but for those that the target has already.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupFilter, BackupKey, BackupRecord, RecordStatus, ResourceRecord};
 use crate::engine::{LocalStore, Manifest};
+use crate::plan::docker::is_root_name;
 use crate::plan::{
     BackupJob, ClaimFacts, Failure, Job, Log, OPERATION, OperationId, RestoreJob, SourceSize,
     StoreBinding, UpgradeJob,
@@ -391,7 +392,8 @@ impl Operator {
         if manifest.target != Target::default() {
             return Ok(manifest.target);
         }
-        if manifest.roots.is_empty() {
+        // Of containers' data the paths alone say nothing of who works on it.
+        if manifest.roots.iter().all(|root| is_root_name(&root.name)) {
             return Err(unknown());
         }
         let paths = manifest.roots.into_iter().map(|root| root.path).collect();

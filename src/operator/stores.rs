@@ -8,7 +8,9 @@ use std::path::Path;
 
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus, ResourceRecord};
-use crate::engine::{self, Cancel, LocalStore, Manifest, Progress, StoredArchive};
+use crate::engine::{
+    self, Cancel, Cleaned, LocalStore, Manifest, Progress, StoreListing, StoredArchive,
+};
 use crate::plan::{Failure, StoreBinding, chain, conditions};
 use crate::runtime::host;
 use crate::spec::{
@@ -144,8 +146,14 @@ impl Operator {
         }
         let path = host::local_path(store)?;
         let links = {
-            let store = store.clone();
-            blocking(move || host::links(&host::open_store(&store)?)).await?
+            let (store, path) = (store.clone(), path.clone());
+            blocking(move || {
+                if !path.exists() {
+                    return Ok(Vec::new());
+                }
+                host::links(&LocalStore::open(&path, &store.name, false)?)
+            })
+            .await?
         };
         // Parents first: what builds on an archive that was read just now is read alone.
         let names: Vec<String> = chain::families(&links).into_iter().flatten().collect();
@@ -210,7 +218,12 @@ impl Operator {
     ) -> Result<Vec<String>, OperatorError> {
         let store = store.clone();
         let cleaned = blocking(move || {
-            Ok(host::open_store(&store)?.clean_unfinished(grace, Timestamp::now())?)
+            let path = host::local_path(&store)?;
+            if !path.exists() {
+                return Ok(Cleaned::default());
+            }
+            let opened = LocalStore::open(&path, &store.name, false)?;
+            Ok(opened.clean_unfinished(grace, Timestamp::now())?)
         })
         .await?;
         Ok(cleaned.removed)
@@ -257,7 +270,12 @@ async fn look(namespace: String, store: StoreBinding) -> StoreReport {
     let name = store.name.clone();
     let result = blocking(move || {
         let path = host::local_path(&store)?;
-        let opened = host::open_store(&store)?;
+        if !path.exists() {
+            // Made for the first archive, which knows whether it would lie in the data.
+            let free = LocalStore::foresee(&path)?;
+            return Ok((path, free, StoreListing::default()));
+        }
+        let opened = LocalStore::open(&path, &store.name, false)?;
         opened.check_writable()?;
         let listing = opened.list()?;
         Ok((path, opened.free_bytes()?, listing))

@@ -33,6 +33,7 @@ pub use backup::{
 pub use compose::object_name;
 pub use document::{
     API_VERSION, DEFAULT_NAMESPACE, Document, Kind, ObjectKey, RECONCILE_AT, UnknownKind,
+    is_object_name,
 };
 pub use hooks::{ExecHook, Hook, Hooks, HttpHook, HttpMethod, OnError};
 pub use problem::Problem;

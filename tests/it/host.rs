@@ -389,3 +389,14 @@ fn a_failing_hook_fails_the_backup_and_after_still_runs() {
     let record = scene.record("too-slow");
     assert!(record["errorMessage"].as_str().unwrap().contains("1s"), "{record}");
 }
+
+#[test]
+fn a_store_that_would_lie_in_the_data_is_refused_without_leaving_a_trace_in_it() {
+    let scene = Scene::new();
+    scene.write("live/file", "x");
+    let store = STORE.replace("@/store", "@/live/deep/store");
+    assert_ne!(store, STORE);
+    let refused = scene.apply(&format!("{store}---\n{}", backup("one", "@/live", "")));
+    refused.code(2).says("lies inside");
+    assert_eq!(shell(&scene.path("live"), "ls -A").trim(), "file");
+}

@@ -1,6 +1,7 @@
 //! Walks and reads: what is found becomes entries of the tar stream and of the index.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
@@ -16,6 +17,7 @@ use crate::engine::error::EngineError;
 use crate::engine::index::{IndexEntry, IndexWriter, Location};
 use crate::engine::manifest::ParentArchive;
 use crate::engine::progress::{Cancel, Progress};
+use crate::engine::roots::Root;
 use crate::engine::source::{self, AttributeSource, Reader};
 use crate::engine::summary::{PackSummary, WarningKind};
 use crate::engine::tar::{END_OF_ARCHIVE, Segment, encode_map, entry_header};
@@ -52,8 +54,15 @@ pub(super) fn pack_roots(
         progress,
         cancel,
     };
+    let before: Vec<_> = options.roots.iter().map(identity).collect();
     for root in &options.roots {
         walk(root, boundaries, cancel, &mut packer)?;
+    }
+    for (root, before) in options.roots.iter().zip(before) {
+        if before.is_some() && identity(root) != before {
+            let message = "another was put in its place while it was read";
+            packer.left_out(&root.path, WarningKind::Vanished, message);
+        }
     }
     if !packer.unreadable.is_empty() {
         return Err(packer.refusal());
@@ -66,6 +75,11 @@ pub(super) fn pack_roots(
         ancestors = previous.ancestors;
     }
     Ok(Packed { summary, index, ancestors })
+}
+
+/// What tells a root from another of its name.
+fn identity(root: &Root) -> Option<(u64, u64)> {
+    root.path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 struct Packer<'a> {

@@ -13,7 +13,7 @@ mod presence;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FlockOperation};
+use rustix::fs::{Access, AtFlags, FlockOperation};
 
 pub use listing::{Cleaned, StoreListing, StoredArchive};
 pub use pending::PendingArchive;
@@ -54,6 +54,20 @@ impl LocalStore {
         }
         std::fs::read_dir(path).map_err(store_failed("reading the store", path))?;
         Ok(Self { name: name.to_owned(), path: path.to_owned() })
+    }
+
+    /// The bytes that could be written to a store that is not there yet; fails if its directory could not be made.
+    /// Makes nothing: whether it may lie there is for the first backup to find out.
+    pub fn foresee(path: &Path) -> Result<u64, EngineError> {
+        let failed = store_failed("creating the store", path);
+        let above = path.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
+        if !above.is_dir() {
+            return Err(failed(ErrorKind::NotADirectory.into()));
+        }
+        let wanted = Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::accessat(rustix::fs::CWD, above, wanted, AtFlags::EACCESS)
+            .map_err(|error| failed(error.into()))?;
+        Self { name: String::new(), path: above.to_owned() }.free_bytes()
     }
 
     /// Fails unless files can be created here.

@@ -149,3 +149,60 @@ fn missing_roots_cancelling_and_sockets_have_their_reasons() {
     pack_to(&skipping, &archive).unwrap();
     assert_eq!(names_in(&archive), ["data/"]);
 }
+
+#[test]
+fn a_root_that_is_a_socket_is_refused_before_it_is_an_archive_of_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("app.sock");
+    let _socket = std::os::unix::net::UnixListener::bind(&root).unwrap();
+    let options = options(&root, ArchiveFormat::Tar);
+    let looked = estimate(&options, &Cancel::new()).map(|_| ());
+    let packed = pack_to(&options, &place.path().join("x.tar")).map(|_| ());
+    for result in [looked, packed] {
+        let error = result.unwrap_err();
+        assert_eq!(error.reason(), crate::spec::Reason::InvalidSpec);
+        assert!(error.to_string().contains("it is a socket"), "{error}");
+    }
+}
+
+#[test]
+fn roots_are_what_the_archive_holds_of_them() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("data");
+    std::fs::create_dir_all(root.join("deep/er")).unwrap();
+    std::fs::write(root.join("deep/file"), "x").unwrap();
+    let archive = place.path().join("x.tar.gz");
+    pack_to(&options(&root, ArchiveFormat::TarGz), &archive).unwrap();
+    let roots = ["data", "dat", "data/deep/file", "gone"];
+    let kinds = root_kinds(&archive, ArchiveFormat::TarGz, &roots).unwrap();
+    assert_eq!(kinds.len(), 2, "{kinds:?}");
+    assert_eq!(kinds["data"], EntryKind::Directory);
+    assert_eq!(kinds["data/deep/file"], EntryKind::File);
+    // Other programs leave out directories.
+    let foreign = place.path().join("foreign.tar");
+    let names = ["cf", foreign.to_str().unwrap(), "-C", place.path().to_str().unwrap()];
+    run("tar", &[&names[..], &["data/deep/file"]].concat());
+    let kinds = root_kinds(&foreign, ArchiveFormat::Tar, &["data"]).unwrap();
+    assert_eq!(kinds["data"], EntryKind::Directory);
+}
+
+#[test]
+fn a_root_that_another_takes_the_place_of_is_told_as_gone() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("data");
+    for name in ["data", "new"] {
+        std::fs::create_dir(place.path().join(name)).unwrap();
+        std::fs::write(place.path().join(name).join("file"), name).unwrap();
+    }
+    let archive = place.path().join("x.tar");
+    let (live, old, new) = (root.clone(), place.path().join("old"), place.path().join("new"));
+    let change = move || {
+        std::fs::rename(&live, &old).unwrap();
+        std::fs::rename(&new, &live).unwrap();
+        Ok(())
+    };
+    let options = options(&root, ArchiveFormat::Tar);
+    let summary = pack_while(&options, &archive, Stage::Described, "file", change).unwrap();
+    assert_eq!(summary.warnings[0].kind, WarningKind::Vanished);
+    assert!(summary.warnings[0].path.ends_with("/data"), "{:?}", summary.warnings);
+}

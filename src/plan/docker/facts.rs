@@ -42,6 +42,9 @@ pub struct HostFacts {
     /// where the host's paths cannot be looked at.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub real_paths: BTreeMap<String, String>,
+    /// Paths that are mounted somewhere and are sockets, as far as the host's paths can be looked at.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub sockets: BTreeSet<String>,
 }
 
 /// One container.

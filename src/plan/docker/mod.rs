@@ -14,6 +14,8 @@ mod replacing;
 mod revival;
 mod rollback;
 mod selection;
+#[cfg(test)]
+mod selection_tests;
 mod starting;
 mod stopping;
 #[cfg(test)]
@@ -25,7 +27,9 @@ pub use disturbance::{Did, Happening, Held, disturbers};
 pub use facts::{ContainerFacts, FOREVER, HostFacts, MountFacts, MountKind, RunState, VolumeFacts};
 pub use image::{HUB, ImageReference, SavedImage, indexed_images, saved_images};
 pub use labels::{Labelled, labelled};
-pub use placement::{Definitions, Placement, Placements, VolumeDefinition, place};
+pub use placement::{
+    Definitions, Placement, Placements, RootNames, VolumeDefinition, is_root_name, place,
+};
 pub use recreation::{Recreation, chosen_address, recreate};
 pub use replacing::{Replaced, replaced};
 pub use revival::{Missing, making_order, missing, networks, revive};

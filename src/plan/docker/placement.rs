@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::facts::{HostFacts, PROJECT, VOLUME};
-use super::selection::{Root, RootSource, is_system};
+use super::selection::{Root, RootSource, is_beneath, is_system};
 use crate::plan::Failure;
 use crate::spec::Reason;
 use crate::spec::target::DockerTarget;
@@ -43,6 +43,52 @@ pub struct VolumeDefinition {
     /// Its labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+/// More roots than this are no roots of a Docker target.
+const MANY_ROOTS: usize = 1000;
+
+/// Whether a root of an archive is one of a Docker target.
+pub fn is_root_name(name: &str) -> bool {
+    name.starts_with(VOLUMES) || name.starts_with(BINDS)
+}
+
+/// The roots of a Docker target as the names of entries tell them, where no manifest does: a volume is the
+/// first directory in `volumes`, a path of the host the first name there is of it, as none is written above
+/// its root.
+#[derive(Debug, Default)]
+pub struct RootNames {
+    roots: BTreeSet<String>,
+    is_other: bool,
+}
+
+impl RootNames {
+    /// Takes in the name of an entry, in the order of the archive.
+    pub fn see(&mut self, name: &str) {
+        let name = name.trim_end_matches('/');
+        if let Some(volume) = name.strip_prefix(VOLUMES) {
+            let volume = volume.split('/').next().unwrap_or_default();
+            self.roots.insert(format!("{VOLUMES}{volume}"));
+        } else if name.starts_with(BINDS) {
+            if name.match_indices('/').any(|(end, _)| self.roots.contains(&name[..end])) {
+                return;
+            }
+            // Another program has written what lies in a root before it, or the root of a root.
+            self.is_other |= self.roots.iter().any(|root| is_beneath(root, name));
+            self.roots.insert(name.to_owned());
+        } else {
+            self.is_other |= name != VOLUMES.trim_end_matches('/');
+        }
+        self.is_other |= self.roots.len() > MANY_ROOTS;
+        if self.is_other {
+            self.roots.clear();
+        }
+    }
+
+    /// The roots, by name; none if that is not known for certain.
+    pub fn found(self) -> Vec<String> {
+        if self.is_other { Vec::new() } else { self.roots.into_iter().collect() }
+    }
 }
 
 /// One root of an archive and where it goes.
@@ -84,9 +130,7 @@ pub fn place(
     definitions: &Definitions,
     host: &HostFacts,
 ) -> Result<Placements, Failure> {
-    if let Some(foreign) =
-        roots.iter().find(|root| !root.starts_with(VOLUMES) && !root.starts_with(BINDS))
-    {
+    if let Some(foreign) = roots.iter().find(|root| !is_root_name(root)) {
         return Err(Failure::new(
             Reason::InvalidSpec,
             format!("the archive's root `{foreign}` is not a volume or path of a Docker host"),
@@ -165,6 +209,20 @@ pub fn place(
 }
 
 impl Placements {
+    /// Leaves as they are the paths of which the archive holds nothing, and tells which those are.
+    pub fn leave_empty(&mut self, holds: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut left = Vec::new();
+        self.roots.retain(|placement| {
+            let RootSource::Bind(path) = &placement.source else { return true };
+            let is_held = holds(&placement.root);
+            if !is_held {
+                left.push(format!("{path} stays as it is: the archive holds nothing of it"));
+            }
+            is_held
+        });
+        left
+    }
+
     /// The roots as those of a selection, to find out who works on them.
     pub fn as_roots(&self) -> Vec<Root> {
         let root = |placement: &Placement| Root {

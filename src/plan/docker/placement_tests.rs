@@ -116,3 +116,43 @@ fn what_belongs_to_the_system_stays_in_the_archive() {
     assert_eq!(homes(&placements), ["binds/srv/shop -> /srv/shop"]);
     assert!(placements.warnings[0].contains("/lib/modules"), "{placements:?}");
 }
+
+#[test]
+fn a_path_of_which_the_archive_holds_nothing_stays_as_it_is() {
+    let mut placements = placed(&project("shop"), &HostFacts::default());
+    let left = placements.leave_empty(|root| root != "binds/srv/shop");
+    assert_eq!(left, ["/srv/shop stays as it is: the archive holds nothing of it"]);
+    assert_eq!(placements.roots.len(), 2);
+    assert!(placements.leave_empty(|_| false).is_empty(), "volumes are always held");
+}
+
+#[test]
+fn an_archive_without_its_manifest_still_tells_its_roots() {
+    let found = |names: &[&str]| {
+        let mut roots = RootNames::default();
+        for name in names {
+            roots.see(name);
+        }
+        roots.found()
+    };
+    let own = [
+        "volumes/shop_data/",
+        "volumes/shop_data/log",
+        "binds/srv/shop/site/",
+        "binds/srv/shop/site/deep/er",
+        "binds/srv/shop/site.conf",
+    ];
+    let roots = ["binds/srv/shop/site", "binds/srv/shop/site.conf", "volumes/shop_data"];
+    assert_eq!(found(&own), roots);
+    assert_eq!(found(&["volumes/", "volumes/a/", "volumes/b/x"]), ["volumes/a", "volumes/b"]);
+    // Put together by others: `/srv` is not to be replaced for it.
+    for others in [
+        &["binds/", "binds/srv/", "binds/srv/shop/"][..],
+        &["binds/srv/shop/x", "binds/srv/shop/"],
+        &["volumes/a/", "etc/passwd"],
+        &["gnu/", "gnu/greeting"],
+        &[],
+    ] {
+        assert!(found(others).is_empty(), "{others:?}");
+    }
+}

@@ -196,7 +196,7 @@ pub fn select(target: &DockerTarget, host: &HostFacts) -> Result<Selection, Fail
     for name in wanted.into_iter().flatten() {
         add(&mut roots, RootSource::Volume(name), None);
     }
-    merge_nested(&mut roots);
+    merge(&mut roots, host);
     roots.sort();
     let containers = chosen.iter().map(|container| container.id.clone()).collect();
     Ok(Selection { containers, roots, uncovered: uncovered.into_iter().collect() })
@@ -215,7 +215,11 @@ impl Selection {
             // Mounts that lie in this path belong to it.
             let mounts = selected.iter().copied().flat_map(|container| {
                 container.mounts.iter().filter_map(move |mount| match &mount.kind {
-                    MountKind::Bind(found) if is_beneath(found, path) => Some((container, mount)),
+                    MountKind::Bind(found)
+                        if is_beneath(host.real_path(found), host.real_path(path)) =>
+                    {
+                        Some((container, mount))
+                    }
                     _ => None,
                 })
             });
@@ -334,6 +338,9 @@ fn left_out(
         MountKind::Bind(path) if is_system(path, host) => {
             Err((format!("{path} belongs to the system"), true))
         }
+        // It is whoever listens behind it; a copy of it answers nobody, and a place that it was restored to
+        // would be that of the living one.
+        MountKind::Bind(path) if host.sockets.contains(path) => usual("it is a socket"),
         MountKind::Bind(path) => Ok(RootSource::Bind(path.clone())),
         MountKind::Temporary => usual("it lies in memory"),
     }
@@ -404,30 +411,41 @@ fn add(roots: &mut Vec<Root>, source: RootSource, container: Option<&str>) {
     }
 }
 
-/// A path inside another chosen path is archived with that one.
-fn merge_nested(roots: &mut Vec<Root>) {
-    let paths: Vec<String> = roots
-        .iter()
-        .filter_map(|root| match &root.source {
-            RootSource::Bind(path) => Some(path.clone()),
-            RootSource::Volume(_) => None,
-        })
-        .collect();
-    let mut inner = Vec::new();
-    roots.retain(|root| {
-        let RootSource::Bind(path) = &root.source else { return true };
-        let outer = paths.iter().find(|other| *other != path && is_beneath(path, other));
-        outer.is_none_or(|_| {
-            inner.push(root.clone());
-            false
-        })
+/// Where the data of a root really is, if nothing but that says what it is: what a driver or a file system of
+/// its own shows depends on its options too.
+fn directory<'a>(source: &'a RootSource, host: &'a HostFacts) -> Option<&'a str> {
+    match source {
+        RootSource::Bind(path) => Some(host.real_path(path)),
+        RootSource::Volume(name) => {
+            host.volume(name).filter(|volume| volume.elsewhere.is_none())?;
+            host.volume_path(name)
+        }
+    }
+}
+
+/// What is mounted in several ways is archived once: a path with the one that it lies in, a link with what it
+/// leads to, the path of a volume with the volume. Volumes stay what they are, whatever they lie in.
+fn merge(roots: &mut Vec<Root>, host: &HostFacts) {
+    let mut found = std::mem::take(roots);
+    found.sort_by_cached_key(|root| match &root.source {
+        RootSource::Volume(_) => (0, String::new(), false, root.clone()),
+        // Outer paths before those in them, and what a link leads to before the link.
+        RootSource::Bind(path) => {
+            let real = host.real_path(path);
+            (1, real.to_owned(), real != path, root.clone())
+        }
     });
-    for Root { source, containers } in inner {
-        let RootSource::Bind(path) = source else { continue };
-        for root in roots.iter_mut() {
-            if matches!(&root.source, RootSource::Bind(outer) if is_beneath(&path, outer)) {
-                root.containers.extend(containers.iter().cloned());
-            }
+    for root in found {
+        let lies_in = |kept: &&mut Root| {
+            let (inner, outer) = (directory(&root.source, host), directory(&kept.source, host));
+            let is_volume = matches!(root.source, RootSource::Volume(_));
+            inner.zip(outer).is_some_and(|(inner, outer)| {
+                if is_volume { inner == outer } else { is_beneath(inner, outer) }
+            })
+        };
+        match roots.iter_mut().find(lies_in) {
+            Some(kept) => kept.containers.extend(root.containers),
+            None => roots.push(root),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What there is on the host, as facts for the planner.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::fs::FileTypeExt;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -25,8 +26,8 @@ use crate::plan::docker::{
 
 /// Containers that are asked about at once.
 const AT_ONCE: usize = 8;
-/// How long it may take to find out where paths of the host lead.
-const REAL_PATHS: Duration = Duration::from_secs(5);
+/// How long it may take to find out what is at paths of the host.
+const LOOKING_AT_PATHS: Duration = Duration::from_secs(5);
 
 /// Everything that a decision may need. A container that goes meanwhile is left out.
 pub async fn host_facts(connection: &Connection) -> Result<HostFacts, Failure> {
@@ -35,23 +36,28 @@ pub async fn host_facts(connection: &Connection) -> Result<HostFacts, Failure> {
     let mut facts = facts_of(&found, volumes(&docker).await?);
     // In a container the host's paths are not what they are on the host.
     if facts.own_container.is_none() && facts.remote.is_none() {
-        facts.real_paths = real_paths(&facts).await;
+        (facts.real_paths, facts.sockets) = mounted_paths(&facts).await;
     }
     Ok(facts)
 }
 
-/// Where mounted paths lead that go over symbolic links: one directory may be mounted by several names.
-/// A file system that does not answer keeps nobody waiting; its paths are what they say then.
-async fn real_paths(facts: &HostFacts) -> BTreeMap<String, String> {
+/// Where mounted paths lead that go over symbolic links, as one directory may be mounted by several names,
+/// and which are sockets. A file system that does not answer keeps nobody waiting; its paths are what they
+/// say then.
+async fn mounted_paths(facts: &HostFacts) -> (BTreeMap<String, String>, BTreeSet<String>) {
     let paths: Vec<String> = facts.data_paths().into_iter().map(str::to_owned).collect();
     let looking = tokio::task::spawn_blocking(move || {
         let real = |path: String| {
             let real = std::fs::canonicalize(&path).ok()?.into_os_string().into_string().ok()?;
             (real != path).then_some((path, real))
         };
-        paths.into_iter().filter_map(real).collect()
+        let is_socket = |path: &String| {
+            std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+        };
+        let sockets = paths.iter().filter(|path| is_socket(path)).cloned().collect();
+        (paths.into_iter().filter_map(real).collect(), sockets)
     });
-    let found = tokio::time::timeout(REAL_PATHS, looking).await;
+    let found = tokio::time::timeout(LOOKING_AT_PATHS, looking).await;
     found.ok().and_then(Result::ok).unwrap_or_default()
 }
 

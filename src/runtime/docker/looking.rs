@@ -1,7 +1,7 @@
 //! Looking at a Docker target before anything changes: what it selects, where that is, who has to
 //! stand still, and which volumes are missing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bollard::models::VolumeCreateRequest;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::connection::{ANSWER, limited};
 use super::listing::host_facts;
 use super::{DockerRuntime, definitions, docker_target, translate, worker};
-use crate::engine::{EntryKind, LocalStore, Manifest, list_entries};
+use crate::engine::{EntryKind, LocalStore, Manifest, root_kinds};
 use crate::plan::docker::{
     Definitions, HostFacts, Place, Placements, Root, RootSource, RunState, Selection, Stopping,
     Touch, VolumeDefinition, place, select, stop_set,
@@ -94,9 +94,31 @@ pub(super) fn foreseen(look: &Look, job: &Job) -> Result<Stopping, Failure> {
         stopping.warn_if_slower_than(timeout(job));
     }
     if touch(job) == Touch::Replace {
+        if mode == ConsistencyMode::Live {
+            check_nobody_works(&stopping)?;
+        }
         stopping.warn_of_the_ill();
     }
     Ok(stopping)
+}
+
+/// Fails if anybody who is up works on what is to be replaced while nobody is held still: it would go on with
+/// a tree that nobody finds again.
+fn check_nobody_works(stopping: &Stopping) -> Result<(), Failure> {
+    let names: Vec<&str> = stopping
+        .order
+        .iter()
+        .filter(|entry| entry.holds_data)
+        .map(|entry| entry.name.as_str())
+        .collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Reason::UnsupportedTarget,
+        format!("{} would go on with the data that is replaced", names.join(", ")),
+    )
+    .hint("use `consistency.mode: Stop`, or stop what mounts the data before"))
 }
 
 impl DockerRuntime {
@@ -147,10 +169,14 @@ impl DockerRuntime {
 
     /// Fails if anybody works on the data by now who was to stand still.
     pub(super) async fn check_still(&self, job: &Job) -> Result<(), Failure> {
-        if mode(job) == ConsistencyMode::Live {
+        let is_live = mode(job) == ConsistencyMode::Live;
+        if is_live && touch(job) == Touch::Read {
             return Ok(());
         }
         let look = self.look(job).await?;
+        if is_live {
+            return foreseen(&look, job).map(|_| ());
+        }
         let up = stop_set(&look.selection, &look.facts, touch(job), ConsistencyMode::Pause)?;
         let held = self.holds.of_others(job.operation());
         let runs = |id: &String| {
@@ -179,7 +205,7 @@ impl DockerRuntime {
         log: Log<'_>,
         handles: &Handles,
     ) -> Result<Value, Failure> {
-        let look = self.look(job).await?;
+        let mut look = self.look(job).await?;
         let (_, own) = self.connected().await?;
         // Said before anything stops: what would be gone once stopped, for instance.
         let mut warnings = foreseen(&look, job)?.warnings;
@@ -188,7 +214,9 @@ impl DockerRuntime {
                 warnings.extend(look.placements.warnings.iter().cloned());
                 let cancel = &handles.cancel;
                 warnings.extend(self.prepare_revival(restore, &look.facts, cancel).await?);
-                (self.make_places(restore, &look, own.is_some()).await?, None)
+                let held = paths_held(restore, &look.placements).await?;
+                warnings.extend(look.placements.leave_empty(|root| held.contains_key(root)));
+                (self.make_places(&look, &held, own.is_some()).await?, None)
             }
             _ => {
                 let selection = &look.selection;
@@ -233,16 +261,13 @@ impl DockerRuntime {
     /// The places that an archive goes to; volumes that are missing are made.
     async fn make_places(
         &self,
-        job: &RestoreJob,
         look: &Look,
+        held: &HashMap<String, EntryKind>,
         in_worker: bool,
     ) -> Result<Vec<Place>, Failure> {
         if !in_worker {
             look.facts.check_paths()?;
         }
-        let roots = look.placements.roots.iter().map(|placement| placement.root.clone());
-        let files =
-            if in_worker { file_roots(job, roots.collect()).await? } else { HashSet::new() };
         let docker = self.connection.docker().await?;
         let mut made = HashMap::new();
         for definition in look.placements.roots.iter().filter_map(|root| root.create.as_ref()) {
@@ -261,7 +286,8 @@ impl DockerRuntime {
                     RootSource::Volume(name) if made.contains_key(name) => made[name].clone(),
                     _ => root.path(&look.facts)?,
                 };
-                let is_file = files.contains(&placement.root);
+                let is_file = in_worker
+                    && held.get(&placement.root).is_some_and(|kind| *kind != EntryKind::Directory);
                 Ok(Place { root: placement.root.clone(), source: root.source, path, is_file })
             })
             .collect()
@@ -298,28 +324,23 @@ fn request(definition: &VolumeDefinition) -> VolumeCreateRequest {
     }
 }
 
-/// Those of these roots that are single files in the archive. Volumes never are.
-async fn file_roots(
+/// What the archive holds of the paths among its roots. Volumes are directories, and always there.
+async fn paths_held(
     job: &RestoreJob,
-    mut roots: HashSet<String>,
-) -> Result<HashSet<String>, Failure> {
-    roots.retain(|root| !root.starts_with("volumes/"));
+    placements: &Placements,
+) -> Result<HashMap<String, EntryKind>, Failure> {
+    let roots = placements.roots.iter().filter(|found| matches!(found.source, RootSource::Bind(_)));
+    let roots: Vec<String> = roots.map(|found| found.root.clone()).collect();
     if roots.is_empty() {
-        return Ok(roots);
+        return Ok(HashMap::new());
     }
     let (path, name, archive) =
         (local_path(&job.store)?, job.store.name.clone(), job.archive.clone());
     let listing = tokio::task::spawn_blocking(move || {
         let store = LocalStore::open(&path, &name, false)?;
         let format = store.read_manifest(&archive)?.format;
-        let mut files = HashSet::new();
-        list_entries(&store.archive_path(&archive), format, &mut |entry| {
-            if entry.kind != EntryKind::Directory {
-                files.extend(roots.get(&entry.display_name()).cloned());
-            }
-            Ok(())
-        })?;
-        Ok::<_, Failure>(files)
+        let roots: Vec<&str> = roots.iter().map(String::as_str).collect();
+        Ok::<_, Failure>(root_kinds(&store.archive_path(&archive), format, &roots)?)
     });
     listing.await.unwrap_or_else(|error| {
         Err(Failure::new(Reason::InternalError, format!("listing the archive: {error}")))

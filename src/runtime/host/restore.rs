@@ -288,36 +288,44 @@ fn verify_source(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> 
     Ok(Value::Null)
 }
 
-/// The kind of each root, as the archive has it.
-fn kinds(
+/// What each destination is made as.
+///
+/// # Errors
+/// [`Reason::InvalidSpec`] for a root of which the archive holds nothing: to put that back would only take
+/// away what is there.
+fn staged_kinds(
     archive: &Path,
     manifest: &Manifest,
-    names: &[(String, PathBuf)],
-) -> Result<HashMap<String, EntryKind>, Failure> {
-    let mut kinds = HashMap::new();
-    engine::list_entries(archive, manifest.format, &mut |entry| {
-        let name = entry.display_name();
-        let name = name.trim_end_matches('/');
-        if names.iter().any(|(root, _)| root == name) {
-            kinds.insert(name.to_owned(), entry.kind);
-        }
-        Ok(())
-    })?;
-    Ok(kinds)
+    destinations: &[(String, PathBuf)],
+) -> Result<Vec<StagedKind>, Failure> {
+    let names: Vec<&str> = destinations.iter().map(|(root, _)| root.as_str()).collect();
+    let kinds = engine::root_kinds(archive, manifest.format, &names)?;
+    let kind = |(root, path): &(String, PathBuf)| match kinds.get(root) {
+        Some(EntryKind::Directory) => Ok(StagedKind::Directory),
+        Some(_) => Ok(StagedKind::File),
+        // An archive without roots is unpacked as a whole.
+        None if root.is_empty() => Ok(StagedKind::Directory),
+        None => Err(Failure::new(
+            Reason::InvalidSpec,
+            format!(
+                "{} holds nothing of its root {root}, so that {} cannot be put back",
+                manifest.name,
+                path.display()
+            ),
+        )
+        .hint("take out what it does hold with `eider backup extract`")),
+    };
+    destinations.iter().map(kind).collect()
 }
 
 fn extract(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
     let (store, manifest) = read_manifest(job)?;
     let destinations = destinations(job, &manifest)?;
     let archive = store.archive_path(&job.archive);
-    let kinds = kinds(&archive, &manifest, &destinations)?;
+    let kinds = staged_kinds(&archive, &manifest, &destinations)?;
     let key = key(job);
     let mut staged = Vec::new();
-    for (root, path) in destinations {
-        let kind = match kinds.get(&root) {
-            Some(EntryKind::Directory) | None => StagedKind::Directory,
-            Some(_) => StagedKind::File,
-        };
+    for ((root, path), kind) in destinations.into_iter().zip(kinds) {
         let staging = Staging::create(&path, &key, kind)?;
         staged.push((root, staging.path().to_owned()));
     }

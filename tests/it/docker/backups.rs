@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::engine::{DEAF, Project, SERVICE, backup, docker, lines, text};
-use crate::scene::{STORE, tool};
+use crate::scene::{STORE, shell, tool, wait_longer};
 
 #[test]
 fn a_project_is_stopped_read_and_started_again() {
@@ -165,4 +165,37 @@ fn an_engine_that_cannot_be_reached_is_told_apart() {
         .output()
         .unwrap();
     crate::scene::Ended::from(ended).code(5).says("is the engine running");
+}
+
+/// As an Eider with a catalog of its own does that puts other data in place meanwhile.
+#[test]
+fn files_that_somebody_takes_away_while_everybody_stands_still_fail_the_backup() {
+    let Some(project) = Project::new() else { return };
+    let data = format!("{}:/data", project.volume("data"));
+    project.start("db", &["-v", &data], SERVICE);
+    let log = project.at("data").join("log");
+    wait_longer("it runs", Duration::from_secs(20), &mut || log.exists());
+    let slow = "archive: {format: tar, ioLimit: 1Mi}";
+    let backed_up = |name: &str| {
+        let data = project.at("data");
+        let fill =
+            "mkdir -p big; for n in $(seq 10 49); do head -c 200000 /dev/zero > big/$n; done";
+        shell(&data, fill);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let is_read = || project.states()["db"] == "exited";
+                wait_longer("it stands still", Duration::from_secs(20), &mut { is_read });
+                std::thread::sleep(Duration::from_secs(1));
+                shell(&data, "rm big/4?");
+            });
+            project.back_up(name, slow)
+        })
+    };
+    backed_up("night").code(1).says("went while nobody was to work on the data");
+    assert!(project.scene.stored().is_empty(), "{:?}", project.scene.stored());
+    assert_eq!(project.states()["db"], "running");
+    // Who goes on by a label may take its files away.
+    project.start("janitor", &["-v", &data, "--label", "eider.stop=false"], SERVICE);
+    backed_up("again").ok().says("janitor");
+    assert_eq!(project.scene.record("again")["status"], "Succeeded");
 }

@@ -85,3 +85,28 @@ fn an_upgrade_of_a_service_with_a_mounted_file_is_undone_with_its_data_from_a_co
     let states = project.states();
     assert!(states.values().all(|state| state == "running"), "{states:?}");
 }
+
+/// It has no entry in an archive: an empty directory in its place would cut the service off.
+#[test]
+fn a_mounted_socket_is_told_as_not_covered_and_survives_a_restore() {
+    let Some(project) = Project::new() else { return };
+    let data = project.volume("data");
+    let place = project.scene.path("live");
+    std::fs::create_dir_all(&place).unwrap();
+    let socket = place.join("app.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let mounts = [format!("{data}:/data"), format!("{}:/app.sock", socket.display())];
+    project.start("db", &["-v", &mounts[0], "-v", &mounts[1]], SERVICE);
+    wait_longer("it runs", Duration::from_secs(20), &mut || {
+        project.at("data").join("log").exists()
+    });
+    project.back_up("night", "").ok();
+    let archive = project.scene.archive("night");
+    let listed = tool("tar", &["tzf", archive.to_str().unwrap()]);
+    assert!(!listed.contains("binds"), "{listed}");
+    project.scene.restore("back", "{from: {backupRef: {name: night}}}").ok();
+    std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    drop(listener);
+    assert_eq!(shell(&place, "ls -A").trim(), "app.sock", "something is left over");
+    assert_eq!(project.states()["db"], "running");
+}

@@ -103,3 +103,41 @@ fn an_exited_container_that_holds_the_volume_is_not_in_the_way() {
     assert_same(&data, &project.at("data"));
     assert_eq!(project.states()["db"], "exited");
 }
+
+#[test]
+fn nobody_who_runs_is_left_on_a_tree_that_was_replaced() {
+    let Some((project, [data, _])) = backed_up() else { return };
+    docker(&["start", &project.of("web")]);
+    wait_until("the web server runs", || project.states()["web"] == "running");
+    let live = "{from: {backupRef: {name: night}}, consistency: {mode: Live}}";
+    let web = project.of("web");
+    project.scene.restore("under-it", live).code(2).says(&web).says("mode: Stop");
+    assert_eq!(project.states()["web"], "running");
+    docker(&["stop", &web]);
+    project.scene.restore("under-nobody", live).ok();
+    assert_same(&data, &project.at("data"));
+}
+
+#[test]
+fn an_archive_whose_manifest_is_lost_is_put_back_where_somebody_says() {
+    let Some((project, [data, uploads])) = backed_up() else { return };
+    let lost = project.scene.path("lost_one.tar.gz");
+    std::fs::copy(project.scene.archive("night"), &lost).unwrap();
+    project.scene.run(&["backup", "import", lost.to_str().unwrap(), "--store", "main"]).ok();
+    shell(&project.at("data"), "rm -rf deep link; echo more > junk");
+    project.scene.write("live/site/index.html", "defaced");
+    // Whose path of the host that is nobody knows.
+    let unsaid = "{from: {backupRef: {name: lost-one}}}";
+    project.scene.restore("unsaid", unsaid).code(2).says("spec.target");
+    let from = "{archive: {storeRef: {name: main}, name: lost_one.tar.gz}}";
+    let target = format!("{{docker: {{project: {}}}}}", project.name);
+    project.scene.restore("said", &format!("{{from: {from}, target: {target}}}")).ok();
+    assert_same(&data, &project.at("data"));
+    assert_same(&uploads, &project.at("uploads"));
+    assert_eq!(project.scene.read("live/site/index.html"), "<h1>shop</h1>");
+    let only = project.of("data");
+    let other = format!("{{docker: {{volumes: [{only}]}}}}");
+    let by_name = format!("{{from: {{backupRef: {{name: lost-one}}}}, target: {other}}}");
+    project.scene.restore("by-name", &by_name).ok();
+    assert_same(&data, &project.at("data"));
+}
