@@ -246,7 +246,7 @@ fn wrong_data(log: &Log<'_>, given_up: &[(&'static str, Failure)]) -> String {
     )
 }
 
-/// What was found when the new version was taken away.
+/// What was there just before the new version was taken away; kept with the intent to do so.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RemovedFacts {
@@ -262,7 +262,7 @@ fn not_put_back(log: &Log<'_>) -> String {
         return String::new();
     }
     let facts: PreflightFacts = log.facts(PREFLIGHT).unwrap_or_default();
-    let removed: RemovedFacts = log.facts(REMOVE_NEW).unwrap_or_default();
+    let removed: RemovedFacts = log.intent(REMOVE_NEW).unwrap_or_default();
     let left = [facts.not_put_back, removed.not_put_back].concat();
     let mut text = String::new();
     if !left.is_empty() {

@@ -372,6 +372,7 @@ impl Runtime for KubernetesRuntime {
                         upgrade::images_before(&self.cluster, job, target, earlier).await?;
                     Ok(json!(before))
                 }
+                (Job::Upgrade(job), Action::RemoveNew) => self.made_meanwhile(job, &log).await,
                 _ => Ok(Value::Null),
             }
         })

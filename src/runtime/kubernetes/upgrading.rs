@@ -48,11 +48,10 @@ impl KubernetesRuntime {
                 let Some(held) = log.intent::<Held>(upgrade_step::QUIESCE) else {
                     return Ok(Value::Null);
                 };
-                let found = self.made_meanwhile(job, target, &held, &log).await?;
                 let timeout = job.spec.consistency.timeout.to_duration();
                 let uncut = crate::engine::Cancel::new();
                 holding::hold(cluster, namespace, target, &held, timeout, &uncut).await?;
-                Ok(json!(found))
+                Ok(Value::Null)
             }
             Action::RestoreOld => {
                 Box::pin(upgrade::restore_old(cluster, namespace, target, before)).await
@@ -64,15 +63,20 @@ impl KubernetesRuntime {
         }
     }
 
-    /// What has come while the new version ran, which no backup has.
-    async fn made_meanwhile(
+    /// What has come while the new version ran, which no backup has; as it was seen first, before it was stopped.
+    pub(super) async fn made_meanwhile(
         &self,
         job: &UpgradeJob,
-        target: &WorkloadTarget,
-        held: &Held,
         log: &Log<'_>,
-    ) -> Result<RemovedFacts, Failure> {
-        let workload = Workload::get(&self.cluster, &job.operation.namespace, target).await?;
+    ) -> Result<Value, Failure> {
+        if let Some(earlier) = log.intent::<RemovedFacts>(upgrade_step::REMOVE_NEW) {
+            return Ok(json!(earlier));
+        }
+        let target = job.spec.target.workload.as_ref().ok_or_else(no_mover)?;
+        let namespace = &job.operation.namespace;
+        let found = Workload::find(&self.cluster, namespace, target).await?;
+        let held = log.intent::<Held>(upgrade_step::QUIESCE);
+        let (Some(workload), Some(held)) = (found, held) else { return Ok(Value::Null) };
         let replicas = Some(workload.replicas).filter(|replicas| *replicas > held.replicas);
         let known: PreflightFacts = log.facts(upgrade_step::PREFLIGHT).unwrap_or_default();
         let mut facts = RemovedFacts { replicas, ..RemovedFacts::default() };
@@ -83,7 +87,7 @@ impl KubernetesRuntime {
             let new = names.into_iter().filter(is_new);
             facts.not_put_back = new.map(|name| format!("claim {name}")).collect();
         }
-        Ok(facts)
+        Ok(json!(facts))
     }
 
     fn watch<'a>(
