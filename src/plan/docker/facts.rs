@@ -61,6 +61,9 @@ pub struct ContainerFacts {
     /// It runs and is not well: its health check says so, or the engine starts it again and again.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_ill: bool,
+    /// It runs and its health check has not said yet how it is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_unproven: bool,
     /// How it ended, unless it runs or has never run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i64>,

@@ -17,6 +17,8 @@ mod selection;
 mod starting;
 mod stopping;
 #[cfg(test)]
+mod stopping_tests;
+#[cfg(test)]
 mod tests;
 mod watching;
 

@@ -13,6 +13,7 @@ mod health;
 mod holds;
 mod hooks;
 mod images;
+mod letting_go;
 mod listing;
 mod looking;
 mod making;
@@ -47,6 +48,7 @@ use crate::spec::{ConsistencyMode, Reason};
 
 use connection::Connection;
 use holds::Holds;
+use letting_go::{Ending, release};
 use worker::{Own, Workers};
 
 /// Acts on the containers and volumes of one engine.
@@ -118,12 +120,7 @@ impl DockerRuntime {
     async fn intended(&self, job: &Job, log: &Log<'_>) -> Result<Value, Failure> {
         let mut stopping = self.stopping(job).await?;
         if let Some((earlier, _)) = held(log) {
-            // They ran before, whatever they do now.
-            for entry in earlier.order {
-                if !stopping.order.iter().any(|known| known.id == entry.id) {
-                    stopping.order.push(entry);
-                }
-            }
+            stopping = stopping.with_earlier(earlier);
         }
         self.holds.take(job.operation(), &stopping);
         Ok(json!(stopping))
@@ -169,10 +166,11 @@ impl DockerRuntime {
             let docker = self.connection.docker().await?;
             // Freezing is done when it is told; only a stop goes on without whoever asked for it.
             let unsettled = unsettled && looking::mode(job) == ConsistencyMode::Stop;
-            stillness::release(&docker, &stopping, unsettled).await?;
+            let ending = Ending { unsettled, is_late: holds::is_inherited(log) };
+            release(&docker, &stopping, ending).await?;
             at = Timestamp::now();
             if let Some(since) = log.started_at(backup_step::QUIESCE) {
-                at = stillness::last_start(&docker, &stopping, since).await.unwrap_or(at);
+                at = letting_go::last_start(&docker, &stopping, since).await.unwrap_or(at);
             }
         }
         self.holds.drop(job.operation());

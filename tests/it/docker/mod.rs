@@ -27,3 +27,4 @@ mod second;
 mod services;
 mod tls;
 mod upgrades;
+mod waiting;
