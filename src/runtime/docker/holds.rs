@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
+
 use crate::plan::backup::step as backup;
 use crate::plan::docker::Stopping;
 use crate::plan::restore::step as restore;
@@ -56,6 +58,11 @@ pub fn still_held(log: &Log<'_>) -> Option<Stopping> {
         return None;
     }
     [restore::UNDO_QUIESCE, backup::QUIESCE].iter().find_map(|step| log.intent(step))
+}
+
+/// When what an operation holds still was first about to be told to stop.
+pub fn held_since(log: &Log<'_>) -> Option<Timestamp> {
+    [restore::UNDO_QUIESCE, backup::QUIESCE].iter().find_map(|step| log.started_at(step))
 }
 
 /// Whether another process held still what is let go by the latest one: its death has taken time already.

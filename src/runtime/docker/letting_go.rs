@@ -3,7 +3,7 @@
 //! What has been reached is found, not remembered: after an interruption it begins again. Nobody waits for
 //! what it does not need, and nobody for ever.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use super::connection::ANSWER;
 use super::listing::{inspect, run_state};
-use super::stamps::first_event;
+use super::stamps::{Signal, signal};
 use super::stillness::{LONG_STOP, gone, quiet, stop_time};
 use crate::failpoint;
 use crate::plan::Failure;
@@ -39,21 +39,54 @@ const LOOK: Duration = Duration::from_millis(200);
 /// What came before the letting go.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ending {
-    /// The stopping was cut short: the engine may still be about to end one that runs, and it must not be taken
-    /// for one that goes on running.
-    pub unsettled: bool,
+    /// The stopping was cut short, and had begun then: the engine may still be about to end some that run, and
+    /// they must not be taken for such that go on running.
+    pub unsettled: Option<Timestamp>,
     /// Who held them died, and they have been down for nothing since.
     pub is_late: bool,
+}
+
+/// One that runs and may have been told to stop.
+struct Suspect<'a> {
+    entry: &'a StopEntry,
+    place: usize,
+    /// What the engine knows of that; it is asked once it has had the time to carry out what it was asked for.
+    signal: Option<Signal>,
+    /// It has ended, or nothing is to end it.
+    is_settled: bool,
+}
+
+impl Suspect<'_> {
+    /// How long it is watched.
+    fn limit(&self) -> Duration {
+        match (self.entry.timeout, self.signal) {
+            (Some(FOREVER), Some(Signal::Sent)) => LONG_STOP,
+            (Some(FOREVER), _) => FORGOTTEN,
+            _ => stop_time(self.entry) + LATE,
+        }
+    }
+
+    /// What is to be said of one that still runs after that.
+    fn failure(&self) -> Option<Failure> {
+        let may_end = self.entry.timeout == Some(FOREVER) && self.signal == Some(Signal::Sent);
+        let message = format!(
+            "{} was told to stop, has no limit for it, and still runs: it may end at any time",
+            self.entry.name
+        );
+        let hint =
+            "start it again when it has ended, and give it a time to stop in that has an end";
+        let failure = || Failure::new(Reason::ResumeFailed, message).hint(hint);
+        (may_end && !self.is_settled).then(failure)
+    }
 }
 
 /// The containers that are let go, and what has been reached.
 struct LettingGo<'a> {
     docker: &'a Docker,
     stopping: &'a Stopping,
+    ending: Ending,
     begun: Instant,
-    is_late: bool,
-    /// One that may have been told to stop.
-    told: Option<&'a StopEntry>,
+    suspects: Vec<Suspect<'a>>,
     /// When those were let go that have been, by their places.
     done: HashMap<usize, Instant>,
 }
@@ -63,14 +96,17 @@ struct LettingGo<'a> {
 /// # Errors
 /// [`Reason::ResumeFailed`] with the first that could not be started.
 pub async fn release(docker: &Docker, stopping: &Stopping, ending: Ending) -> Result<(), Failure> {
-    let told = if ending.unsettled { perhaps_told(docker, stopping).await? } else { None };
-    let is_late = ending.is_late;
+    let suspects = match ending.unsettled {
+        Some(_) => suspects(docker, stopping).await?,
+        None => Vec::new(),
+    };
     let (begun, done) = (Instant::now(), HashMap::new());
-    let mut letting_go = LettingGo { docker, stopping, begun, is_late, told, done };
+    let mut letting_go = LettingGo { docker, stopping, ending, begun, suspects, done };
     let mut first_failure = None;
-    while letting_go.done.len() < stopping.order.len() {
+    loop {
+        letting_go.look_at_suspects().await?;
         for (place, entry) in stopping.order.iter().enumerate().rev() {
-            if letting_go.done.contains_key(&place) || !letting_go.may_go(place, entry).await? {
+            if letting_go.done.contains_key(&place) || !letting_go.may_go(place, entry).await {
                 continue;
             }
             failpoint::hit("docker.next-start");
@@ -79,48 +115,70 @@ pub async fn release(docker: &Docker, stopping: &Stopping, ending: Ending) -> Re
             }
             letting_go.done.insert(place, Instant::now());
         }
-        if letting_go.done.len() < stopping.order.len() {
-            tokio::time::sleep(LOOK).await;
+        if letting_go.is_over() {
+            break;
         }
+        tokio::time::sleep(LOOK).await;
     }
-    if let Some(entry) = told
-        && let Err(failure) = see_through(docker, entry, begun).await
-    {
-        first_failure.get_or_insert(failure);
-    }
-    first_failure.map_or(Ok(()), Err)
+    let failure = first_failure.or_else(|| letting_go.suspects.iter().find_map(Suspect::failure));
+    failure.map_or(Ok(()), Err)
 }
 
 impl LettingGo<'_> {
-    /// Whether a container waits for nothing any more.
-    async fn may_go(&self, place: usize, entry: &StopEntry) -> Result<bool, Failure> {
-        if self.stopping.needed_at(place).any(|(needed, _)| !self.done.contains_key(&needed)) {
-            return Ok(false);
+    /// Whether everybody has been let go, and nobody is watched any more.
+    fn is_over(&self) -> bool {
+        let is_watched =
+            |suspect: &Suspect<'_>| !suspect.is_settled && self.begun.elapsed() < suspect.limit();
+        self.done.len() == self.stopping.order.len() && !self.suspects.iter().any(is_watched)
+    }
+
+    /// Settles what can be known by now of those that may be about to end. One that has ended is let go again.
+    async fn look_at_suspects(&mut self) -> Result<(), Failure> {
+        let Some(since) = self.ending.unsettled else { return Ok(()) };
+        for suspect in self.suspects.iter_mut().filter(|suspect| !suspect.is_settled) {
+            match state_now(self.docker, suspect.entry).await? {
+                RunState::Stopped => {
+                    self.done.remove(&suspect.place);
+                    suspect.is_settled = true;
+                }
+                RunState::Paused => suspect.is_settled = true,
+                RunState::Running | RunState::Restarting => {}
+            }
+            if suspect.signal.is_none() && self.begun.elapsed() >= LATE {
+                let found = signal(self.docker, &suspect.entry.id, since).await;
+                suspect.signal = Some(found);
+                suspect.is_settled |= found == Signal::NotSent;
+            }
         }
-        if self.may_be_ending(entry).await? {
-            return Ok(false);
+        Ok(())
+    }
+
+    /// Whether a container waits for nothing any more.
+    async fn may_go(&self, place: usize, entry: &StopEntry) -> bool {
+        let mut needed = self.stopping.needed_at(place);
+        if needed.any(|(needed, _)| !self.done.contains_key(&needed)) || self.may_be_ending(place) {
+            return false;
         }
         for (needed, other) in self.stopping.needed_at(place) {
             if entry.after_healthy.contains(&other.id)
                 && other.is_to_be_awaited()
                 && self.gets_healthy(needed, other).await
             {
-                return Ok(false);
+                return false;
             }
         }
-        Ok(true)
+        true
     }
 
     /// Whether a container still runs that may have been told to stop. Others that need it wait as long as its
     /// time is known.
-    async fn may_be_ending(&self, entry: &StopEntry) -> Result<bool, Failure> {
-        if self.told.is_none_or(|told| told.id != entry.id)
-            || self.begun.elapsed() >= first_wait(entry)
-        {
-            return Ok(false);
-        }
-        let state = state_now(self.docker, entry).await?;
-        Ok(!matches!(state, RunState::Stopped | RunState::Paused))
+    fn may_be_ending(&self, place: usize) -> bool {
+        let is_waited_for = |suspect: &Suspect<'_>| {
+            suspect.place == place
+                && !suspect.is_settled
+                && self.begun.elapsed() < first_wait(suspect.entry)
+        };
+        self.suspects.iter().any(is_waited_for)
     }
 
     /// Whether one that others wait for is not healthy, and may still become so: a container is not left down
@@ -136,7 +194,7 @@ impl LettingGo<'_> {
             found.config.as_ref().and_then(|configuration| configuration.healthcheck.as_ref());
         let patience = check.map_or(DEPENDENCY, allowance);
         let waited = self.done.get(&place).map(Instant::elapsed).unwrap_or_default();
-        let is_too_late = self.is_late && self.begun.elapsed() > LATE_DEPENDENCY;
+        let is_too_late = self.ending.is_late && self.begun.elapsed() > LATE_DEPENDENCY;
         !is_healthy(&found) && !is_lost && waited <= patience && !is_too_late
     }
 }
@@ -166,71 +224,25 @@ async fn state_now(docker: &Docker, entry: &StopEntry) -> Result<RunState, Failu
     Ok(found.map_or(RunState::Stopped, |found| run_state(found.state.as_ref())))
 }
 
-/// The container that may have been told to stop. They are stopped one after the other: if one is being
-/// stopped, it is the first that runs. One that is frozen has not been told: it is woken up for that.
-async fn perhaps_told<'a>(
+/// The containers that may have been told to stop: those that run, unless somebody runs who needs them and so
+/// stops before them. One that is frozen has not been told: it is woken up for that.
+async fn suspects<'a>(
     docker: &Docker,
     stopping: &'a Stopping,
-) -> Result<Option<&'a StopEntry>, Failure> {
-    for entry in &stopping.order {
+) -> Result<Vec<Suspect<'a>>, Failure> {
+    let mut running = Vec::new();
+    for (place, entry) in stopping.order.iter().enumerate() {
         if !matches!(state_now(docker, entry).await?, RunState::Stopped | RunState::Paused) {
-            return Ok(Some(entry));
+            running.push((place, entry));
         }
     }
-    Ok(None)
-}
-
-/// Whether a container ends within this time, counted from `begun`.
-async fn ends_within(
-    docker: &Docker,
-    entry: &StopEntry,
-    limit: Duration,
-    begun: Instant,
-) -> Result<bool, Failure> {
-    loop {
-        let state = state_now(docker, entry).await?;
-        if state == RunState::Stopped {
-            return Ok(true);
-        }
-        if state == RunState::Paused || begun.elapsed() >= limit {
-            return Ok(false);
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// Watches a container that runs and may have been told to stop until it cannot end of that any more, and
-/// starts it again if it does.
-async fn see_through(docker: &Docker, entry: &StopEntry, begun: Instant) -> Result<(), Failure> {
-    let forever = entry.timeout == Some(FOREVER);
-    let told = forever && was_told(docker, entry).await?;
-    let limit = match (forever, told) {
-        (false, _) => stop_time(entry) + LATE,
-        (true, true) => LONG_STOP,
-        (true, false) => FORGOTTEN,
-    };
-    if ends_within(docker, entry, limit, begun).await? {
-        return let_go(docker, entry).await;
-    }
-    if !told {
-        return Ok(());
-    }
-    let message = format!(
-        "{} was told to stop, has no limit for it, and still runs: it may end at any time",
-        entry.name
-    );
-    Err(Failure::new(Reason::ResumeFailed, message)
-        .hint("start it again when it has ended, and give it a time to stop in that has an end"))
-}
-
-/// Whether the engine remembers that it sent a container a signal since it was started.
-async fn was_told(docker: &Docker, entry: &StopEntry) -> Result<bool, Failure> {
-    let found = inspect(docker.clone(), entry.id.clone()).await?;
-    let started: Option<Timestamp> = found.and_then(|found| found.state?.started_at?.parse().ok());
-    match started {
-        Some(since) => Ok(first_event(docker, &entry.id, "kill", since).await.is_some()),
-        None => Ok(false),
-    }
+    let needed: HashSet<usize> = running
+        .iter()
+        .flat_map(|(place, _)| stopping.needed_at(*place).map(|(needed, _)| needed))
+        .collect();
+    let suspects = running.into_iter().filter(|(place, _)| !needed.contains(place));
+    let suspect = |(place, entry)| Suspect { entry, place, signal: None, is_settled: false };
+    Ok(suspects.map(suspect).collect())
 }
 
 /// How long a health check may take until it has decided: a database that recovers takes its time, and

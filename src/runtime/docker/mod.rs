@@ -166,7 +166,9 @@ impl DockerRuntime {
             let docker = self.connection.docker().await?;
             // Freezing is done when it is told; only a stop goes on without whoever asked for it.
             let unsettled = unsettled && looking::mode(job) == ConsistencyMode::Stop;
-            let ending = Ending { unsettled, is_late: holds::is_inherited(log) };
+            let since = || holds::held_since(log).unwrap_or(Timestamp::UNIX_EPOCH);
+            let ending =
+                Ending { unsettled: unsettled.then(since), is_late: holds::is_inherited(log) };
             release(&docker, &stopping, ending).await?;
             at = Timestamp::now();
             if let Some(since) = log.started_at(backup_step::QUIESCE) {

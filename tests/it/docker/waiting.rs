@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::engine::{Project, SERVICE, backup, text};
+use super::engine::{DEAF, Project, SERVICE, backup, text};
 use crate::scene::{STORE, wait_longer};
 
 /// A service that leaves no trace in its data.
@@ -18,6 +18,18 @@ fn started(project: &Project, name: &str) -> String {
 
 fn health(found: &Value) -> String {
     text(&found["State"]["Health"]["Status"])
+}
+
+/// Begins a Backup that dies at this point. Returns its document.
+fn interrupted(project: &Project, point: &str) -> &'static str {
+    const DOCUMENT: &str = "night.yaml";
+    let target = format!("project: {}", project.name);
+    let text = project.scene.fill(&format!("{STORE}---\n{}", backup("night", &target, "")));
+    project.scene.write(DOCUMENT, text);
+    let mut dying = project.scene.command(&["run", "-f", DOCUMENT]);
+    let dead = dying.env("EIDER_FAILPOINT", point).output().unwrap();
+    assert_eq!(dead.status.signal(), Some(9));
+    DOCUMENT
 }
 
 /// A database whose check never answers, and what waits for its health once Compose starts them.
@@ -64,14 +76,9 @@ fn who_needs_nobody_runs_at_once_and_nobody_waits_for_long_after_a_death() {
     wait_longer("it is healthy", Duration::from_secs(20), &mut || {
         health(&project.inspected()["db"]) == "healthy"
     });
-    let target = format!("project: {}", project.name);
-    let document = project.scene.fill(&format!("{STORE}---\n{}", backup("night", &target, "")));
-    project.scene.write("night.yaml", document);
-    let mut dying = project.scene.command(&["run", "-f", "night.yaml"]);
-    let dead = dying.env("EIDER_FAILPOINT", "archive.read").output().unwrap();
-    assert_eq!(dead.status.signal(), Some(9));
+    let document = interrupted(&project, "archive.read");
     let begun = Instant::now();
-    let mut again = project.scene.command(&["run", "-f", "night.yaml"]).spawn().unwrap();
+    let mut again = project.scene.command(&["run", "-f", document]).spawn().unwrap();
     let runs = |name: &str| {
         wait_longer("it runs", Duration::from_mins(3), &mut || project.states()[name] == "running");
         begun.elapsed()
@@ -80,4 +87,21 @@ fn who_needs_nobody_runs_at_once_and_nobody_waits_for_long_after_a_death() {
     again.wait().unwrap();
     assert!(alone < Duration::from_secs(15), "who needs nobody was down for {alone:?}");
     assert!(web > alone && web < Duration::from_secs(45), "who needs it was down for {web:?}");
+}
+
+/// Everybody was down for the whole time to stop of one that nobody had told to.
+#[test]
+fn nobody_waits_for_the_end_of_one_that_was_never_told_to_stop() {
+    let Some(project) = Project::new() else { return };
+    let data = format!("{}:/data", project.volume("data"));
+    let depends = "com.docker.compose.depends_on=db:service_started:false";
+    project.start("db", &["-v", &data, "--stop-timeout", "60"], DEAF);
+    project.start("web", &["--label", depends, "-v", &data], QUIET);
+    let document = interrupted(&project, "docker.next-stop:2");
+    assert_eq!(project.states()["web"], "exited");
+    let begun = Instant::now();
+    project.scene.run(&["run", "-f", document]).code(1);
+    assert!(begun.elapsed() < Duration::from_secs(30), "it took {:?}", begun.elapsed());
+    assert!(project.states().values().all(|state| state == "running"), "{:?}", project.states());
+    project.scene.run(&["backup", "verify", "--all"]).ok();
 }
