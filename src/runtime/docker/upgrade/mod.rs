@@ -97,7 +97,7 @@ impl DockerRuntime {
     ) -> Result<Value, Failure> {
         match action {
             Action::Preflight => self.upgrade_preflight(whole, job, log, handles).await,
-            Action::Fetch => self.fetch(job, &handles.cancel).await,
+            Action::Fetch => self.fetch(whole, job, &handles.cancel).await,
             Action::KeepOld => self.keep_old(whole, log).await,
             Action::Apply => self.apply(job, log).await,
             Action::Start => self.start_new(job, log, handles).await,

@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 
 use super::{chosen, looking};
 use crate::engine::replace::check_replaceable;
-use crate::plan::docker::{Place, Replaced, Selection, Stopping, left_aside, resting};
+use crate::plan::docker::{Place, Replaced, Selection, Stopping, changes, left_aside, resting};
 use crate::plan::version::refusal;
 use crate::plan::{Failure, Job, Log, PreflightFacts, UpgradeJob, safety};
 use crate::runtime::Handles;
-use crate::runtime::docker::DockerRuntime;
 use crate::runtime::docker::looking::Look;
+use crate::runtime::docker::{DockerRuntime, raw};
 use crate::spec::Reason;
 
 impl DockerRuntime {
@@ -29,6 +29,7 @@ impl DockerRuntime {
         let mut warnings = check_left_aside(&chosen, &look, job)?;
         let from = check_version(whole, job, &chosen, &look)?;
         warnings.extend(check_who_runs(&chosen, &stopping, &look, job)?);
+        warnings.extend(self.inherited(&chosen).await?);
         let sources = self.sources(job).await?;
         let backup = self.rehearse_backup(job, log, handles).await?;
         let is_data_put_back = job.spec.rollback.data && safety::of_upgrade(job).is_some();
@@ -60,6 +61,28 @@ impl DockerRuntime {
             checks,
             ..PreflightFacts::default()
         }))
+    }
+
+    /// What of the new images takes the place of what the old ones said, as far as they are here.
+    pub(super) async fn inherited(&self, chosen: &[Replaced]) -> Result<Vec<String>, Failure> {
+        let docker = self.connection.docker().await?;
+        let mut told = Vec::new();
+        for one in chosen.iter().filter(|one| !one.keeps_image) {
+            let Some(container) = raw::container(&docker, &one.id).await? else { continue };
+            let id = container["Image"].as_str().unwrap_or_default();
+            let (old, new) =
+                (raw::image(&docker, id).await?, raw::image(&docker, &one.image).await?);
+            let (Some(old), Some(new)) = (old, new) else { continue };
+            let changes = changes(&container["Config"], &old["Config"], &new["Config"]);
+            if !changes.is_empty() {
+                told.push(format!(
+                    "{} takes from its new image what it had as the old one says it, whoever wrote it: {}",
+                    one.name,
+                    changes.join(", ")
+                ));
+            }
+        }
+        Ok(told)
     }
 
     /// Looks at data and store as the backup will once everybody stands still: what it would fail for
