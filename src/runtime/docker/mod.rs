@@ -294,7 +294,7 @@ impl Runtime for DockerRuntime {
                 lines.extend(super::host::explain_parent(job));
             }
             if let Job::Upgrade(upgrade) = job {
-                lines.extend(self.sources(upgrade).await?);
+                lines.extend(self.explain_upgrade(job, upgrade, &look, &stopping).await?);
             }
             lines.extend(stopping.warnings);
             lines.extend(look.placements.warnings);

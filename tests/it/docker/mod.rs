@@ -12,6 +12,7 @@ mod faults;
 mod files;
 mod images;
 mod incremental;
+mod inherited;
 mod kills;
 mod labels;
 mod meanwhile;

@@ -23,12 +23,8 @@ impl DockerRuntime {
         handles: &Handles,
     ) -> Result<Value, Failure> {
         let look = self.look(whole).await?;
-        let chosen = chosen(job, &look)?;
         let mut stopping = looking::foreseen(&look, whole)?;
-        check_own(&chosen, &look)?;
-        let mut warnings = check_left_aside(&chosen, &look, job)?;
-        let from = check_version(whole, job, &chosen, &look)?;
-        warnings.extend(check_who_runs(&chosen, &stopping, &look, job)?);
+        let Judged { chosen, from, mut warnings } = judge(whole, job, &look, &stopping)?;
         warnings.extend(self.inherited(&chosen).await?);
         let sources = self.sources(job).await?;
         let backup = self.rehearse_backup(job, log, handles).await?;
@@ -61,6 +57,24 @@ impl DockerRuntime {
             checks,
             ..PreflightFacts::default()
         }))
+    }
+
+    /// What a plan says of an Upgrade: where the images come from, and what people have to know.
+    ///
+    /// # Errors
+    /// Those for which preflight would refuse it by what the host's containers are.
+    pub(in crate::runtime::docker) async fn explain_upgrade(
+        &self,
+        whole: &Job,
+        job: &UpgradeJob,
+        look: &Look,
+        stopping: &Stopping,
+    ) -> Result<Vec<String>, Failure> {
+        let Judged { chosen, warnings, .. } = judge(whole, job, look, stopping)?;
+        let mut lines = self.sources(job).await?;
+        lines.extend(warnings);
+        lines.extend(self.inherited(&chosen).await?);
+        Ok(lines)
     }
 
     /// What of the new images takes the place of what the old ones said, as far as they are here.
@@ -116,6 +130,31 @@ impl DockerRuntime {
         }
         Ok(())
     }
+}
+
+/// An Upgrade that may be done.
+struct Judged {
+    /// Whom it replaces.
+    chosen: Vec<Replaced>,
+    /// The version that runs now.
+    from: Option<String>,
+    /// What people have to know.
+    warnings: Vec<String>,
+}
+
+/// Looks whether an Upgrade may be done at all.
+fn judge(
+    whole: &Job,
+    job: &UpgradeJob,
+    look: &Look,
+    stopping: &Stopping,
+) -> Result<Judged, Failure> {
+    let chosen = chosen(job, look)?;
+    check_own(&chosen, look)?;
+    let mut warnings = check_left_aside(&chosen, look, job)?;
+    let from = check_version(whole, job, &chosen, look)?;
+    warnings.extend(check_who_runs(&chosen, stopping, look, job)?);
+    Ok(Judged { chosen, from, warnings })
 }
 
 fn undecoded(error: &serde_json::Error) -> Failure {
