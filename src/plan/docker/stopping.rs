@@ -114,11 +114,35 @@ impl Stopping {
         self
     }
 
-    /// What all of them may take to stop, one after the other, each in its own time.
-    pub fn longest(&self) -> Duration {
-        let each = self.order.iter().map(StopEntry::seconds_to_stop);
-        each.map(|seconds| Duration::from_secs(seconds.into()))
-            .fold(Duration::ZERO, Duration::saturating_add)
+    /// Those that are to stop next, each with its place: they have not begun to, and everybody who needs them has
+    /// stopped.
+    pub fn ready(
+        &self,
+        begun: &BTreeSet<usize>,
+        stopped: &BTreeSet<usize>,
+    ) -> Vec<(usize, &StopEntry)> {
+        let up = (0..self.order.len()).filter(|place| !stopped.contains(place));
+        let needed: BTreeSet<usize> =
+            up.flat_map(|place| self.needed_at(place).map(|(needed, _)| needed)).collect();
+        let all = self.order.iter().enumerate();
+        all.filter(|(place, _)| !begun.contains(place) && !needed.contains(place)).collect()
+    }
+
+    /// What all of them may take to stop, each in this time and after those that need it.
+    pub fn longest(&self, time: impl Fn(&StopEntry) -> Duration) -> Duration {
+        let mut beginnings = vec![Duration::ZERO; self.order.len()];
+        let mut longest = Duration::ZERO;
+        for (place, entry) in self.order.iter().enumerate() {
+            let beginning = beginnings.get(place).copied().unwrap_or_default();
+            let end = beginning.saturating_add(time(entry));
+            longest = longest.max(end);
+            for (needed, _) in self.needed_at(place) {
+                if let Some(beginning) = beginnings.get_mut(needed) {
+                    *beginning = end.max(*beginning);
+                }
+            }
+        }
+        longest
     }
 
     /// Those who have to be well in the end. Who was ill before is not among them, unless it `is_to_be_healed`:
@@ -141,14 +165,14 @@ impl Stopping {
 
     /// Tells who would be stopped and started again every night without ever being in time.
     pub fn warn_if_slower_than(&mut self, timeout: Duration) {
-        let longest = self.longest();
+        let longest = self.longest(|entry| Duration::from_secs(entry.seconds_to_stop().into()));
         if longest > timeout {
             let most = match longest.as_secs() {
                 seconds if seconds >= u64::from(FOREVER) => "for ever".to_owned(),
                 seconds => format!("{seconds} s"),
             };
             self.warnings.push(format!(
-                "{} containers may take {most} to stop, one after the other, and `consistency.timeout` is {} s: \
+                "{} containers may take {most} to stop, dependents first, and `consistency.timeout` is {} s: \
                  past it the operation fails and starts them again",
                 self.order.len(),
                 timeout.as_secs()

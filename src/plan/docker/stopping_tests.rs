@@ -1,5 +1,8 @@
 //! Who waits for whom when containers stop and start.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use super::*;
 
 fn service(name: &str, depends_on: &str) -> ContainerFacts {
@@ -80,4 +83,24 @@ fn what_an_earlier_look_has_seen_counts() {
     let without = stopping(&[web]).with_earlier(earlier);
     assert_eq!(needed(&without, "web"), ["db"]);
     assert_eq!(without.order[0].after_healthy, ["id-db"]);
+}
+
+/// Seven services that did not listen took seven times ten seconds, which no Backup allows them.
+#[test]
+fn who_does_not_need_the_other_stops_at_the_same_time() {
+    let stopping = stopping(&[
+        service("db", ""),
+        service("web", "db:service_started:false"),
+        service("cache", ""),
+        service("mail", ""),
+    ]);
+    let names = |begun: &[usize], stopped: &[usize]| -> Vec<String> {
+        let places = |list: &[usize]| -> BTreeSet<usize> { list.iter().copied().collect() };
+        let ready = stopping.ready(&places(begun), &places(stopped));
+        ready.into_iter().map(|(_, entry)| entry.name.clone()).collect()
+    };
+    assert_eq!(names(&[], &[]), ["cache", "mail", "web"]);
+    assert!(names(&[0, 1, 2], &[0, 1]).is_empty(), "the web server still runs");
+    assert_eq!(names(&[0, 1, 2], &[2]), ["db"]);
+    assert_eq!(stopping.longest(|_| Duration::from_secs(10)), Duration::from_secs(20));
 }

@@ -3,12 +3,15 @@
 //! What is held is in the journal before the first call (ADR 15). The way can be gone again after an
 //! interruption: what has been reached is found, not remembered.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::StopContainerOptions;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 
 use super::connection::{ANSWER, is_already, limited};
@@ -31,8 +34,25 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Exit code of a process that was killed.
 const KILLED: i64 = 137;
 
-/// Holds the containers still, in their order. Returns what people have to know, and when the first of them
-/// was told to stop.
+/// How containers are held still.
+struct Holding<'a> {
+    docker: &'a Docker,
+    mode: ConsistencyMode,
+    touch: Touch,
+    begun: Instant,
+    timeout: Duration,
+}
+
+/// What came of holding one.
+struct Still {
+    /// What people have to know.
+    warnings: Vec<String>,
+    /// When it was told to stop or was frozen; none if there was nothing to do.
+    at: Option<Timestamp>,
+}
+
+/// Holds the containers still: who depends on others before those, and at the same time where nobody depends on
+/// another. Returns what people have to know, and when the first of them was told to stop.
 ///
 /// # Errors
 /// [`Reason::QuiesceFailed`] if that takes longer than `timeout` or the engine refuses,
@@ -45,55 +65,90 @@ pub async fn hold(
     timeout: Duration,
     cancel: &Cancel,
 ) -> Result<(Vec<String>, Option<Timestamp>), Failure> {
-    let begun = Instant::now();
-    let mut warnings = Vec::new();
-    let mut first = None;
-    for entry in &stopping.order {
-        if cancel.is_cancelled() {
-            return Err(Failure::new(
-                Reason::Cancelled,
-                format!("cancelled before {} was stopped", entry.name),
-            ));
-        }
-        failpoint::hit("docker.next-stop");
-        let left = timeout.saturating_sub(begun.elapsed());
-        let found = must_be_there(docker, entry).await?;
-        let state = run_state(found.state.as_ref());
-        match (mode, state) {
-            (ConsistencyMode::Live, _)
-            | (_, RunState::Stopped)
-            | (ConsistencyMode::Pause, RunState::Paused) => {}
-            (ConsistencyMode::Pause, _) => {
-                let since = Timestamp::now();
-                let action = freeze(docker, entry, left, &mut warnings).await?;
-                if first.is_none() {
-                    first =
-                        Some(first_event(docker, &entry.id, action, since).await.unwrap_or(since));
-                }
+    let holding = Holding { docker, mode, touch, begun: Instant::now(), timeout };
+    let (mut begun, mut stopped) = (BTreeSet::new(), BTreeSet::new());
+    let mut under_way = FuturesUnordered::new();
+    let (mut still, mut failure) = (BTreeMap::new(), None);
+    loop {
+        // Whatever fails, what is under way is seen to its end: it must not come after the way back.
+        let ready = if failure.is_none() { stopping.ready(&begun, &stopped) } else { Vec::new() };
+        for (place, entry) in ready {
+            if cancel.is_cancelled() {
+                let message = format!("cancelled before {} was stopped", entry.name);
+                failure = Some(Failure::new(Reason::Cancelled, message));
+                break;
             }
-            // Frozen processes write nothing; they are in the way only of what replaces their files.
-            (ConsistencyMode::Stop, RunState::Paused) if touch == Touch::Read => {}
-            (ConsistencyMode::Stop, _) => {
-                if state == RunState::Paused {
-                    let what = format!("unpause {}", entry.name);
-                    quiet(&what, left, docker.unpause_container(&entry.id)).await?;
-                }
-                let since = Timestamp::now();
-                stop(docker, entry, left, timeout).await?;
-                if first.is_none() {
-                    first =
-                        Some(first_event(docker, &entry.id, "kill", since).await.unwrap_or(since));
-                }
-                if exit_code(&must_be_there(docker, entry).await?) == Some(KILLED) {
-                    warnings.push(format!(
-                        "{} did not stop in its time and was killed: its data may need a recovery",
-                        entry.name
-                    ));
-                }
+            failpoint::hit("docker.next-stop");
+            begun.insert(place);
+            let holding = &holding;
+            under_way.push(async move { (place, holding.one(entry).await) });
+        }
+        let Some((place, result)) = under_way.next().await else { break };
+        match result {
+            Ok(one) => {
+                stopped.insert(place);
+                still.insert(place, one);
+            }
+            Err(error) => {
+                failure.get_or_insert(error);
             }
         }
     }
-    Ok((warnings, first))
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let first = still.values().filter_map(|one: &Still| one.at).min();
+    Ok((still.into_values().flat_map(|one| one.warnings).collect(), first))
+}
+
+impl Holding<'_> {
+    async fn one(&self, entry: &StopEntry) -> Result<Still, Failure> {
+        let left = self.timeout.saturating_sub(self.begun.elapsed());
+        let found = must_be_there(self.docker, entry).await?;
+        let state = run_state(found.state.as_ref());
+        let mut warnings = Vec::new();
+        let since = Timestamp::now();
+        let action = match (self.mode, state) {
+            (ConsistencyMode::Live, _)
+            | (_, RunState::Stopped)
+            | (ConsistencyMode::Pause, RunState::Paused) => None,
+            (ConsistencyMode::Pause, _) => {
+                Some(freeze(self.docker, entry, left, &mut warnings).await?)
+            }
+            // Frozen processes write nothing; they are in the way only of what replaces their files.
+            (ConsistencyMode::Stop, RunState::Paused) if self.touch == Touch::Read => None,
+            (ConsistencyMode::Stop, _) => {
+                if state == RunState::Paused {
+                    let what = format!("unpause {}", entry.name);
+                    quiet(&what, left, self.docker.unpause_container(&entry.id)).await?;
+                }
+                let told = Instant::now();
+                stop(self.docker, entry, left, self.timeout).await?;
+                if exit_code(&must_be_there(self.docker, entry).await?) == Some(KILLED) {
+                    warnings.push(killed(entry, told.elapsed()));
+                }
+                Some("kill")
+            }
+        };
+        let at = match action {
+            Some(action) => {
+                let told = first_event(self.docker, &entry.id, action, since).await;
+                Some(told.unwrap_or(since))
+            }
+            None => None,
+        };
+        Ok(Still { warnings, at })
+    }
+}
+
+/// What is said of one that has ended as one does that is killed: by its engine, or before that could be.
+fn killed(entry: &StopEntry, after: Duration) -> String {
+    let how = if after.as_secs() >= u64::from(entry.seconds_to_stop()) {
+        "did not stop in its time and was killed"
+    } else {
+        "ended with code 137 before its time to stop was over, as one does that is killed"
+    };
+    format!("{} {how}: its data may need a recovery", entry.name)
 }
 
 /// Freezes a container; one that the engine starts again and again cannot be frozen, and is stopped. Returns
@@ -124,10 +179,9 @@ async fn freeze(
     Ok("pause")
 }
 
-/// What all of them may take to stop, one after the other.
+/// What all of them may take to stop.
 pub fn time_to_stop(stopping: &Stopping) -> Duration {
-    let each = stopping.order.iter().map(|entry| stop_time(entry).min(LONG_STOP));
-    each.fold(Duration::ZERO, Duration::saturating_add)
+    stopping.longest(|entry| stop_time(entry).min(LONG_STOP))
 }
 
 /// What a container may take to stop, and its engine to notice.
@@ -190,4 +244,19 @@ pub fn gone(entry: &StopEntry) -> Failure {
 
 fn exit_code(found: &ContainerInspectResponse) -> Option<i64> {
     found.state.as_ref()?.exit_code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_ends_like_a_killed_one_at_once_was_not_killed_for_being_late() {
+        let entry: StopEntry = serde_json::from_value(serde_json::json!({
+            "id": "x", "name": "db", "timeout": 4, "paused": false, "selected": true,
+        }))
+        .unwrap();
+        assert!(killed(&entry, Duration::from_millis(300)).contains("before its time"));
+        assert!(killed(&entry, Duration::from_millis(4050)).contains("did not stop in its time"));
+    }
 }

@@ -105,3 +105,17 @@ fn nobody_waits_for_the_end_of_one_that_was_never_told_to_stop() {
     assert!(project.states().values().all(|state| state == "running"), "{:?}", project.states());
     project.scene.run(&["backup", "verify", "--all"]).ok();
 }
+
+/// Seven of them took seven times ten seconds, and a Backup gives them sixty.
+#[test]
+fn services_that_do_not_listen_are_stopped_at_the_same_time() {
+    let Some(project) = Project::new() else { return };
+    let data = format!("{}:/data", project.volume("data"));
+    for number in 1..=4 {
+        let name = format!("deaf{number}");
+        project.start(&name, &["-v", &data, "--stop-timeout", "6"], DEAF);
+    }
+    let ended = project.back_up("night", "consistency: {timeout: 15s}").ok();
+    assert!(!ended.stderr.contains("may take"), "{ended:#?}");
+    assert!(project.states().values().all(|state| state == "running"), "{:?}", project.states());
+}
