@@ -38,7 +38,7 @@ use serde_json::{Value, json};
 use super::host::{HostRuntime, local_path};
 use super::{BoxFuture, Handles, Runtime, hook_phase};
 use crate::plan::backup::step as backup_step;
-use crate::plan::docker::{Place, RootSource, Stopping};
+use crate::plan::docker::{Place, RootSource, StopEntry, Stopping, Touch};
 use crate::plan::restore::step as restore_step;
 use crate::plan::{Action, BackupJob, Failure, Job, Log, Observed, OperationId, PreflightFacts};
 use crate::spec::hooks::ExecHook;
@@ -276,7 +276,15 @@ impl Runtime for DockerRuntime {
             }
             if mode != ConsistencyMode::Live {
                 let word = if mode == ConsistencyMode::Pause { "paused" } else { "stopped" };
+                let stays = |entry: &StopEntry| {
+                    entry.paused
+                        && (mode == ConsistencyMode::Pause || looking::touch(job) == Touch::Read)
+                };
                 for entry in &stopping.order {
+                    if stays(entry) {
+                        lines.push(format!("{} is paused and stays so", entry.name));
+                        continue;
+                    }
                     let why = match &entry.lives_with {
                         Some(other) => format!(", because it lives in {other}"),
                         None if entry.selected => String::new(),
