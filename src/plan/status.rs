@@ -264,11 +264,12 @@ fn first_warnings(log: &Log<'_>, of_data: Vec<String>) -> Vec<String> {
     warnings(log, of_data).into_iter().take(20).collect()
 }
 
-/// What people should know of an operation: what preflight, holding still and hooks noticed, then what
+/// What people should know of an operation: what preflight, fetching, holding still and hooks noticed, then what
 /// was noticed of the data; each once.
 pub fn warnings(log: &Log<'_>, of_data: Vec<String>) -> Vec<String> {
     use backup::step::{HOOKS_AFTER, HOOKS_BEFORE, PREFLIGHT, QUIESCE};
-    let noticed = [PREFLIGHT, HOOKS_BEFORE, QUIESCE, HOOKS_AFTER].into_iter();
+    use upgrade::step::FETCH;
+    let noticed = [PREFLIGHT, FETCH, HOOKS_BEFORE, QUIESCE, HOOKS_AFTER].into_iter();
     let noticed =
         noticed.flat_map(|step| log.facts::<HookFacts>(step).unwrap_or_default().warnings);
     let mut said = BTreeSet::new();

@@ -115,8 +115,10 @@ mod tests {
             selected: true,
             holds_data: true,
             was_ill: false,
+            was_unproven: false,
             lives_with: None,
             after_healthy: Vec::new(),
+            after: None,
         };
         let stopping = Stopping { order: vec![entry], warnings: Vec::new() };
         let held = Held { stopping, since: at(100) };

@@ -64,6 +64,9 @@ pub struct ContainerFacts {
     /// It runs and is not well: its health check says so, or the engine starts it again and again.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_ill: bool,
+    /// It runs and its health check has not said yet how it is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_unproven: bool,
     /// How it ended, unless it runs or has never run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i64>,
@@ -266,13 +269,18 @@ impl ContainerFacts {
         self.labels.get(&format!("eider.{name}")).map(String::as_str)
     }
 
-    /// One of Eider's own labels that says yes or no, in any of the words that YAML has for it.
+    /// One of Eider's own labels that says yes or no.
     pub(super) fn own_flag(&self, name: &str) -> Option<bool> {
-        match self.own_label(name)?.trim().to_ascii_lowercase().as_str() {
-            "true" | "yes" | "on" | "1" => Some(true),
-            "false" | "no" | "off" | "0" => Some(false),
-            _ => None,
-        }
+        flag(self.own_label(name)?)
+    }
+}
+
+/// What a label says that says yes or no, in any of the words that YAML has for it.
+pub fn flag(value: &str) -> Option<bool> {
+    match value.trim().to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Some(true),
+        "false" | "no" | "off" | "0" => Some(false),
+        _ => None,
     }
 }
 

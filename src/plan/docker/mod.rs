@@ -5,6 +5,7 @@ mod aside;
 mod disturbance;
 mod facts;
 mod image;
+mod inheritance;
 mod labels;
 mod placement;
 #[cfg(test)]
@@ -19,13 +20,18 @@ mod selection_tests;
 mod starting;
 mod stopping;
 #[cfg(test)]
+mod stopping_tests;
+#[cfg(test)]
 mod tests;
 mod watching;
 
 pub use aside::{is_put_aside, left_aside};
 pub use disturbance::{Did, Happening, Held, disturbers};
-pub use facts::{ContainerFacts, FOREVER, HostFacts, MountFacts, MountKind, RunState, VolumeFacts};
+pub use facts::{
+    ContainerFacts, FOREVER, HostFacts, MountFacts, MountKind, RunState, VolumeFacts, flag,
+};
 pub use image::{HUB, ImageReference, SavedImage, indexed_images, saved_images};
+pub use inheritance::changes;
 pub use labels::{Labelled, labelled};
 pub use placement::{
     Definitions, Placement, Placements, RootNames, VolumeDefinition, is_root_name, place,

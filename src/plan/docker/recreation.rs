@@ -90,7 +90,7 @@ pub fn recreate(
 }
 
 /// The fields of a container's configuration that are not its image's.
-fn chosen(configuration: &Value, image: &Value) -> Map<String, Value> {
+pub(super) fn chosen(configuration: &Value, image: &Value) -> Map<String, Value> {
     let mut chosen = Map::new();
     for (field, value) in configuration.as_object().into_iter().flatten() {
         let of_image = &image[field];
@@ -109,7 +109,27 @@ fn chosen(configuration: &Value, image: &Value) -> Map<String, Value> {
             chosen.insert(field.clone(), kept);
         }
     }
+    keep_what_is_missing(&mut chosen, configuration, image);
     chosen
+}
+
+/// Keeps that somebody took the image's entry point away, or its arguments. The engine fills in from the image
+/// what is not there: no entry point by an empty word, and no arguments by an entry point.
+fn keep_what_is_missing(chosen: &mut Map<String, Value>, configuration: &Value, image: &Value) {
+    let is_given = |value: &Value| value.as_array().is_some_and(|words| !words.is_empty());
+    // What an image says that is not known is not known either.
+    let is_filled_in = |field: &str| image.is_null() || is_given(&image[field]);
+    let (entry_point, command) = (&configuration["Entrypoint"], &configuration["Cmd"]);
+    match (is_given(entry_point), is_given(command)) {
+        (true, false) if is_filled_in("Cmd") => {
+            chosen.insert("Entrypoint".to_owned(), entry_point.clone());
+        }
+        (false, true) if is_filled_in("Entrypoint") => {
+            chosen.insert("Entrypoint".to_owned(), json!([""]));
+            chosen.insert("Cmd".to_owned(), command.clone());
+        }
+        _ => {}
+    }
 }
 
 fn chosen_list(list: &Value, of_image: &Value) -> Vec<Value> {
@@ -336,6 +356,36 @@ mod tests {
         let made = recreate(&changed, &old_image(), "i", "d", &BTreeMap::new(), &names());
         assert!(made.body.get("Hostname").is_none() && made.networks.is_empty());
         assert_eq!(made.body["HostConfig"]["NetworkMode"], "container:vpn");
+    }
+
+    /// The new version ran with the entry point of its image, or with arguments that nobody gave it.
+    #[test]
+    fn an_entry_point_or_arguments_that_were_taken_away_do_not_come_back() {
+        let made = |entry_point: Value, command: Value, image: &Value| {
+            let mut changed = old();
+            changed["Config"]["Entrypoint"] = entry_point;
+            changed["Config"]["Cmd"] = command;
+            let body = recreate(&changed, image, "i", "d", &BTreeMap::new(), &names()).body;
+            (body.get("Entrypoint").cloned(), body.get("Cmd").cloned())
+        };
+        let (shell, entry) = (json!(["/bin/sh"]), json!(["/entry"]));
+        let cleared = Some(json!([""]));
+        let unknown = Value::Null;
+        for image in [&old_image(), &unknown] {
+            assert_eq!(
+                made(Value::Null, shell.clone(), image),
+                (cleared.clone(), Some(shell.clone()))
+            );
+            assert_eq!(made(entry.clone(), Value::Null, image), (Some(entry.clone()), None));
+        }
+        // With the image's own arguments it is still not its entry point.
+        let arguments = json!(["serve", "--old-default"]);
+        assert_eq!(
+            made(Value::Null, arguments.clone(), &old_image()),
+            (cleared, Some(arguments.clone()))
+        );
+        let plain = json!({"Cmd": arguments});
+        assert_eq!(made(Value::Null, arguments, &plain), (None, None), "all of it is the image's");
     }
 
     #[test]

@@ -66,8 +66,11 @@ pub fn starting(chosen: &[Replaced], stopping: &Stopping, host: &HostFacts) -> S
         held(&container.id).is_some() || one_shots.contains(&container.id)
     };
     let all: Vec<&ContainerFacts> = host.containers.iter().filter(is_started).collect();
-    let order =
-        entries(&all).into_iter().map(|entry| held(&entry.id).cloned().unwrap_or(entry)).collect();
+    let as_held = |entry: StopEntry| match held(&entry.id) {
+        Some(earlier) => entry.as_before(earlier),
+        None => entry,
+    };
+    let order = entries(&all).into_iter().map(as_held).collect();
     Starting { order, one_shots }
 }
 

@@ -52,6 +52,9 @@ pub struct StopEntry {
     /// Whether it was not well before anything was done.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub was_ill: bool,
+    /// Whether its health check had not said yet how it is, before anything was done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_unproven: bool,
     /// The name of one that stops and whose network, processes or mounts it uses, where that is why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lives_with: Option<String>,
@@ -59,9 +62,31 @@ pub struct StopEntry {
     /// `condition: service_healthy`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after_healthy: Vec<String>,
+    /// Ids of others among them that start before it, and stop after it. A journal of before this was known has
+    /// none: it comes after everybody who is further back in the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Vec<String>>,
 }
 
 impl StopEntry {
+    /// Whether others wait until it is healthy again. Who was not before may never be.
+    pub fn is_to_be_awaited(&self) -> bool {
+        !self.paused && !self.was_ill && !self.was_unproven
+    }
+
+    /// The same one, as an earlier look has found it: what was done since says nothing of how it was before. Who
+    /// is needed is known best by the look that has seen most.
+    #[must_use]
+    pub fn as_before(self, earlier: &Self) -> Self {
+        let both = |mut ids: Vec<String>, others: &[String]| {
+            ids.extend(others.iter().filter(|id| !ids.contains(id)).cloned().collect::<Vec<_>>());
+            ids
+        };
+        let after = self.after.map(|ids| both(ids, earlier.after.as_deref().unwrap_or_default()));
+        let after_healthy = both(self.after_healthy, &earlier.after_healthy);
+        Self { after_healthy, after, ..earlier.clone() }
+    }
+
     /// How long the engine lets it end by itself.
     pub fn seconds_to_stop(&self) -> u32 {
         self.timeout.unwrap_or(DEFAULT_STOP)
@@ -69,11 +94,55 @@ impl StopEntry {
 }
 
 impl Stopping {
-    /// What all of them may take to stop, one after the other, each in its own time.
-    pub fn longest(&self) -> Duration {
-        let each = self.order.iter().map(StopEntry::seconds_to_stop);
-        each.map(|seconds| Duration::from_secs(seconds.into()))
-            .fold(Duration::ZERO, Duration::saturating_add)
+    /// Those that the one at this place of the order needs: they start before it and stop after it. Each with its
+    /// place.
+    pub fn needed_at(&self, place: usize) -> impl Iterator<Item = (usize, &StopEntry)> {
+        let after = self.order.get(place).and_then(|entry| entry.after.as_ref());
+        let further_back = self.order.iter().enumerate().skip(place.saturating_add(1));
+        further_back.filter(move |(_, other)| after.is_none_or(|ids| ids.contains(&other.id)))
+    }
+
+    /// With those that an earlier turn held still: they ran before, whatever they do now.
+    #[must_use]
+    pub fn with_earlier(mut self, earlier: Self) -> Self {
+        for entry in earlier.order {
+            match self.order.iter_mut().find(|known| known.id == entry.id) {
+                Some(known) => *known = known.clone().as_before(&entry),
+                None => self.order.push(entry),
+            }
+        }
+        self
+    }
+
+    /// Those that are to stop next, each with its place: they have not begun to, and everybody who needs them has
+    /// stopped.
+    pub fn ready(
+        &self,
+        begun: &BTreeSet<usize>,
+        stopped: &BTreeSet<usize>,
+    ) -> Vec<(usize, &StopEntry)> {
+        let up = (0..self.order.len()).filter(|place| !stopped.contains(place));
+        let needed: BTreeSet<usize> =
+            up.flat_map(|place| self.needed_at(place).map(|(needed, _)| needed)).collect();
+        let all = self.order.iter().enumerate();
+        all.filter(|(place, _)| !begun.contains(place) && !needed.contains(place)).collect()
+    }
+
+    /// What all of them may take to stop, each in this time and after those that need it.
+    pub fn longest(&self, time: impl Fn(&StopEntry) -> Duration) -> Duration {
+        let mut beginnings = vec![Duration::ZERO; self.order.len()];
+        let mut longest = Duration::ZERO;
+        for (place, entry) in self.order.iter().enumerate() {
+            let beginning = beginnings.get(place).copied().unwrap_or_default();
+            let end = beginning.saturating_add(time(entry));
+            longest = longest.max(end);
+            for (needed, _) in self.needed_at(place) {
+                if let Some(beginning) = beginnings.get_mut(needed) {
+                    *beginning = end.max(*beginning);
+                }
+            }
+        }
+        longest
     }
 
     /// Those who have to be well in the end. Who was ill before is not among them, unless it `is_to_be_healed`:
@@ -96,14 +165,14 @@ impl Stopping {
 
     /// Tells who would be stopped and started again every night without ever being in time.
     pub fn warn_if_slower_than(&mut self, timeout: Duration) {
-        let longest = self.longest();
+        let longest = self.longest(|entry| Duration::from_secs(entry.seconds_to_stop().into()));
         if longest > timeout {
             let most = match longest.as_secs() {
                 seconds if seconds >= u64::from(FOREVER) => "for ever".to_owned(),
                 seconds => format!("{seconds} s"),
             };
             self.warnings.push(format!(
-                "{} containers may take {most} to stop, one after the other, and `consistency.timeout` is {} s: \
+                "{} containers may take {most} to stop, dependents first, and `consistency.timeout` is {} s: \
                  past it the operation fails and starts them again",
                 self.order.len(),
                 timeout.as_secs()
@@ -274,22 +343,28 @@ fn check_comes_back(container: &ContainerFacts) -> Result<(), Failure> {
 
 /// These containers in the order of stopping; they start in reverse order.
 pub fn entries(containers: &[&ContainerFacts]) -> Vec<StopEntry> {
-    let entry = |container: &ContainerFacts| StopEntry {
-        id: container.id.clone(),
-        name: container.name.clone(),
-        timeout: container.stop_timeout,
-        paused: container.state == RunState::Paused,
-        selected: true,
-        holds_data: false,
-        was_ill: container.is_ill,
-        lives_with: None,
-        after_healthy: containers
-            .iter()
-            .filter(|other| waits_for_health_of(container, other))
-            .map(|other| other.id.clone())
-            .collect(),
+    let order = in_order(containers);
+    let entry = |(place, container): (usize, &&ContainerFacts)| {
+        let ids = |is_meant: &dyn Fn(&ContainerFacts) -> bool, from: usize| -> Vec<String> {
+            let found = order.iter().skip(from).filter(|other| is_meant(other));
+            found.map(|other| other.id.clone()).collect()
+        };
+        StopEntry {
+            id: container.id.clone(),
+            name: container.name.clone(),
+            timeout: container.stop_timeout,
+            paused: container.state == RunState::Paused,
+            selected: true,
+            holds_data: false,
+            was_ill: container.is_ill,
+            was_unproven: container.is_unproven,
+            lives_with: None,
+            after_healthy: ids(&|other| waits_for_health_of(container, other), 0),
+            // Not those before it: in a circle nobody would ever be the first.
+            after: Some(ids(&|other| needs(container, other), place.saturating_add(1))),
+        }
     };
-    in_order(containers).into_iter().map(entry).collect()
+    order.iter().enumerate().map(entry).collect()
 }
 
 /// Whether a container works on selected data.

@@ -479,9 +479,9 @@ fn a_stop_that_cannot_be_in_time_is_told_before() {
     host.containers[0].stop_timeout = None;
     let mut stopping =
         stop_set(&select(&project(), &host).unwrap(), &host, Touch::Read, Stop).unwrap();
-    stopping.warn_if_slower_than(std::time::Duration::from_secs(22));
+    stopping.warn_if_slower_than(std::time::Duration::from_secs(18));
     assert!(stopping.warnings.is_empty(), "{stopping:?}");
     stopping.warn_if_slower_than(std::time::Duration::from_secs(5));
     let warning = &stopping.warnings[0];
-    assert!(warning.contains("22 s") && warning.contains("is 5 s"), "{warning}");
+    assert!(warning.contains("18 s") && warning.contains("is 5 s"), "{warning}");
 }

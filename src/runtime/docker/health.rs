@@ -6,8 +6,8 @@ use bollard::Docker;
 use bollard::models::{ContainerInspectResponse, HealthStatusEnum};
 use jiff::Timestamp;
 
+use super::letting_go::is_healthy;
 use super::listing::{inspect, run_state};
-use super::stillness::is_healthy;
 use crate::engine::Cancel;
 use crate::plan::Failure;
 use crate::plan::docker::{RunState, StopEntry, Stopping};

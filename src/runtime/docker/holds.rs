@@ -3,11 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
+
 use crate::plan::backup::step as backup;
 use crate::plan::docker::Stopping;
 use crate::plan::restore::step as restore;
 use crate::plan::upgrade::step as upgrade;
-use crate::plan::{Log, Mark, OperationId};
+use crate::plan::{JournalEntry, Log, Mark, OperationId};
 
 /// Steps that hold containers still, from their intent on.
 const HOLDING: &[&str] = &[backup::QUIESCE, restore::UNDO_QUIESCE, upgrade::REMOVE_NEW];
@@ -58,12 +60,25 @@ pub fn still_held(log: &Log<'_>) -> Option<Stopping> {
     [restore::UNDO_QUIESCE, backup::QUIESCE].iter().find_map(|step| log.intent(step))
 }
 
+/// When what an operation holds still was first about to be told to stop.
+pub fn held_since(log: &Log<'_>) -> Option<Timestamp> {
+    [restore::UNDO_QUIESCE, backup::QUIESCE].iter().find_map(|step| log.started_at(step))
+}
+
+/// Whether another process held still what is let go by the latest one: its death has taken time already.
+pub fn is_inherited(log: &Log<'_>) -> bool {
+    let is_hold =
+        |entry: &&JournalEntry| entry.mark == Mark::Intent && HOLDING.contains(&&*entry.step);
+    let held = log.entries().iter().rfind(is_hold);
+    let latest = log.entries().last();
+    held.zip(latest).is_some_and(|(held, latest)| held.session != latest.session)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::plan::JournalEntry;
 
     fn entry(step: &str, mark: Mark) -> JournalEntry {
         let entry =
@@ -93,6 +108,14 @@ mod tests {
         assert!(!held(&journal));
         journal.push(entry("undo-quiesce", Intent));
         assert!(held(&journal), "it is held again on the way back");
+    }
+
+    #[test]
+    fn what_a_dead_process_held_is_known() {
+        let mut journal = vec![entry("quiesce", Mark::Intent), entry("resume", Mark::Intent)];
+        assert!(!is_inherited(&Log::new(&journal)));
+        journal[1].session = "later".to_owned();
+        assert!(is_inherited(&Log::new(&journal)));
     }
 
     #[test]

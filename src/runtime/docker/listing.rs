@@ -148,6 +148,12 @@ fn is_ill(found: &ContainerInspectResponse) -> bool {
     }
 }
 
+fn is_unproven(found: &ContainerInspectResponse) -> bool {
+    let health = found.state.as_ref().and_then(|state| state.health.as_ref()?.status);
+    run_state(found.state.as_ref()) == RunState::Running
+        && health == Some(HealthStatusEnum::STARTING)
+}
+
 /// How a container has ended. One that has never run has the code of a success as well.
 fn exit_code(state: &ContainerState) -> Option<i64> {
     state.exit_code.filter(|_| state.status == Some(ContainerStateStatusEnum::EXITED))
@@ -169,6 +175,7 @@ pub fn container_facts(found: &ContainerInspectResponse) -> ContainerFacts {
         image: configuration.image.unwrap_or_default(),
         state: run_state(found.state.as_ref()),
         is_ill: is_ill(found),
+        is_unproven: is_unproven(found),
         exit_code: found.state.as_ref().and_then(exit_code),
         auto_remove: host.auto_remove == Some(true),
         stop_timeout: configuration

@@ -13,6 +13,7 @@ mod health;
 mod holds;
 mod hooks;
 mod images;
+mod letting_go;
 mod listing;
 mod looking;
 mod making;
@@ -37,7 +38,7 @@ use serde_json::{Value, json};
 use super::host::{HostRuntime, local_path};
 use super::{BoxFuture, Handles, Runtime, hook_phase};
 use crate::plan::backup::step as backup_step;
-use crate::plan::docker::{Place, RootSource, Stopping};
+use crate::plan::docker::{Place, RootSource, StopEntry, Stopping, Touch};
 use crate::plan::restore::step as restore_step;
 use crate::plan::{Action, BackupJob, Failure, Job, Log, Observed, OperationId, PreflightFacts};
 use crate::spec::hooks::ExecHook;
@@ -47,6 +48,7 @@ use crate::spec::{ConsistencyMode, Reason};
 
 use connection::Connection;
 use holds::Holds;
+use letting_go::{Ending, release};
 use worker::{Own, Workers};
 
 /// Acts on the containers and volumes of one engine.
@@ -118,12 +120,7 @@ impl DockerRuntime {
     async fn intended(&self, job: &Job, log: &Log<'_>) -> Result<Value, Failure> {
         let mut stopping = self.stopping(job).await?;
         if let Some((earlier, _)) = held(log) {
-            // They ran before, whatever they do now.
-            for entry in earlier.order {
-                if !stopping.order.iter().any(|known| known.id == entry.id) {
-                    stopping.order.push(entry);
-                }
-            }
+            stopping = stopping.with_earlier(earlier);
         }
         self.holds.take(job.operation(), &stopping);
         Ok(json!(stopping))
@@ -169,10 +166,13 @@ impl DockerRuntime {
             let docker = self.connection.docker().await?;
             // Freezing is done when it is told; only a stop goes on without whoever asked for it.
             let unsettled = unsettled && looking::mode(job) == ConsistencyMode::Stop;
-            stillness::release(&docker, &stopping, unsettled).await?;
+            let since = || holds::held_since(log).unwrap_or(Timestamp::UNIX_EPOCH);
+            let ending =
+                Ending { unsettled: unsettled.then(since), is_late: holds::is_inherited(log) };
+            release(&docker, &stopping, ending).await?;
             at = Timestamp::now();
             if let Some(since) = log.started_at(backup_step::QUIESCE) {
-                at = stillness::last_start(&docker, &stopping, since).await.unwrap_or(at);
+                at = letting_go::last_start(&docker, &stopping, since).await.unwrap_or(at);
             }
         }
         self.holds.drop(job.operation());
@@ -276,7 +276,15 @@ impl Runtime for DockerRuntime {
             }
             if mode != ConsistencyMode::Live {
                 let word = if mode == ConsistencyMode::Pause { "paused" } else { "stopped" };
+                let stays = |entry: &StopEntry| {
+                    entry.paused
+                        && (mode == ConsistencyMode::Pause || looking::touch(job) == Touch::Read)
+                };
                 for entry in &stopping.order {
+                    if stays(entry) {
+                        lines.push(format!("{} is paused and stays so", entry.name));
+                        continue;
+                    }
                     let why = match &entry.lives_with {
                         Some(other) => format!(", because it lives in {other}"),
                         None if entry.selected => String::new(),
@@ -294,7 +302,7 @@ impl Runtime for DockerRuntime {
                 lines.extend(super::host::explain_parent(job));
             }
             if let Job::Upgrade(upgrade) = job {
-                lines.extend(self.sources(upgrade).await?);
+                lines.extend(self.explain_upgrade(job, upgrade, &look, &stopping).await?);
             }
             lines.extend(stopping.warnings);
             lines.extend(look.placements.warnings);

@@ -17,8 +17,8 @@ use super::looking::{kept, read_manifest};
 use super::making::{label, make, mark, stop_and_remove};
 use crate::engine::Cancel;
 use crate::plan::docker::{
-    ContainerFacts, Definitions, HostFacts, Missing, Stopping, entries, making_order, missing,
-    networks, revive,
+    ContainerFacts, Definitions, HostFacts, Missing, StopEntry, Stopping, entries, making_order,
+    missing, networks, revive,
 };
 use crate::plan::{Failure, RestoreJob};
 use crate::spec::Reason;
@@ -147,10 +147,12 @@ impl DockerRuntime {
             .iter()
             .filter(|one| is_held(&one.id).is_some() || (is_made(one) && ran(one)))
             .collect();
-        let order = entries(&all)
-            .into_iter()
-            .map(|entry| is_held(&entry.id).cloned().unwrap_or(entry))
-            .collect();
+        let as_held = |entry: StopEntry| match is_held(&entry.id) {
+            Some(earlier) => entry.as_before(earlier),
+            // It was made a moment ago.
+            None => StopEntry { was_unproven: false, ..entry },
+        };
+        let order = entries(&all).into_iter().map(as_held).collect();
         Ok(Stopping { order, warnings: stopping.warnings })
     }
 

@@ -16,7 +16,7 @@ use super::stamps::{TELL, written};
 use super::worker::WORKER_LABEL;
 use super::{DockerRuntime, held, listing, looking};
 use crate::plan::backup::step::QUIESCE;
-use crate::plan::docker::{Did, Happening, Held, disturbers};
+use crate::plan::docker::{Did, Happening, Held, disturbers, flag};
 use crate::plan::{Failure, Job, Log};
 use crate::spec::ConsistencyMode;
 
@@ -62,8 +62,17 @@ impl DockerRuntime {
     ) -> Result<Vec<String>, Failure> {
         self.check_still(job).await?;
         let Some(witness) = witness else { return Ok(Vec::new()) };
+        let is_deaf = witness.listening.is_finished();
         let heard = witness.heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.check_meanwhile(job, &witness.held, heard).await
+        let mut warnings = self.check_meanwhile(job, &witness.held, heard).await?;
+        if is_deaf {
+            warnings.push(
+                "the engine broke off telling its events: that nobody came and went is known only as far back \
+                 as it remembers"
+                    .to_owned(),
+            );
+        }
+        Ok(warnings)
     }
 
     /// The same, without having listened.
@@ -149,7 +158,7 @@ fn happening(event: &EventMessage) -> Option<Happening> {
         let what = Did::Mount { volume: id, writable };
         return Some(Happening { at, container: attributes.get("container")?.clone(), what });
     }
-    let goes_on = attributes.get("eider.stop").is_some_and(|value| value == "false");
+    let goes_on = attributes.get("eider.stop").and_then(|value| flag(value)) == Some(false);
     if goes_on || attributes.contains_key(WORKER_LABEL) {
         return None;
     }
@@ -172,10 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn events_are_read_but_those_of_workers() {
+    fn events_are_read_but_those_of_workers_and_of_who_goes_on() {
         let web = read("container", "a1", &json!({"name": "web", "image": "x"}));
         assert_eq!(web, Some(Did::Run("web".to_owned())));
         assert_eq!(read("container", "a1", &json!({"name": "w", "eider.worker": "y"})), None);
+        for word in ["false", "no", " OFF", "0"] {
+            assert_eq!(read("container", "a1", &json!({"name": "w", "eider.stop": word})), None);
+        }
         let mount =
             |mode: &str| read("volume", "data", &json!({"container": "a1", "read/write": mode}));
         let volume = || "data".to_owned();

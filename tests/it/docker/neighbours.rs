@@ -107,8 +107,11 @@ fn who_writes_by_the_path_of_a_volume_or_by_a_link_stands_still_too() {
 fn a_plan_says_that_everybody_may_take_longer_to_stop_than_there_is_time() {
     let Some(project) = Project::new() else { return };
     let data = project.volume("data");
-    for service in ["one", "two", "three"] {
-        project.start(service, &["-v", &format!("{data}:/data"), "--stop-timeout", "4"], SERVICE);
+    for (service, other) in [("one", ""), ("two", "one"), ("three", "two")] {
+        let label = format!("com.docker.compose.depends_on={other}:service_started:false");
+        let data = format!("{data}:/data");
+        let more = ["-v", &data, "--stop-timeout", "4", "--label", &label];
+        project.start(service, &more, SERVICE);
     }
     let target = format!("project: {}", project.name);
     let document = backup("night", &target, "consistency: {timeout: 5s}");

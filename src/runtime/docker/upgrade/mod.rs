@@ -79,8 +79,10 @@ fn renew(order: &mut [StopEntry], ids: &HashMap<String, String>) {
     let new = |id: &String| ids.get(id).unwrap_or(id).clone();
     for entry in order {
         entry.was_ill &= !ids.contains_key(&entry.id);
+        entry.was_unproven &= !ids.contains_key(&entry.id);
         entry.id = new(&entry.id);
         entry.after_healthy = entry.after_healthy.iter().map(new).collect();
+        entry.after = entry.after.as_ref().map(|ids| ids.iter().map(new).collect());
     }
 }
 
@@ -95,7 +97,7 @@ impl DockerRuntime {
     ) -> Result<Value, Failure> {
         match action {
             Action::Preflight => self.upgrade_preflight(whole, job, log, handles).await,
-            Action::Fetch => self.fetch(job, &handles.cancel).await,
+            Action::Fetch => self.fetch(whole, job, &handles.cancel).await,
             Action::KeepOld => self.keep_old(whole, log).await,
             Action::Apply => self.apply(job, log).await,
             Action::Start => self.start_new(job, log, handles).await,

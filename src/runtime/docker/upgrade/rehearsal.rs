@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 
 use super::{chosen, looking};
 use crate::engine::replace::check_replaceable;
-use crate::plan::docker::{Place, Replaced, Selection, Stopping, left_aside, resting};
+use crate::plan::docker::{Place, Replaced, Selection, Stopping, changes, left_aside, resting};
 use crate::plan::version::refusal;
 use crate::plan::{Failure, Job, Log, PreflightFacts, UpgradeJob, safety};
 use crate::runtime::Handles;
-use crate::runtime::docker::DockerRuntime;
 use crate::runtime::docker::looking::Look;
+use crate::runtime::docker::{DockerRuntime, raw};
 use crate::spec::Reason;
 
 impl DockerRuntime {
@@ -23,12 +23,9 @@ impl DockerRuntime {
         handles: &Handles,
     ) -> Result<Value, Failure> {
         let look = self.look(whole).await?;
-        let chosen = chosen(job, &look)?;
         let mut stopping = looking::foreseen(&look, whole)?;
-        check_own(&chosen, &look)?;
-        let mut warnings = check_left_aside(&chosen, &look, job)?;
-        let from = check_version(whole, job, &chosen, &look)?;
-        warnings.extend(check_who_runs(&chosen, &stopping, &look, job)?);
+        let Judged { chosen, from, mut warnings } = judge(whole, job, &look, &stopping)?;
+        warnings.extend(self.inherited(&chosen).await?);
         let sources = self.sources(job).await?;
         let backup = self.rehearse_backup(job, log, handles).await?;
         let is_data_put_back = job.spec.rollback.data && safety::of_upgrade(job).is_some();
@@ -62,6 +59,46 @@ impl DockerRuntime {
         }))
     }
 
+    /// What a plan says of an Upgrade: where the images come from, and what people have to know.
+    ///
+    /// # Errors
+    /// Those for which preflight would refuse it by what the host's containers are.
+    pub(in crate::runtime::docker) async fn explain_upgrade(
+        &self,
+        whole: &Job,
+        job: &UpgradeJob,
+        look: &Look,
+        stopping: &Stopping,
+    ) -> Result<Vec<String>, Failure> {
+        let Judged { chosen, warnings, .. } = judge(whole, job, look, stopping)?;
+        let mut lines = self.sources(job).await?;
+        lines.extend(warnings);
+        lines.extend(self.inherited(&chosen).await?);
+        Ok(lines)
+    }
+
+    /// What of the new images takes the place of what the old ones said, as far as they are here.
+    pub(super) async fn inherited(&self, chosen: &[Replaced]) -> Result<Vec<String>, Failure> {
+        let docker = self.connection.docker().await?;
+        let mut told = Vec::new();
+        for one in chosen.iter().filter(|one| !one.keeps_image) {
+            let Some(container) = raw::container(&docker, &one.id).await? else { continue };
+            let id = container["Image"].as_str().unwrap_or_default();
+            let (old, new) =
+                (raw::image(&docker, id).await?, raw::image(&docker, &one.image).await?);
+            let (Some(old), Some(new)) = (old, new) else { continue };
+            let changes = changes(&container["Config"], &old["Config"], &new["Config"]);
+            if !changes.is_empty() {
+                told.push(format!(
+                    "{} takes from its new image what it had as the old one says it, whoever wrote it: {}",
+                    one.name,
+                    changes.join(", ")
+                ));
+            }
+        }
+        Ok(told)
+    }
+
     /// Looks at data and store as the backup will once everybody stands still: what it would fail for
     /// would be downtime for nothing.
     async fn rehearse_backup(
@@ -93,6 +130,31 @@ impl DockerRuntime {
         }
         Ok(())
     }
+}
+
+/// An Upgrade that may be done.
+struct Judged {
+    /// Whom it replaces.
+    chosen: Vec<Replaced>,
+    /// The version that runs now.
+    from: Option<String>,
+    /// What people have to know.
+    warnings: Vec<String>,
+}
+
+/// Looks whether an Upgrade may be done at all.
+fn judge(
+    whole: &Job,
+    job: &UpgradeJob,
+    look: &Look,
+    stopping: &Stopping,
+) -> Result<Judged, Failure> {
+    let chosen = chosen(job, look)?;
+    check_own(&chosen, look)?;
+    let mut warnings = check_left_aside(&chosen, look, job)?;
+    let from = check_version(whole, job, &chosen, look)?;
+    warnings.extend(check_who_runs(&chosen, stopping, look, job)?);
+    Ok(Judged { chosen, from, warnings })
 }
 
 fn undecoded(error: &serde_json::Error) -> Failure {

@@ -12,8 +12,9 @@ use crate::plan::docker::{RunState, Starting, StopEntry, Stopping};
 use crate::plan::upgrade::step;
 use crate::plan::{Failure, Log, UpgradeJob};
 use crate::runtime::Handles;
+use crate::runtime::docker::letting_go::{Ending, release};
 use crate::runtime::docker::listing::{inspect, run_state};
-use crate::runtime::docker::{DockerRuntime, health, held, stillness};
+use crate::runtime::docker::{DockerRuntime, health, held};
 use crate::spec::Reason;
 
 /// How often one that does its work once is looked at.
@@ -81,11 +82,11 @@ async fn start(
         let before = all.iter().skip(place);
         let order =
             before.filter(|entry| entry.id == one.id || !is_one_shot(entry)).cloned().collect();
-        stillness::release(docker, &Stopping { order, warnings: Vec::new() }, false).await?;
+        release(docker, &Stopping { order, warnings: Vec::new() }, Ending::default()).await?;
         until_done(docker, one, timeout, cancel).await?;
     }
     let order = all.iter().filter(|entry| !is_one_shot(entry)).cloned().collect();
-    stillness::release(docker, &Stopping { order, warnings: Vec::new() }, false).await
+    release(docker, &Stopping { order, warnings: Vec::new() }, Ending::default()).await
 }
 
 /// Waits until a container has done its work.

@@ -4,9 +4,9 @@
 use bollard::Docker;
 use serde_json::{Value, json};
 
-use super::images;
+use super::{chosen, images};
 use crate::engine::Cancel;
-use crate::plan::{Failure, UpgradeJob};
+use crate::plan::{Failure, Job, UpgradeJob};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::docker::archives::{ImageArchive, archives, is_loaded, load};
 use crate::runtime::docker::images::{image_id, pull, unavailable};
@@ -44,7 +44,12 @@ impl DockerRuntime {
     ///
     /// # Errors
     /// [`Reason::ImageUnavailable`], [`Reason::Cancelled`].
-    pub(super) async fn fetch(&self, job: &UpgradeJob, cancel: &Cancel) -> Result<Value, Failure> {
+    pub(super) async fn fetch(
+        &self,
+        whole: &Job,
+        job: &UpgradeJob,
+        cancel: &Cancel,
+    ) -> Result<Value, Failure> {
         let docker = self.connection.docker().await?;
         let files = archives(job).await?;
         let loaded = load_needed(&docker, &files, job, cancel).await?;
@@ -65,7 +70,12 @@ impl DockerRuntime {
             })?;
             fetched.push(image);
         }
-        Ok(json!({ "fetched": fetched, "loaded": loaded }))
+        // What preflight could not know of images that were not here.
+        let mut warnings = Vec::new();
+        if !fetched.is_empty() || !loaded.is_empty() {
+            warnings = self.inherited(&chosen(job, &self.look(whole).await?)?).await?;
+        }
+        Ok(json!({ "fetched": fetched, "loaded": loaded, "warnings": warnings }))
     }
 }
 

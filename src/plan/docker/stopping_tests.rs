@@ -1,0 +1,106 @@
+//! Who waits for whom when containers stop and start.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::*;
+
+fn service(name: &str, depends_on: &str) -> ContainerFacts {
+    let labels = [("project", "shop"), ("service", name), ("depends_on", depends_on)];
+    ContainerFacts {
+        id: format!("id-{name}"),
+        name: name.to_owned(),
+        labels: labels
+            .map(|(label, value)| (format!("com.docker.compose.{label}"), value.to_owned()))
+            .into(),
+        state: RunState::Running,
+        ..ContainerFacts::default()
+    }
+}
+
+fn stopping(containers: &[ContainerFacts]) -> Stopping {
+    let order = entries(&containers.iter().collect::<Vec<_>>());
+    Stopping { order, warnings: Vec::new() }
+}
+
+/// Names of those that the container of this name needs.
+fn needed(stopping: &Stopping, name: &str) -> Vec<String> {
+    let place = stopping.order.iter().position(|entry| entry.name == name).unwrap();
+    stopping.needed_at(place).map(|(_, entry)| entry.name.clone()).collect()
+}
+
+#[test]
+fn who_needs_nobody_waits_for_nobody() {
+    let stopping = stopping(&[
+        service("db", ""),
+        service("cache", ""),
+        service("web", "db:service_healthy:false,cache:service_started:false"),
+    ]);
+    assert_eq!(needed(&stopping, "web"), ["cache", "db"]);
+    assert!(needed(&stopping, "db").is_empty() && needed(&stopping, "cache").is_empty());
+}
+
+#[test]
+fn a_circle_has_a_first_one() {
+    let one = service("one", "two:service_started:false");
+    let stopping = stopping(&[one, service("two", "one:service_started:false")]);
+    assert_eq!(needed(&stopping, "one"), ["two"]);
+    assert!(needed(&stopping, "two").is_empty());
+}
+
+#[test]
+fn by_an_older_journal_everybody_waits_for_those_further_back() {
+    let mut stopping = stopping(&[service("db", ""), service("cache", ""), service("web", "")]);
+    for entry in &mut stopping.order {
+        entry.after = None;
+    }
+    assert_eq!(needed(&stopping, "cache"), ["db", "web"]);
+    assert!(needed(&stopping, "web").is_empty());
+}
+
+/// A database that had not answered yet before a Backup kept others down for half an hour after it.
+#[test]
+fn nobody_waits_for_the_health_of_one_that_was_not_healthy_before() {
+    let mut starting = service("starting", "");
+    starting.is_unproven = true;
+    let mut ill = service("ill", "");
+    ill.is_ill = true;
+    let mut frozen = service("frozen", "");
+    frozen.state = RunState::Paused;
+    let stopping = stopping(&[starting, ill, frozen, service("well", "")]);
+    let awaited = stopping.order.iter().filter(|entry| entry.is_to_be_awaited());
+    assert_eq!(awaited.map(|entry| entry.name.as_str()).collect::<Vec<_>>(), ["well"]);
+}
+
+#[test]
+fn what_an_earlier_look_has_seen_counts() {
+    let web = service("web", "db:service_healthy:false");
+    let earlier = stopping(&[service("db", ""), web.clone()]);
+    let mut db = service("db", "");
+    db.is_unproven = true;
+    let again = stopping(&[db, web.clone()]).with_earlier(earlier.clone());
+    assert_eq!(again, earlier, "it has been started by ourselves since");
+    let without = stopping(&[web]).with_earlier(earlier);
+    assert_eq!(needed(&without, "web"), ["db"]);
+    assert_eq!(without.order[0].after_healthy, ["id-db"]);
+}
+
+/// Seven services that did not listen took seven times ten seconds, which no Backup allows them.
+#[test]
+fn who_does_not_need_the_other_stops_at_the_same_time() {
+    let stopping = stopping(&[
+        service("db", ""),
+        service("web", "db:service_started:false"),
+        service("cache", ""),
+        service("mail", ""),
+    ]);
+    let names = |begun: &[usize], stopped: &[usize]| -> Vec<String> {
+        let places = |list: &[usize]| -> BTreeSet<usize> { list.iter().copied().collect() };
+        let ready = stopping.ready(&places(begun), &places(stopped));
+        ready.into_iter().map(|(_, entry)| entry.name.clone()).collect()
+    };
+    assert_eq!(names(&[], &[]), ["cache", "mail", "web"]);
+    assert!(names(&[0, 1, 2], &[0, 1]).is_empty(), "the web server still runs");
+    assert_eq!(names(&[0, 1, 2], &[2]), ["db"]);
+    assert_eq!(stopping.longest(|_| Duration::from_secs(10)), Duration::from_secs(20));
+}
