@@ -1,7 +1,7 @@
 //! Looking at a Docker target before anything changes: what it selects, where that is, who has to
 //! stand still, and which volumes are missing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use bollard::models::VolumeCreateRequest;
@@ -31,6 +31,8 @@ pub(super) struct Look {
     pub selection: Selection,
     /// Where roots go; for restores.
     pub placements: Placements,
+    /// Ids of those that another operation holds still by now, as an Upgrade does for the Restore of its way back.
+    pub held: HashSet<String>,
 }
 
 /// What an operation of this kind does to the data.
@@ -95,7 +97,7 @@ pub(super) fn foreseen(look: &Look, job: &Job) -> Result<Stopping, Failure> {
     }
     if touch(job) == Touch::Replace {
         if mode == ConsistencyMode::Live {
-            check_nobody_works(&stopping)?;
+            check_nobody_works(&stopping, &look.held)?;
         }
         stopping.warn_of_the_ill();
     }
@@ -104,11 +106,11 @@ pub(super) fn foreseen(look: &Look, job: &Job) -> Result<Stopping, Failure> {
 
 /// Fails if anybody who is up works on what is to be replaced while nobody is held still: it would go on with
 /// a tree that nobody finds again.
-fn check_nobody_works(stopping: &Stopping) -> Result<(), Failure> {
+fn check_nobody_works(stopping: &Stopping, held: &HashSet<String>) -> Result<(), Failure> {
     let names: Vec<&str> = stopping
         .order
         .iter()
-        .filter(|entry| entry.holds_data)
+        .filter(|entry| entry.holds_data && !held.contains(&entry.id))
         .map(|entry| entry.name.as_str())
         .collect();
     if names.is_empty() {
@@ -127,9 +129,10 @@ impl DockerRuntime {
         let target = docker_target(job)?;
         let mut facts = host_facts(&self.connection).await?;
         // What another operation holds would run if it were not for that.
-        let held = self.holds.of_others(job.operation());
+        let mut held = self.holds.of_others(job.operation());
+        held.retain(|id| facts.container(id).is_some_and(|found| found.state == RunState::Stopped));
         for container in &mut facts.containers {
-            if held.contains(&container.id) && container.state == RunState::Stopped {
+            if held.contains(&container.id) {
                 container.state = RunState::Running;
             }
         }
@@ -148,7 +151,7 @@ impl DockerRuntime {
                 _ if holds_anonymous(job) => select(target, &facts)?.with_anonymous(&facts),
                 _ => select(target, &facts)?,
             };
-            return Ok(Look { facts, selection, placements: Placements::default() });
+            return Ok(Look { facts, selection, placements: Placements::default(), held });
         };
         let manifest = read_manifest(restore)?;
         let definitions = kept(&manifest);
@@ -158,7 +161,7 @@ impl DockerRuntime {
         let containers = containers_if_any(target, &facts)?;
         let selection =
             Selection { containers, roots: placements.as_roots(), uncovered: Vec::new() };
-        Ok(Look { facts, selection, placements })
+        Ok(Look { facts, selection, placements, held })
     }
 
     /// Who has to stand still for a job.
