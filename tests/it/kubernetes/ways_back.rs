@@ -114,12 +114,14 @@ fn a_service_is_not_left_down_because_no_status_can_be_written() {
     let proxy = Proxy::start(&scene.cluster, vec![]);
     let operator = Operator::new(&scene.cluster, &scene.namespace).kubeconfig(&proxy.kubeconfig());
     let _process = operator.start();
+    let generation = || scene.object("statefulset", "db")?["metadata"]["generation"].as_i64();
+    let before = generation().unwrap();
     scene.back_up("untold", "db", "");
     scene.reaches("backup", "untold", "quiesce");
     proxy.reset(vec![Fault::ForbidStatuses]);
+    // It is stopped only after that has been told: down and up again is two changes.
     scene.cluster.wait("the service to be let run again", LONG, || {
-        let found = scene.object("statefulset", "db")?;
-        (found["spec"]["replicas"] == 1).then_some(())
+        generation().filter(|now| *now >= before + 2)
     });
     scene.running("db");
     let status = &scene.object("backup", "untold").unwrap()["status"];
