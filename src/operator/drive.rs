@@ -20,7 +20,7 @@ use crate::engine::{Cancel, Progress};
 use crate::failpoint;
 use crate::plan::{
     self, Action, Child, ChildFacts, Conclusion, Decision, Failure, Job, JournalEntry, Log, Mark,
-    OPERATION, OperationId, status,
+    OperationId, status,
 };
 use crate::runtime::{BoxFuture, Handles, Runtime, Turn};
 use crate::spec::{Kind, Reason};
@@ -441,8 +441,7 @@ impl Operator {
         let at = Timestamp::now();
         self.record_end(resolved, &Log::new(journal), &conclusion, at).await?;
         point("recorded");
-        let mark = if conclusion.is_success() { Mark::Done } else { Mark::Failed };
-        self.write(operation, OPERATION, mark, json!(conclusion)).await?;
+        self.close(operation, &conclusion).await?;
         point("closed");
         self.note_end(operation, &conclusion).await?;
         let journal = self.journal(operation).await?;

@@ -425,6 +425,16 @@ impl Operator {
         Ok(())
     }
 
+    /// Ends a journal, whoever did what it says.
+    pub(in crate::operator) async fn close(
+        &self,
+        operation: &OperationId,
+        conclusion: &Conclusion,
+    ) -> Result<(), OperatorError> {
+        let mark = if conclusion.is_success() { Mark::Done } else { Mark::Failed };
+        self.write(operation, OPERATION, mark, serde_json::json!(conclusion)).await
+    }
+
     pub(super) fn entry(
         &self,
         operation: &OperationId,

@@ -6,7 +6,7 @@ use super::{ClusterLink, journal};
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
 use crate::operator::{Operator, OperatorError};
 use crate::plan::status::recorded;
-use crate::plan::{Conclusion, Log, Mark, OPERATION, OperationId};
+use crate::plan::{Log, OperationId};
 use crate::spec::{ArchiveStatus, BackupSpec, BackupType, JournalLine, Kind};
 
 impl Operator {
@@ -70,19 +70,9 @@ impl Operator {
             return Ok(());
         }
         match recorded(status, operation.generation) {
-            Some(conclusion) => self.close(operation, conclusion).await,
+            Some(conclusion) => self.close(operation, &conclusion).await,
             None => Ok(()),
         }
-    }
-
-    /// Ends a journal without doing anything.
-    pub(in crate::operator) async fn close(
-        &self,
-        operation: &OperationId,
-        conclusion: Conclusion,
-    ) -> Result<(), OperatorError> {
-        let mark = if conclusion.is_success() { Mark::Done } else { Mark::Failed };
-        self.write(operation, OPERATION, mark, json!(conclusion)).await
     }
 
     /// Makes the record of a finished Backup from its status, unless there is one that says how it ended.

@@ -271,7 +271,7 @@ pub(super) async fn forget_the_gone(
         if !is_certain(&operation, context).await? {
             let message =
                 "its object is gone, and another replica has led since: nothing is undone";
-            context.operator.close(&operation, Conclusion::failed(lost(message))).await?;
+            context.operator.close(&operation, &Conclusion::failed(lost(message))).await?;
             warn!(%operation, "{message}");
         } else if undo(&operation, context) {
             // Somebody has taken its finalizer off while no operator ran, and its service may still be held.

@@ -197,6 +197,23 @@ impl HostFacts {
     }
 }
 
+#[cfg(test)]
+impl ContainerFacts {
+    /// A service of the Compose project `shop` that runs.
+    pub fn of_shop(name: &str, depends_on: &str) -> Self {
+        let labels = [("project", "shop"), ("service", name), ("depends_on", depends_on)];
+        Self {
+            id: format!("id-{name}"),
+            name: name.to_owned(),
+            labels: labels
+                .map(|(label, value)| (format!("com.docker.compose.{label}"), value.to_owned()))
+                .into(),
+            state: RunState::Running,
+            ..Self::default()
+        }
+    }
+}
+
 impl ContainerFacts {
     /// Whether it does anything that has to be held still, and begun again afterwards.
     pub fn is_up(&self) -> bool {

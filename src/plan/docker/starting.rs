@@ -80,17 +80,8 @@ mod tests {
     use super::*;
 
     fn service(name: &str, depends: &str, exit_code: Option<i64>) -> ContainerFacts {
-        let labels = [("project", "shop"), ("service", name), ("depends_on", depends)];
-        ContainerFacts {
-            id: format!("id-{name}"),
-            name: name.to_owned(),
-            labels: labels
-                .map(|(label, value)| (format!("com.docker.compose.{label}"), value.to_owned()))
-                .into(),
-            state: if exit_code.is_none() { RunState::Running } else { RunState::Stopped },
-            exit_code,
-            ..ContainerFacts::default()
-        }
+        let state = if exit_code.is_none() { RunState::Running } else { RunState::Stopped };
+        ContainerFacts { state, exit_code, ..ContainerFacts::of_shop(name, depends) }
     }
 
     fn host(migrate: i64) -> HostFacts {

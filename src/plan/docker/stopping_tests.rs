@@ -5,19 +5,6 @@ use std::time::Duration;
 
 use super::*;
 
-fn service(name: &str, depends_on: &str) -> ContainerFacts {
-    let labels = [("project", "shop"), ("service", name), ("depends_on", depends_on)];
-    ContainerFacts {
-        id: format!("id-{name}"),
-        name: name.to_owned(),
-        labels: labels
-            .map(|(label, value)| (format!("com.docker.compose.{label}"), value.to_owned()))
-            .into(),
-        state: RunState::Running,
-        ..ContainerFacts::default()
-    }
-}
-
 fn stopping(containers: &[ContainerFacts]) -> Stopping {
     let order = entries(&containers.iter().collect::<Vec<_>>());
     Stopping { order, warnings: Vec::new() }
@@ -32,9 +19,9 @@ fn needed(stopping: &Stopping, name: &str) -> Vec<String> {
 #[test]
 fn who_needs_nobody_waits_for_nobody() {
     let stopping = stopping(&[
-        service("db", ""),
-        service("cache", ""),
-        service("web", "db:service_healthy:false,cache:service_started:false"),
+        ContainerFacts::of_shop("db", ""),
+        ContainerFacts::of_shop("cache", ""),
+        ContainerFacts::of_shop("web", "db:service_healthy:false,cache:service_started:false"),
     ]);
     assert_eq!(needed(&stopping, "web"), ["cache", "db"]);
     assert!(needed(&stopping, "db").is_empty() && needed(&stopping, "cache").is_empty());
@@ -42,15 +29,19 @@ fn who_needs_nobody_waits_for_nobody() {
 
 #[test]
 fn a_circle_has_a_first_one() {
-    let one = service("one", "two:service_started:false");
-    let stopping = stopping(&[one, service("two", "one:service_started:false")]);
+    let one = ContainerFacts::of_shop("one", "two:service_started:false");
+    let stopping = stopping(&[one, ContainerFacts::of_shop("two", "one:service_started:false")]);
     assert_eq!(needed(&stopping, "one"), ["two"]);
     assert!(needed(&stopping, "two").is_empty());
 }
 
 #[test]
 fn by_an_older_journal_everybody_waits_for_those_further_back() {
-    let mut stopping = stopping(&[service("db", ""), service("cache", ""), service("web", "")]);
+    let mut stopping = stopping(&[
+        ContainerFacts::of_shop("db", ""),
+        ContainerFacts::of_shop("cache", ""),
+        ContainerFacts::of_shop("web", ""),
+    ]);
     for entry in &mut stopping.order {
         entry.after = None;
     }
@@ -61,22 +52,22 @@ fn by_an_older_journal_everybody_waits_for_those_further_back() {
 /// A database that had not answered yet before a Backup kept others down for half an hour after it.
 #[test]
 fn nobody_waits_for_the_health_of_one_that_was_not_healthy_before() {
-    let mut starting = service("starting", "");
+    let mut starting = ContainerFacts::of_shop("starting", "");
     starting.is_unproven = true;
-    let mut ill = service("ill", "");
+    let mut ill = ContainerFacts::of_shop("ill", "");
     ill.is_ill = true;
-    let mut frozen = service("frozen", "");
+    let mut frozen = ContainerFacts::of_shop("frozen", "");
     frozen.state = RunState::Paused;
-    let stopping = stopping(&[starting, ill, frozen, service("well", "")]);
+    let stopping = stopping(&[starting, ill, frozen, ContainerFacts::of_shop("well", "")]);
     let awaited = stopping.order.iter().filter(|entry| entry.is_to_be_awaited());
     assert_eq!(awaited.map(|entry| entry.name.as_str()).collect::<Vec<_>>(), ["well"]);
 }
 
 #[test]
 fn what_an_earlier_look_has_seen_counts() {
-    let web = service("web", "db:service_healthy:false");
-    let earlier = stopping(&[service("db", ""), web.clone()]);
-    let mut db = service("db", "");
+    let web = ContainerFacts::of_shop("web", "db:service_healthy:false");
+    let earlier = stopping(&[ContainerFacts::of_shop("db", ""), web.clone()]);
+    let mut db = ContainerFacts::of_shop("db", "");
     db.is_unproven = true;
     let again = stopping(&[db, web.clone()]).with_earlier(earlier.clone());
     assert_eq!(again, earlier, "it has been started by ourselves since");
@@ -89,10 +80,10 @@ fn what_an_earlier_look_has_seen_counts() {
 #[test]
 fn who_does_not_need_the_other_stops_at_the_same_time() {
     let stopping = stopping(&[
-        service("db", ""),
-        service("web", "db:service_started:false"),
-        service("cache", ""),
-        service("mail", ""),
+        ContainerFacts::of_shop("db", ""),
+        ContainerFacts::of_shop("web", "db:service_started:false"),
+        ContainerFacts::of_shop("cache", ""),
+        ContainerFacts::of_shop("mail", ""),
     ]);
     let names = |begun: &[usize], stopped: &[usize]| -> Vec<String> {
         let places = |list: &[usize]| -> BTreeSet<usize> { list.iter().copied().collect() };

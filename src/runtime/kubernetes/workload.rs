@@ -2,14 +2,16 @@
 //! number of replicas, other images.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Container, Pod, PodTemplateSpec, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
-use kube::core::Selector;
-use kube::{Api, ResourceExt};
+use kube::core::{NamespaceResourceScope, Selector};
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, FIELD_MANAGER, failure};
@@ -204,14 +206,21 @@ impl Workload {
 
     /// The pods that exist of it and have not ended.
     pub async fn pods(&self, cluster: &Cluster) -> Result<Vec<Pod>, Failure> {
-        let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &self.namespace);
+        let pods: Vec<Pod> = self.selected(cluster, "pods").await?;
+        Ok(pods.into_iter().filter(|pod| self.owns(pod) && !has_ended(pod)).collect())
+    }
+
+    /// What its selector selects; `what` says of which kind that is.
+    async fn selected<K>(&self, cluster: &Cluster, what: &str) -> Result<Vec<K>, Failure>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        let api: Api<K> = Api::namespaced(cluster.client.clone(), &self.namespace);
         let parameters = ListParams::default().labels_from(&self.selector);
-        let what = format!("list the pods of {}", self.title());
-        let list = cluster
-            .patiently(&what, None, || pods.list(&parameters))
-            .await
-            .map_err(|error| failure(&what, &error))?;
-        Ok(list.items.into_iter().filter(|pod| self.owns(pod) && !has_ended(pod)).collect())
+        let what = format!("list the {what} of {}", self.title());
+        let list = cluster.patiently(&what, None, || api.list(&parameters)).await;
+        Ok(list.map_err(|error| failure(&what, &error))?.items)
     }
 
     /// Of a Deployment, the generations of its ReplicaSets by their UIDs.
@@ -222,18 +231,12 @@ impl Workload {
         if self.kind != WorkloadKind::Deployment {
             return Ok(None);
         }
-        let sets: Api<ReplicaSet> = Api::namespaced(cluster.client.clone(), &self.namespace);
-        let parameters = ListParams::default().labels_from(&self.selector);
-        let what = format!("list the ReplicaSets of {}", self.title());
-        let list = cluster
-            .patiently(&what, None, || sets.list(&parameters))
-            .await
-            .map_err(|error| failure(&what, &error))?;
+        let sets: Vec<ReplicaSet> = self.selected(cluster, "ReplicaSets").await?;
         let uid = self.object.metadata.uid.as_deref();
         let own = |set: &ReplicaSet| {
             set.owner_references().iter().any(|owner| Some(owner.uid.as_str()) == uid)
         };
-        let found = list.items.into_iter().filter(own).map(|set| set.metadata);
+        let found = sets.into_iter().filter(own).map(|set| set.metadata);
         Ok(Some(found.filter_map(|found| Some((found.uid?, found.generation?))).collect()))
     }
 
