@@ -33,6 +33,7 @@ use crate::telemetry::logging::{self, LogOptions};
 
 /// Parses, carries out and reports. Returns the process's exit code.
 pub fn main() -> u8 {
+    allow_open_files();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -62,6 +63,19 @@ pub fn main() -> u8 {
             output.error(&error, global.verbose);
             error.exit_code.code()
         }
+    }
+}
+
+/// As many open files as this process may have, within reason: a walk has one open for each directory above
+/// another, and trees are deeper than the thousand that shells give.
+fn allow_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const ENOUGH: u64 = 1 << 16;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.unwrap_or(ENOUGH).min(ENOUGH);
+    if current.is_some_and(|current| current < wanted) {
+        // Without it only such trees fail, and say so.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
     }
 }
 

@@ -136,6 +136,11 @@ fn attributes(entry: &IndexEntry) -> Key {
     hasher.update(&info.modified.seconds.to_le_bytes());
     hasher.update(&info.modified.nanoseconds.to_le_bytes());
     hasher.update(&[u8::from(entry.has_xattrs)]);
+    if entry.has_xattrs {
+        // The index knows that there are some, not which: the inode was changed, and they may be what was.
+        hasher.update(&entry.changed.seconds.to_le_bytes());
+        hasher.update(&entry.changed.nanoseconds.to_le_bytes());
+    }
     halved(&hasher)
 }
 

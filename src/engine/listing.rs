@@ -69,6 +69,15 @@ pub fn indexed_roots(path: &Path, format: ArchiveFormat) -> Result<Vec<ManifestR
     Ok(archive.index.map(|index| index.description.roots).unwrap_or_default())
 }
 
+/// How that was made which the data is of, as the archive itself keeps it; nothing where it does not.
+pub fn definitions(
+    path: &Path,
+    format: ArchiveFormat,
+) -> Result<Option<serde_json::Value>, EngineError> {
+    let archive = Archive::open(path, format)?;
+    Ok(archive.index.and_then(|index| index.definitions))
+}
+
 /// Reads every byte of an archive, without anything to compare it with but itself; returns how many
 /// entries it holds.
 pub fn read_through(

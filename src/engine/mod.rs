@@ -46,7 +46,7 @@ pub use error::EngineError;
 pub use extract::{
     Limits, Salvaged, UnpackOptions, check_names, extract_one, extract_tree, salvage, unpack,
 };
-pub use listing::{ancestors, indexed_roots, list_entries, read_through, root_kinds};
+pub use listing::{ancestors, definitions, indexed_roots, list_entries, read_through, root_kinds};
 pub use manifest::{
     FORMAT_VERSION, MANIFEST_SUFFIX, Manifest, ManifestDigest, ManifestRoot, ParentArchive,
 };

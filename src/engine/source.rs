@@ -4,7 +4,7 @@
 
 use std::ffi::CStr;
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -157,8 +157,8 @@ pub(super) fn data_segments(file: &OwnedFd, stat: &Stat) -> Option<Vec<Segment>>
 
 /// Where extended attributes are read from: an open file, or a name that cannot be opened.
 pub(super) enum AttributeSource<'a> {
-    Open(&'a OwnedFd),
-    Named(std::os::fd::BorrowedFd<'a>, &'a CStr),
+    Open(BorrowedFd<'a>),
+    Named(BorrowedFd<'a>, &'a CStr),
 }
 
 /// Every extended attribute, in the kernel's order; ACLs and capabilities are among them.

@@ -311,11 +311,12 @@ impl EntrySink for Verifier<'_> {
     }
 
     fn broken(&mut self, broken: Broken) -> Result<(), EngineError> {
+        let names = broken.names();
         let detail = match broken.error {
             EngineError::Damaged { detail, .. } => detail,
             error => return Err(error),
         };
-        self.damage.add(detail, broken.names);
+        self.damage.add(detail, names);
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::error::EngineError;
 use super::progress::Cancel;
+use super::replace::is_mount_point;
 use super::roots::Root;
 use super::select::Patterns;
 use super::source;
@@ -205,10 +206,13 @@ impl Walk<'_> {
             return Ok(None);
         }
         // Listed before it is announced: a directory that cannot be read is not archived as empty.
-        let crossing = *self.device.get_or_insert(stat.st_dev) != stat.st_dev
-            && !self.boundaries.cross_file_systems;
+        let is_mounted = *self.device.get_or_insert(stat.st_dev) != stat.st_dev
+            || (!self.relative.is_empty()
+                && is_mount_point(parent, OsStr::from_bytes(file_name.to_bytes()))
+                    .unwrap_or(false));
+        let crossing = is_mounted && !self.boundaries.cross_file_systems;
         let entries = if crossing {
-            let message = "another file system is mounted here; its contents are left out";
+            let message = "something is mounted here; its contents are left out";
             self.visitor.left_out(&path, WarningKind::OtherFileSystem, message);
             Vec::new()
         } else {

@@ -98,19 +98,23 @@ impl Operator {
             },
             "spec": spec,
         });
-        let uid = match link.ensure(kind, &document).await {
-            Ok(uid) => uid,
+        let object = match link.ensure(kind, &document).await {
+            Ok(object) => object,
             Err(failure) => return Ok(Err(failure)),
         };
+        let uid = object.metadata.uid.unwrap_or_default();
         operation.uid = Some(uid.clone());
         document["metadata"]["uid"] = json!(uid);
         job.set_operation(operation.clone());
         let journal = self.journal(&operation).await?;
         if Log::new(&journal).job().is_none() {
             self.put_child(&operation, owner, document).await?;
-            self.adopt_journal(link, kind, &operation).await?;
+            self.adopt_lines(&operation, &object.data["status"]).await?;
             self.begin_journal(&operation, &job).await?;
         }
+        // One that another replica has brought to its end is not done a second time.
+        self.close_from_status(&operation, &object.data["status"]).await?;
+        self.record_from_status(&operation, &object.data["status"]).await?;
         Ok(Ok(operation))
     }
 

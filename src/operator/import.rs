@@ -123,6 +123,7 @@ fn copy_in(
     manifest.backup = object_name(name.trim_end_matches(&format!(".{}", format.extension())));
     manifest.roots = docker_roots(file, format)?;
     manifest.target = volumes_among(&manifest.roots);
+    manifest.definitions = engine::definitions(file, format)?;
     manifest.service_version = version;
     manifest.store.clone_from(&store.name);
     manifest.host = host::host_name();

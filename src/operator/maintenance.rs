@@ -8,13 +8,15 @@ use crate::catalog::RecordStatus;
 use crate::telemetry::metrics::{KeptFacts, TargetFacts};
 
 impl Operator {
-    /// Removes old history, and what unfinished uploads have left in the stores.
+    /// Removes old history, and what unfinished uploads have left in the stores. Those of a cluster are claims,
+    /// which only movers reach.
     pub async fn maintain(&self) -> Result<(), OperatorError> {
         let report = self.catalog.maintain(Timestamp::now()).await?;
         for (table, rows) in report.removed.iter().filter(|(_, rows)| *rows > 0) {
             info!(table, rows, "old rows removed");
         }
-        for (_, store) in self.stores().await? {
+        let stores = if self.serves_cluster() { Vec::new() } else { self.stores().await? };
+        for (_, store) in stores {
             match self.clean_store(&store).await {
                 Ok(names) if !names.is_empty() => {
                     info!(store = store.name, ?names, "unfinished uploads removed");

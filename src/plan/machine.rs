@@ -168,11 +168,11 @@ impl<'a> Log<'a> {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// How often the step has failed because the engine, or the cluster, was away: that says nothing about the
-    /// step.
+    /// How often the step has failed because the engine, or the cluster, was away or did not allow it: that says
+    /// nothing about the step, and permissions are put right more slowly than a few attempts take.
     fn failures_while_away(&self, step: &str) -> u32 {
         let is_away = |entry: &&JournalEntry| {
-            let away = [Reason::EngineUnavailable, Reason::ClusterUnavailable];
+            let away = [Reason::EngineUnavailable, Reason::ClusterUnavailable, Reason::Forbidden];
             entry.mark == Mark::Failed && away.contains(&failure_of(entry).reason)
         };
         u32::try_from(self.of(step).filter(is_away).count()).unwrap_or(u32::MAX)
@@ -317,8 +317,8 @@ pub(super) fn interrupted(step: &str) -> Failure {
     .hint("start it again; nothing of it was left behind")
 }
 
-/// How often a compensating step is tried while its engine is away, half a minute apart: it may be upgraded,
-/// and whoever gives up before it is back leaves services down that nobody starts.
+/// How often a compensating step is tried while its engine is away or refuses, half a minute apart: it may be
+/// upgraded, and whoever gives up before it is back leaves services down that nobody starts.
 const PATIENCE: u32 = 120;
 
 /// One compensating step: tried until done, at most `attempts` times. An engine that is away does not count.
@@ -401,5 +401,6 @@ mod tests {
         assert!(!given_up(Reason::EngineUnavailable, 60), "half an hour is too early");
         assert!(given_up(Reason::EngineUnavailable, 120));
         assert!(!given_up(Reason::ClusterUnavailable, 60));
+        assert!(!given_up(Reason::Forbidden, 60), "fifteen seconds decided whose data it is");
     }
 }

@@ -127,13 +127,20 @@ pub fn left_down(log: &Log<'_>) -> bool {
     is_stopped(log) || (log.done(HOOKS_BEFORE) && log.touched(HOOKS_AFTER) && !hooked)
 }
 
-/// Whether a service was asked to stop and was not started again since.
+/// Whether a service was asked to stop and was not started again since: whichever came last.
 fn is_stopped(log: &Log<'_>) -> bool {
     use backup::step::{QUIESCE, RESUME};
-    use restore::step::UNDO_RESUME;
-    use upgrade::step::{ROLLBACK_RESUME, START};
-    let resumed = [RESUME, UNDO_RESUME, ROLLBACK_RESUME, START].iter().any(|step| log.done(step));
-    log.touched(QUIESCE) && !resumed
+    use restore::step::{UNDO_QUIESCE, UNDO_RESUME};
+    use upgrade::step::{REMOVE_NEW, ROLLBACK_RESUME, START};
+    let starts = [RESUME, UNDO_RESUME, ROLLBACK_RESUME, START];
+    let latest = log.entries().iter().rev().find_map(|entry| {
+        let is_one_of = |steps: &[&str]| steps.contains(&entry.step.as_str());
+        if is_one_of(&[QUIESCE, UNDO_QUIESCE, REMOVE_NEW]) {
+            return Some(true);
+        }
+        (is_one_of(&starts) && entry.mark == Mark::Done).then_some(false)
+    });
+    latest.unwrap_or(false)
 }
 
 /// Whether something has been held still that has not been let run again yet.

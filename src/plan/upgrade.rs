@@ -236,14 +236,20 @@ fn roll_back(job: &UpgradeJob, log: &Log<'_>, failure: &Failure, now: Timestamp)
 /// What became of a service whose data could not be put back, as the end of a sentence. The old version runs
 /// nevertheless: what it does to the data can be undone by the backup, an outage cannot (ADR 22).
 fn wrong_data(log: &Log<'_>, given_up: &[(&'static str, Failure)]) -> String {
-    if given_up.iter().all(|(step, _)| *step != RESTORE_DATA) {
-        return String::new();
-    }
+    let is_given_up = |step: &str| given_up.iter().any(|(other, _)| *other == step);
     let backup: ChildFacts = log.facts(BACKUP).unwrap_or_default();
-    format!(
-        "; the old version runs on the data that the new one left: restore the backup {}",
-        backup.name
-    )
+    let changed = log.touched(START) || log.touched(DATA);
+    let unsure = "; it may be the new version that runs";
+    let mut text = if is_given_up(RESTORE_OLD) { unsure.to_owned() } else { String::new() };
+    let restore = format!("restore the backup {}", backup.name);
+    if is_given_up(RESTORE_DATA) {
+        text += &format!("; the old version runs on the data that the new one left: {restore}");
+    } else if is_given_up(REMOVE_NEW) && changed && log.done(BACKUP) {
+        text += &format!(
+            "; the data was not put back, as the new version could not be stopped: {restore} once it stands still"
+        );
+    }
+    text
 }
 
 /// What was there just before the new version was taken away; kept with the intent to do so.

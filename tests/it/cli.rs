@@ -423,6 +423,20 @@ fn files_are_taken_out_without_a_restore() {
 }
 
 #[test]
+fn another_archive_under_the_name_of_a_backup_is_not_taken_for_it() {
+    let scene = scene();
+    shell(&scene.path(""), "mkdir -p evil/live; echo evil > evil/live/f");
+    let archive = scene.archive("one");
+    shell(&scene.path("evil"), &format!("tar czf {} live", archive.display()));
+    for how in [["--stdout", "live/f"], ["--to", "out"]] {
+        let ended = scene.run(&[&["backup", "extract", "one"][..], &how].concat());
+        assert!(!ended.stdout.contains("evil"));
+        ended.code(5).says("damaged");
+    }
+    assert!(!scene.path("out/live").exists());
+}
+
+#[test]
 fn the_last_verified_backup_is_not_deleted_without_force() {
     let scene = scene();
     scene.run(&["backup", "delete", "one", "--yes"]).code(4).says("last verified");

@@ -196,6 +196,70 @@ fn a_root_that_is_a_mount_point_is_restored_within() {
     assert_same(&scene.path("before"), &scene.path("live"));
 }
 
+/// A bind mount is no other file system by its number: what lay elsewhere was archived unasked.
+#[test]
+fn what_is_mounted_from_elsewhere_is_left_out() {
+    if !may_mount("what_is_mounted_from_elsewhere_is_left_out") {
+        return;
+    }
+    let scene = Scene::new();
+    shell(
+        &scene.path(""),
+        "mkdir -p live/bound elsewhere; echo 1 > live/f; echo secret > elsewhere/f",
+    );
+    let bound = scene.path("live/bound");
+    tool("mount", &["--bind", scene.path("elsewhere").to_str().unwrap(), bound.to_str().unwrap()]);
+    let _mounted = SmallDisk::mounted(&bound);
+    scene.backup("one", "@/live", "").ok().says("mounted here");
+    let names = tool("tar", &["tzf", scene.archive("one").to_str().unwrap()]);
+    assert_eq!(names, "live/\nlive/bound/\nlive/f\n");
+    scene.backup("all", "@/live", "crossFileSystems: true").ok();
+    let names = tool("tar", &["tzf", scene.archive("all").to_str().unwrap()]);
+    assert!(names.contains("live/bound/f"), "{names}");
+}
+
+/// A shell allows a thousand open files, and a walk has one open for each directory above another.
+#[test]
+fn a_tree_that_is_deeper_than_files_may_be_open_was_not_backed_up() {
+    let scene = Scene::new();
+    let deep = vec!["d"; 400].join("/");
+    shell(&scene.path("live"), &format!("mkdir -p {deep}; echo bottom > {deep}/f"));
+    scene.write(
+        "documents.yaml",
+        scene.fill(&format!("{STORE}---\n{}", backup("deep", "@/live", ""))),
+    );
+    let program = env!("CARGO_BIN_EXE_eider");
+    let catalog = scene.path("state/eider.duckdb");
+    shell(
+        &scene.path(""),
+        &format!(
+            "mkdir -p state; ulimit -Sn 256; {program} --catalog {} run -f documents.yaml",
+            catalog.display()
+        ),
+    );
+    let names = tool("tar", &["tzf", scene.archive("deep").to_str().unwrap()]);
+    assert!(names.contains(&format!("live/{deep}/f")));
+}
+
+/// Directories that a Restore does not select are made anew beside what it puts back: without their access control
+/// lists.
+#[test]
+fn directories_beside_what_is_put_back_keep_their_attributes() {
+    let scene = Scene::new();
+    shell(&scene.path("live"), "mkdir -p put kept/sub; echo 1 > put/f; echo 2 > kept/sub/f");
+    scene.backup("one", "@/live", "").ok();
+    let kept = scene.path("live/kept/sub");
+    shell(&scene.path("live"), "echo spoilt > put/f; chmod 2750 kept/sub");
+    tool("setfattr", &["-n", "user.of", "-v", "it", kept.to_str().unwrap()]);
+    scene
+        .restore("back", "{from: {backupRef: {name: one}}, include: [live/put/f], mode: Merge}")
+        .ok();
+    assert_eq!(scene.read("live/put/f"), "1\n");
+    let found = tool("getfattr", &["-d", "--absolute-names", kept.to_str().unwrap()]);
+    assert!(found.contains("user.of=\"it\""), "{found}");
+    assert_eq!(shell(&scene.path("live"), "stat -c %a kept/sub"), "2750\n");
+}
+
 /// What a service wrote to a place that was empty in preflight was replaced without a backup of it.
 #[test]
 fn what_comes_to_an_empty_place_during_a_restore_is_in_its_safety_backup() {

@@ -93,6 +93,31 @@ fn a_million_entries_take_two_hundred_bytes_each() {
     assert!(verified <= bound, "verifying took {verified} KiB of {bound}");
 }
 
+/// As one snapshot of many that share their files: every name waits for others that never come.
+#[test]
+fn a_million_links_out_of_the_tree_take_no_more() {
+    let scene = Scene::new();
+    let base = baseline(&scene);
+    million(&scene.path("live"));
+    let outside = scene.path("outside");
+    fs::create_dir(&outside).unwrap();
+    for directory in fs::read_dir(scene.path("live")).unwrap() {
+        let directory = directory.unwrap();
+        let to = outside.join(directory.file_name());
+        fs::create_dir(&to).unwrap();
+        for file in fs::read_dir(directory.path()).unwrap() {
+            let file = file.unwrap();
+            fs::hard_link(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+    let bound = base + FIXED + ENTRIES * PER_ENTRY / 1024;
+    let taken = apply(&scene, &backup("full", "@/live", ""));
+    let again = apply(&scene, &backup("again", "@/live", "type: Incremental"));
+    println!("base {base} KiB, bound {bound} KiB: {taken}, {again}");
+    assert!(taken <= bound, "a full backup took {taken} KiB of {bound}");
+    assert!(again <= bound, "an incremental backup took {again} KiB of {bound}");
+}
+
 #[test]
 fn twenty_gigabytes_of_hole_take_no_memory() {
     let scene = Scene::new();

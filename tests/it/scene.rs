@@ -309,6 +309,11 @@ impl SmallDisk {
         std::fs::create_dir_all(path).unwrap();
         let options = format!("size={size}");
         tool("mount", &["-t", "tmpfs", "-o", &options, "tmpfs", path.to_str().unwrap()]);
+        Self::mounted(path)
+    }
+
+    /// One that somebody else has mounted there.
+    pub fn mounted(path: &Path) -> Self {
         Self(path.to_owned())
     }
 }

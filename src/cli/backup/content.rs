@@ -11,8 +11,8 @@ use crate::cli::arguments::{BackupExtractArguments, BackupFilesArguments};
 use crate::cli::output::format::{local_time, size};
 use crate::cli::output::{CliError, ExitCode};
 use crate::cli::session::Session;
-use crate::engine::{self, Change, EntryInfo, EntryKind, Salvaged};
-use crate::spec::{ArchiveFormat, Reason, counted};
+use crate::engine::{self, Cancel, Change, EntryInfo, EntryKind, Salvaged};
+use crate::spec::{ArchiveFormat, Reason, VerifyMode, counted};
 
 /// The archive's file, if it is there.
 fn archive(record: &BackupRecord) -> Result<(PathBuf, ArchiveFormat), CliError> {
@@ -175,6 +175,11 @@ pub(super) async fn extract(
     let record = super::resolve(session, &arguments.backup).await?;
     let (path, format) = archive(&record)?;
     let failed = |error: tokio::task::JoinError| CliError::internal(error.to_string());
+    if !arguments.salvage {
+        let (path, cancel) = (path.clone(), session.interrupted().clone());
+        let work = tokio::task::spawn_blocking(move || is_what_was_written(&path, &cancel));
+        work.await.map_err(failed)??;
+    }
     if let Some(name) = arguments.stdout.clone() {
         let work = tokio::task::spawn_blocking(move || {
             let mut output = std::io::BufWriter::new(std::io::stdout().lock());
@@ -230,6 +235,18 @@ pub(super) async fn extract(
         ),
         &json!({"files": summary.files, "bytes": summary.bytes, "directory": directory}),
     )
+}
+
+/// Fails if an archive is not the one that its manifest tells of, as far as size and index say. Without a manifest
+/// nothing tells what it should be.
+fn is_what_was_written(path: &Path, cancel: &Cancel) -> Result<(), engine::EngineError> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let name = name.to_string_lossy();
+    let store = engine::LocalStore::open(directory, "extract", false)?;
+    if store.has_manifest(&name) {
+        engine::verify(&store, &name, VerifyMode::Quick, &engine::Silent, cancel)?;
+    }
+    Ok(())
 }
 
 /// What was saved and what was not. That something is lost is a failure, as for whoever scripts it.

@@ -61,9 +61,11 @@ pub(super) async fn import(
         session.output.note(
             "the archive had no manifest: its content was read completely, but nothing says what it should be",
         );
-        session
-            .output
-            .note("a restore of it needs `--path`, since it does not say where it was taken");
+        if record.target_spec.is_none() {
+            session.output.note(
+                "a restore of it has to say where to (`--path`, or `spec.target`): the archive does not",
+            );
+        }
     }
     session.output.object(&record, &super::backup_fields(&record))
 }

@@ -14,6 +14,8 @@ use crate::engine::tar::{BLOCK, TarEntry, TarReader, is_header};
 use crate::spec::ArchiveFormat;
 
 const WINDOW: usize = 1 << 20;
+/// Length of the blocks that end a tar stream.
+const END: u64 = 2 * BLOCK as u64;
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Takes an entry in; an error of damage loses this entry only.
@@ -21,7 +23,7 @@ pub(in crate::engine) type Visit<'a> =
     dyn FnMut(&mut TarReader<&mut dyn Read>, TarEntry) -> Result<(), EngineError> + 'a;
 
 /// Calls `visit` for every entry whose header can be read; returns how often reading had to begin
-/// anew because of damage.
+/// anew because of damage, or did not come to the archive's end.
 pub(in crate::engine) fn each_entry(
     file: &File,
     format: ArchiveFormat,
@@ -34,7 +36,11 @@ pub(in crate::engine) fn each_entry(
     let mut gaps = 0;
     let mut at = 0;
     loop {
-        let Some(start) = pieces.find(at, cancel).map_err(failed)? else { return Ok(gaps) };
+        let Some(start) = pieces.find(at, cancel).map_err(failed)? else {
+            // Without its end the rest is cut off or damaged.
+            let has_end = format == ArchiveFormat::Tar && pieces.has_end(at).map_err(failed)?;
+            return Ok(gaps + u64::from(!has_end));
+        };
         // What was passed over, but for the very beginning, was damaged.
         gaps += u64::from(start != at);
         let complete = {
@@ -148,6 +154,18 @@ impl<'a> Pieces<'a> {
             at += last as u64;
         }
         Ok(None)
+    }
+
+    /// Whether a bare tar has its end blocks about here; what follows them may be damaged, too.
+    fn has_end(&self, at: u64) -> io::Result<bool> {
+        let from = at.saturating_sub(END);
+        let length = self.size.saturating_sub(from).min(2 * END);
+        let mut found = vec![1; usize::try_from(length).unwrap_or(0)];
+        self.file.read_exact_at(&mut found, from)?;
+        let is_end = |blocks: &[u8]| blocks.iter().all(|byte| *byte == 0);
+        Ok((0..=found.len().saturating_sub(2 * BLOCK))
+            .step_by(BLOCK)
+            .any(|index| found.get(index..index + 2 * BLOCK).is_some_and(is_end)))
     }
 
     /// Reads the piece at `at` into `raw`; nothing if it is not whole.

@@ -38,8 +38,15 @@ pub(in crate::engine) trait EntrySink: Send {
 /// A unit that could not be read.
 pub(in crate::engine) struct Broken {
     pub error: EngineError,
-    /// The names of all its entries, for people.
-    pub names: Vec<String>,
+    /// All its entries.
+    pub entries: Vec<IndexEntry>,
+}
+
+impl Broken {
+    /// The names of its entries, for people.
+    pub(in crate::engine) fn names(&self) -> Vec<String> {
+        self.entries.iter().map(|entry| entry.info.display_name()).collect()
+    }
 }
 
 struct Unit {
@@ -212,8 +219,7 @@ fn read_unit<S: EntrySink>(
 ) -> Result<(), EngineError> {
     match read_entries(archive, index, unit, stream, cancel, sink) {
         Err(error @ EngineError::Damaged { .. }) => {
-            let names = unit.entries.iter().map(|entry| entry.info.display_name()).collect();
-            sink.broken(Broken { error, names })
+            sink.broken(Broken { error, entries: unit.entries.clone() })
         }
         result => result,
     }

@@ -49,11 +49,15 @@ impl EntrySink for Extractor<'_> {
     }
 
     fn broken(&mut self, broken: Broken) -> Result<(), EngineError> {
-        let mut noted = false;
-        for name in broken.names {
-            noted = self.shared.lose(name);
+        if self.shared.lost.is_none() {
+            return Err(broken.error);
         }
-        if noted { Ok(()) } else { Err(broken.error) }
+        for entry in &broken.entries {
+            if self.shared.wants(entry)? {
+                self.shared.lose(entry.info.display_name());
+            }
+        }
+        Ok(())
     }
 }
 

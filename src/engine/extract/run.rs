@@ -71,6 +71,11 @@ impl<'a> Shared<'a> {
         Self { archive, options, plan, places, lost, first_file, progress, cancel }
     }
 
+    /// Whether an entry is to be unpacked.
+    pub(super) fn wants(&self, entry: &IndexEntry) -> Result<bool, EngineError> {
+        self.plan.place(self.archive, &entry.info).map(|place| place.is_some())
+    }
+
     /// Notes an entry as lost, if that is allowed.
     pub(super) fn lose(&self, name: String) -> bool {
         let Some(lost) = self.lost else { return false };
@@ -91,7 +96,7 @@ pub(super) fn extract(
     // The later of two entries of one name counts, so these have to come in their order. Archives of
     // this program have none.
     if let Some(index) = archive.index.as_ref().filter(|_| plan.repeated.is_empty()) {
-        return extract_units(archive, index, &shared, None);
+        return extract_units(archive, index, &shared);
     }
     let mut extractor = Extractor::new(&shared, false)?;
     let mut reader = archive.stream()?;
@@ -112,24 +117,35 @@ pub(super) fn extract_lenient(
 ) -> Result<(UnpackSummary, Lost), EngineError> {
     let Some(index) = &archive.index else { return Err(archive.damaged("it has no index")) };
     let lost = Mutex::new(Lost::default());
-    let patched = Mutex::new(Vec::new());
     let shared = Shared::new(&archive.label, options, plan, Some(&lost), progress, cancel);
-    let summary = extract_units(archive, index, &shared, Some(&patched))?;
+    let summary = extract_units(archive, index, &shared)?;
+    Ok((summary, lost.into_inner().unwrap_or_else(PoisonError::into_inner)))
+}
+
+/// Names what zeros stand in for: the wanted entries of an archive that these members of it hold.
+fn lose_patched(
+    archive: &Archive,
+    index: &Index,
+    patched: Mutex<Vec<usize>>,
+    shared: &Shared<'_>,
+    wanted: &dyn Fn(&IndexEntry) -> Result<bool, EngineError>,
+) -> Result<(), EngineError> {
     let patched = patched.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if patched.is_empty() {
+        return Ok(());
+    }
     archive.visit_index(index, &mut |entry| {
-        if let Location::Here { offset, header, stored } = entry.location {
-            let end = offset + header + stored;
-            let hit = |number: &usize| {
-                let member = &index.members[*number];
-                member.offset < end && member.offset + member.raw > offset
-            };
-            if patched.iter().any(hit) {
-                shared.lose(entry.info.display_name());
-            }
+        let Location::Here { offset, header, stored } = entry.location else { return Ok(()) };
+        let end = offset + header + stored;
+        let hit = |number: &usize| {
+            let member = index.members.get(*number);
+            member.is_some_and(|member| member.offset < end && member.offset + member.raw > offset)
+        };
+        if patched.iter().any(hit) && wanted(&entry)? {
+            shared.lose(entry.info.display_name());
         }
         Ok(())
-    })?;
-    Ok((summary, lost.into_inner().unwrap_or_else(PoisonError::into_inner)))
+    })
 }
 
 /// What takes an entry out of a piece.
@@ -159,18 +175,47 @@ pub(super) fn extract_pieces(
     extractor.finish()
 }
 
+/// Names what was in an archive that cannot be opened.
+fn lose_ancestor(
+    archive: &Archive,
+    index: &Index,
+    position: u32,
+    shared: &Shared<'_>,
+) -> Result<(), EngineError> {
+    archive.visit_index(index, &mut |entry| {
+        if entry.location == Location::Ancestor(position) && shared.wants(&entry)? {
+            shared.lose(entry.info.display_name());
+        }
+        Ok(())
+    })
+}
+
+/// Reads the wanted entries of one archive; where damage is allowed, notes what zeros stand in for.
+fn read_noting<S: EntrySink>(
+    archive: &Archive,
+    index: &Index,
+    shared: &Shared<'_>,
+    wanted: &dyn Fn(&IndexEntry) -> Result<bool, EngineError>,
+    make: &(dyn Fn() -> Result<S, EngineError> + Sync),
+) -> Result<Vec<S>, EngineError> {
+    let patched = Mutex::new(Vec::new());
+    let reading = Reading {
+        threads: thread_count(shared.options.threads),
+        cancel: shared.cancel,
+        patched: shared.lost.is_some().then_some(&patched),
+    };
+    let made = read_units(archive, index, &reading, wanted, make)?;
+    lose_patched(archive, index, patched, shared, wanted)?;
+    Ok(made)
+}
+
 fn extract_units(
     archive: &Archive,
     index: &Index,
     shared: &Shared<'_>,
-    patched: Option<&Mutex<Vec<usize>>>,
 ) -> Result<UnpackSummary, EngineError> {
-    let threads = thread_count(shared.options.threads);
-    let wanted = |entry: &IndexEntry| {
-        shared.plan.place(shared.archive, &entry.info).map(|place| place.is_some())
-    };
+    let wanted = |entry: &IndexEntry| shared.wants(entry);
     let make = || Extractor::new(shared, true);
-    let reading = Reading { threads, cancel: shared.cancel, patched };
     let mut all = make()?;
     // What is in ancestors comes first; links, wherever they are, wait until all is there.
     let elsewhere = entries_elsewhere(archive, index)?;
@@ -178,7 +223,13 @@ fn extract_units(
         if !elsewhere.values().any(|reference| reference.ancestor == position) {
             continue;
         }
-        let opened = archive.open_ancestor(ancestor)?;
+        let opened = match archive.open_ancestor(ancestor) {
+            Err(_) if shared.lost.is_some() => {
+                lose_ancestor(archive, index, position, shared)?;
+                continue;
+            }
+            result => result?,
+        };
         let Some(held) = &opened.index else { return Err(opened.damaged("it has no index")) };
         let meant = |entry: &IndexEntry| {
             let found = elsewhere.get(&key(trimmed(&entry.info.name)));
@@ -186,11 +237,11 @@ fn extract_units(
         };
         let wanted = |entry: &IndexEntry| Ok(meant(entry) && wanted(entry)?);
         let make = || Ok(Chosen { extractor: Extractor::new(shared, true)?, meant: &meant });
-        for other in read_units(&opened, held, &reading, &wanted, &make)? {
+        for other in read_noting(&opened, held, shared, &wanted, &make)? {
             all.join(other.extractor);
         }
     }
-    for other in read_units(archive, index, &reading, &wanted, &make)? {
+    for other in read_noting(archive, index, shared, &wanted, &make)? {
         all.join(other);
     }
     // Whatever the ancestors hold, what was planned has to be there.
@@ -261,7 +312,8 @@ impl EntrySink for Chosen<'_, '_> {
         if (self.meant)(indexed) { self.extractor.take(reader, entry) } else { Ok(()) }
     }
 
-    fn broken(&mut self, broken: Broken) -> Result<(), EngineError> {
+    fn broken(&mut self, mut broken: Broken) -> Result<(), EngineError> {
+        broken.entries.retain(|entry| (self.meant)(entry));
         self.extractor.broken(broken)
     }
 }

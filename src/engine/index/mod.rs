@@ -6,7 +6,7 @@
 
 pub(super) mod footer;
 pub(super) mod frame;
-mod number;
+pub(super) mod number;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -121,6 +121,8 @@ pub(super) const INDEX_VERSION: u64 = 1;
 #[derive(Debug)]
 pub(super) struct Index {
     pub description: Description,
+    /// How that was made which the data is of, in words of its runtime.
+    pub definitions: Option<serde_json::Value>,
     pub members: Vec<Member>,
     /// Names that the parent has and this archive has not; for people, restoring does not need them.
     #[cfg_attr(

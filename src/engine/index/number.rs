@@ -2,7 +2,7 @@
 
 use crate::engine::entry::Moment;
 
-pub(super) fn push(output: &mut Vec<u8>, mut value: u64) {
+pub(in crate::engine) fn push(output: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         output.push(u8::try_from(value & 0x7f).unwrap_or(0) | 0x80);
         value >>= 7;
@@ -15,7 +15,7 @@ pub(super) fn push_signed(output: &mut Vec<u8>, value: i64) {
     push(output, ((value << 1) ^ (value >> 63)).cast_unsigned());
 }
 
-pub(super) fn push_bytes(output: &mut Vec<u8>, bytes: &[u8]) {
+pub(in crate::engine) fn push_bytes(output: &mut Vec<u8>, bytes: &[u8]) {
     push(output, bytes.len() as u64);
     output.extend_from_slice(bytes);
 }
@@ -26,16 +26,16 @@ pub(super) fn push_moment(output: &mut Vec<u8>, moment: Moment) {
 }
 
 /// Takes numbers off the front of a block; nothing where the block is malformed.
-pub(super) struct Numbers<'a>(pub &'a [u8]);
+pub(in crate::engine) struct Numbers<'a>(pub &'a [u8]);
 
 impl<'a> Numbers<'a> {
-    pub(super) fn byte(&mut self) -> Option<u8> {
+    pub(in crate::engine) fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
     }
 
-    pub(super) fn number(&mut self) -> Option<u64> {
+    pub(in crate::engine) fn number(&mut self) -> Option<u64> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -52,7 +52,7 @@ impl<'a> Numbers<'a> {
         None
     }
 
-    pub(super) fn narrow<T: TryFrom<u64>>(&mut self) -> Option<T> {
+    pub(in crate::engine) fn narrow<T: TryFrom<u64>>(&mut self) -> Option<T> {
         T::try_from(self.number()?).ok()
     }
 
@@ -61,13 +61,13 @@ impl<'a> Numbers<'a> {
         Some((value >> 1).cast_signed() ^ -((value & 1).cast_signed()))
     }
 
-    pub(super) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+    pub(in crate::engine) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (bytes, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(bytes)
     }
 
-    pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
+    pub(in crate::engine) fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = self.narrow()?;
         self.take(length)
     }

@@ -40,6 +40,7 @@ struct Block<'a> {
 /// Reads everything but the entries. What is wrong is told in half a sentence.
 pub(in crate::engine) fn parse(payload: Vec<u8>) -> Result<Index, String> {
     let mut description = None;
+    let mut definitions = None;
     let mut members: Vec<Member> = Vec::new();
     let mut blocks: Vec<EntryBlock> = Vec::new();
     let mut removed = Vec::new();
@@ -56,6 +57,12 @@ pub(in crate::engine) fn parse(payload: Vec<u8>) -> Result<Index, String> {
                     return Err(format!("its index has version {}", found.version));
                 }
                 description = Some(found);
+            }
+            block::DEFINITIONS if definitions.is_none() => {
+                let found = serde_json::from_slice(&unpack(&block)?).map_err(|error| {
+                    format!("the definitions in its index are invalid: {error}")
+                })?;
+                definitions = Some(found);
             }
             block::MEMBERS => read_members(&unpack(&block)?, block.count, &mut members)
                 .ok_or("the members in its index are malformed")?,
@@ -97,7 +104,7 @@ pub(in crate::engine) fn parse(payload: Vec<u8>) -> Result<Index, String> {
         }
     }
     let description = description.ok_or("its index has no description")?;
-    Ok(Index { description, members, removed, payload, blocks })
+    Ok(Index { description, definitions, members, removed, payload, blocks })
 }
 
 fn next_block<'a>(payload: &'a [u8], at: &mut usize) -> Option<Block<'a>> {

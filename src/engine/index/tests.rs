@@ -78,6 +78,10 @@ fn placed(mut entries: Vec<IndexEntry>) -> (Vec<IndexEntry>, u64) {
     (entries, at)
 }
 
+fn definitions() -> serde_json::Value {
+    serde_json::json!({"containers": [{"Name": "/db"}]})
+}
+
 fn payload_of(entries: &[IndexEntry], members: &[Member]) -> Vec<u8> {
     let mut writer = IndexWriter::new().unwrap();
     let mut following = Vec::new();
@@ -94,7 +98,7 @@ fn payload_of(entries: &[IndexEntry], members: &[Member]) -> Vec<u8> {
     }
     writer.remove(b"gone").unwrap();
     let description = Description { version: 1, tool: "test".into(), ..Description::default() };
-    writer.finish(&description, members, &following).unwrap()
+    writer.finish(&description, Some(&definitions()), members, &following).unwrap()
 }
 
 fn member(number: u64) -> Member {
@@ -122,6 +126,7 @@ proptest! {
         prop_assert_eq!(reader.offset(), end);
         prop_assert_eq!(read, entries);
         prop_assert_eq!(&index.members, &members);
+        prop_assert_eq!(index.definitions.as_ref(), Some(&definitions()));
         prop_assert_eq!(&index.removed, &vec![b"gone".to_vec()]);
         prop_assert_eq!(index.member_at(1024), Some(1));
         prop_assert_eq!(index.member_at(5 * 1024), None);
@@ -156,9 +161,18 @@ fn however_many_names_are_removed_the_index_can_be_read() {
         writer.remove(&name(number)).unwrap();
     }
     let description = Description { version: 1, ..Description::default() };
-    let index = parse(writer.finish(&description, &[member(0)], &[]).unwrap()).unwrap();
+    let index = parse(writer.finish(&description, None, &[member(0)], &[]).unwrap()).unwrap();
     assert_eq!(index.removed.len(), count as usize);
     assert!(index.removed.into_iter().eq((0..count).map(name)));
+}
+
+#[test]
+fn definitions_that_no_block_can_hold_do_not_make_an_index_that_nobody_can_read() {
+    let description = Description { version: 1, ..Description::default() };
+    let long = serde_json::json!("x".repeat(BLOCK_LIMIT));
+    let writer = IndexWriter::new().unwrap();
+    let payload = writer.finish(&description, Some(&long), &[member(0)], &[]).unwrap();
+    assert_eq!(parse(payload).unwrap().definitions, None);
 }
 
 #[test]

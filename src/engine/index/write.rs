@@ -3,7 +3,7 @@
 use std::io;
 
 use super::number::{push, push_bytes, push_moment};
-use super::{BLOCK_LENGTH, Description, IndexEntry, Location, Member};
+use super::{BLOCK_LENGTH, BLOCK_LIMIT, Description, IndexEntry, Location, Member};
 use crate::engine::entry::EntryKind;
 
 /// Level of the index's own compression; it is small beside the archive.
@@ -16,6 +16,7 @@ pub(super) mod block {
     pub(crate) const ENTRIES: u8 = b'E';
     pub(crate) const HASHES: u8 = b'H';
     pub(crate) const REMOVED: u8 = b'X';
+    pub(crate) const DEFINITIONS: u8 = b'd';
 }
 
 /// Bits of an entry's first byte, above the three of its kind.
@@ -191,9 +192,11 @@ impl IndexWriter {
     }
 
     /// The whole index. `hashes` are those that were to follow, in the order of their entries.
+    /// `definitions` that no block can hold are left out.
     pub(in crate::engine) fn finish(
         mut self,
         description: &Description,
+        definitions: Option<&serde_json::Value>,
         members: &[Member],
         hashes: &[[u8; 32]],
     ) -> io::Result<Vec<u8>> {
@@ -202,6 +205,12 @@ impl IndexWriter {
         let mut output = Vec::new();
         let text = serde_json::to_vec(description).map_err(io::Error::other)?;
         self.pack(block::DESCRIPTION, 1, &text, &mut output)?;
+        if let Some(definitions) = definitions {
+            let text = serde_json::to_vec(definitions).map_err(io::Error::other)?;
+            if text.len() <= BLOCK_LIMIT {
+                self.pack(block::DEFINITIONS, 1, &text, &mut output)?;
+            }
+        }
         for members in members.chunks(1 << 16) {
             let mut raw = Vec::with_capacity(members.len() * 40);
             for member in members {

@@ -1,21 +1,72 @@
 //! Which files have further names to come: these become hard links to the first. Pure.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use rustix::fs::Stat;
 
-/// First names of files with several, all in one piece of memory: a farm of links has millions.
+use crate::engine::index::number::{Numbers, push, push_bytes};
+
+/// Bits of [`First`] that say where the name is; the others count.
+const PLACE_BITS: u32 = 40;
+/// Names to come that are counted down; of a file with more it is never known that all were met.
+const MOST: u64 = (1 << (u64::BITS - PLACE_BITS)) - 1;
+
+/// First names of files with several. A farm of links has millions of which no second name is ever met, so
+/// every one takes twenty-five bytes of a table and its last part of the name; what comes before that is there
+/// once for all that follow one another in a directory.
 #[derive(Default)]
 pub(super) struct FirstNames {
+    directories: Vec<u8>,
+    /// Where the last of them begins.
+    directory: usize,
+    /// Of each name where its directory begins, and its last part.
     names: Vec<u8>,
-    of: HashMap<(u64, u64), First>,
+    /// By file system and inode.
+    of: HashMap<u64, HashMap<u64, First>>,
 }
 
+/// Where a name begins and how many more there are, and what the file was.
+#[derive(Clone, Copy)]
 struct First {
-    start: usize,
-    length: u32,
-    /// Names that were not met yet; more than this many are never counted down to none.
-    remaining: u32,
+    packed: u64,
+    state: u64,
+}
+
+impl First {
+    /// Nothing for a place beyond a terabyte of names.
+    fn new(place: usize, remaining: u64, state: u64) -> Option<Self> {
+        let place = u64::try_from(place).ok().filter(|place| place >> PLACE_BITS == 0)?;
+        Some(Self { packed: (remaining.min(MOST) << PLACE_BITS) | place, state })
+    }
+
+    fn place(self) -> usize {
+        usize::try_from(self.packed & ((1 << PLACE_BITS) - 1)).unwrap_or(usize::MAX)
+    }
+
+    fn remaining(self) -> u64 {
+        self.packed >> PLACE_BITS
+    }
+}
+
+/// What is known of a name of a file with several.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Met {
+    /// It is the first.
+    First,
+    /// The file is in the archive under this name.
+    Again(Vec<u8>),
+    /// The file of its inode that is in the archive was another one, or had another state: an inode is free for
+    /// others as soon as nobody has it any more.
+    Other,
+}
+
+/// A stand-in for what a file is: kind, device, size and last write.
+fn state(stat: &Stat) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode).as_raw_mode();
+    (kind, stat.st_rdev, stat.st_size, stat.st_mtime, stat.st_mtime_nsec).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl FirstNames {
@@ -24,33 +75,129 @@ impl FirstNames {
         if stat.st_nlink < 2 {
             return;
         }
-        if self.of.is_empty() {
+        if self.of.values().all(HashMap::is_empty) {
+            self.directories.clear();
             self.names.clear();
         }
         // The field is narrower than this on other architectures.
         #[allow(clippy::useless_conversion)]
         let links = u64::from(stat.st_nlink);
-        let first = First {
-            start: self.names.len(),
-            length: u32::try_from(name.len()).unwrap_or(0),
-            remaining: u32::try_from(links - 1).unwrap_or(u32::MAX),
+        let Some(first) = First::new(self.names.len(), links - 1, state(stat)) else {
+            return;
         };
-        self.names.extend_from_slice(name);
-        self.of.insert((stat.st_dev, stat.st_ino), first);
+        let (directory, last) = split(name);
+        if self.directories.is_empty() || bytes_at(&self.directories, self.directory) != directory {
+            self.directory = self.directories.len();
+            push_bytes(&mut self.directories, directory);
+        }
+        push(&mut self.names, self.directory as u64);
+        push_bytes(&mut self.names, last);
+        self.of.entry(stat.st_dev).or_default().insert(stat.st_ino, first);
     }
 
-    /// The first name of a file that was met before.
-    pub(super) fn take(&mut self, stat: &Stat) -> Option<Vec<u8>> {
+    /// Looks for the first name of a file.
+    pub(super) fn take(&mut self, stat: &Stat) -> Met {
         if stat.st_nlink < 2 {
-            return None;
+            return Met::First;
         }
-        let key = (stat.st_dev, stat.st_ino);
-        let first = self.of.get_mut(&key)?;
-        first.remaining = first.remaining.saturating_sub(1);
-        let name = self.names.get(first.start..first.start + first.length as usize)?.to_vec();
-        if first.remaining == 0 {
-            self.of.remove(&key);
+        let Some(of_device) = self.of.get_mut(&stat.st_dev) else { return Met::First };
+        let Some(first) = of_device.get(&stat.st_ino).copied() else { return Met::First };
+        let remaining = first.remaining();
+        if first.state != state(stat) || remaining <= 1 {
+            of_device.remove(&stat.st_ino);
+        } else if let Some(next) = First::new(first.place(), remaining - 1, first.state)
+            && remaining < MOST
+        {
+            of_device.insert(stat.st_ino, next);
         }
-        Some(name)
+        if first.state != state(stat) {
+            return Met::Other;
+        }
+        self.name_at(first.place()).map_or(Met::First, Met::Again)
+    }
+
+    fn name_at(&self, place: usize) -> Option<Vec<u8>> {
+        let mut numbers = Numbers(self.names.get(place..)?);
+        let directory = usize::try_from(numbers.number()?).ok()?;
+        let last = numbers.bytes()?;
+        Some([bytes_at(&self.directories, directory), last].concat())
+    }
+}
+
+fn bytes_at(bytes: &[u8], place: usize) -> &[u8] {
+    bytes.get(place..).and_then(|rest| Numbers(rest).bytes()).unwrap_or_default()
+}
+
+/// A name as everything up to its last slash, and what follows.
+fn split(name: &[u8]) -> (&[u8], &[u8]) {
+    let slash = name.iter().rposition(|byte| *byte == b'/');
+    name.split_at(slash.map_or(0, |at| at + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(device: u64, inode: u64, links: u32) -> Stat {
+        let mut stat = rustix::fs::stat("/").unwrap();
+        stat.st_dev = device;
+        stat.st_ino = inode;
+        stat.st_nlink = links.into();
+        stat
+    }
+
+    #[test]
+    fn every_further_name_finds_the_first() {
+        let mut names = FirstNames::default();
+        let all =
+            ["data/a/one", "data/a/two", "data/b/c/three", "data/a/four", "five", "volumes/x/"];
+        for round in 0..2 {
+            for (number, name) in (0..).zip(all) {
+                let met = names.take(&stat(number % 2, number, 3));
+                assert_eq!(met, Met::First, "{round}: {name}");
+                names.remember(name.as_bytes(), &stat(number % 2, number, 3));
+            }
+            names.remember(b"alone", &stat(0, 99, 1));
+            for _ in 0..2 {
+                for (number, name) in (0..).zip(all) {
+                    let found = names.take(&stat(number % 2, number, 3));
+                    assert_eq!(found, Met::Again(name.as_bytes().to_vec()), "{round}");
+                    let elsewhere = names.take(&stat(7, number, 3));
+                    assert_eq!(elsewhere, Met::First, "another file system");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn more_names_than_can_be_counted_are_all_links() {
+        let mut names = FirstNames::default();
+        let links = u32::MAX;
+        names.remember(b"data/first", &stat(1, 1, links));
+        for _ in 0..10 {
+            assert_eq!(names.take(&stat(1, 1, links)), Met::Again(b"data/first".to_vec()));
+        }
+        let first = names.of[&1][&1];
+        assert_eq!((first.place(), first.remaining()), (0, MOST));
+    }
+
+    /// A file that got the inode of one that was gone was stored as a link to it, with that one's data.
+    #[test]
+    fn an_inode_that_is_used_again_is_no_further_name() {
+        let before = stat(1, 1, 2);
+        let changes: [fn(&mut Stat); 3] = [
+            |stat| stat.st_size += 1,
+            |stat| stat.st_mtime_nsec ^= 1,
+            |stat| stat.st_mode ^= 0o170_000 & (stat.st_mode ^ 0o120_777),
+        ];
+        for change in changes {
+            let mut names = FirstNames::default();
+            names.remember(b"data/gone", &before);
+            let mut other = before;
+            change(&mut other);
+            assert_eq!(names.take(&other), Met::Other);
+            names.remember(b"data/other", &other);
+            assert_eq!(names.take(&other), Met::Again(b"data/other".to_vec()));
+        }
     }
 }

@@ -66,6 +66,9 @@ pub struct PackOptions {
     pub threads: Option<NonZeroUsize>,
     /// The most bytes of files that are read in a second.
     pub io_limit: Option<u64>,
+    /// How that was made which the data is of, in words of its runtime: kept in the index, for those who
+    /// have nothing but the archive.
+    pub definitions: Option<serde_json::Value>,
     /// The archive to continue: what has not changed since is not stored again.
     pub parent: Option<ParentOptions>,
 }
@@ -173,7 +176,7 @@ fn finish<W: Write>(
         warnings: listed(&summary.warnings),
         warning_count: summary.warning_count,
     };
-    let payload = index.finish(&description, &members, &hashes)?;
+    let payload = index.finish(&description, options.definitions.as_ref(), &members, &hashes)?;
     let end = bytes;
     let mut tail = Tail { output, sha256: &mut sha256, bytes: &mut bytes };
     super::index::frame::write_tail(&mut tail, options.format, end, &payload, &members)?;

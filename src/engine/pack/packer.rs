@@ -1,13 +1,13 @@
 //! Walks and reads: what is found becomes entries of the tar stream and of the index.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::links::FirstNames;
+use super::links::{FirstNames, Met};
 use super::previous::Previous;
 use super::stream::MemberStream;
 use super::throttle::Throttle;
@@ -108,7 +108,7 @@ impl Visitor for Packer<'_> {
         if self.refer(&entry, stat)? {
             return Ok(());
         }
-        self.read_attributes(&mut entry, &AttributeSource::Open(directory), found.path);
+        self.read_attributes(&mut entry, &AttributeSource::Open(directory.as_fd()), found.path);
         self.write_entry(entry, stat, found.path)
     }
 
@@ -134,7 +134,9 @@ impl Visitor for Packer<'_> {
 
     fn unreadable(&mut self, path: &Path, error: Errno) -> Result<(), EngineError> {
         let message = std::io::Error::from(error).to_string();
-        if self.allow_unreadable {
+        // That this process lacks something says nothing about the path.
+        let exhausted = matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM);
+        if self.allow_unreadable && !exhausted {
             self.summary.warn(display_path(path), WarningKind::Unreadable, message);
             return Ok(());
         }
@@ -222,7 +224,7 @@ impl Packer<'_> {
             return Ok(());
         }
         let mut entry = source::describe(found.name.to_vec(), EntryKind::File, &stat);
-        self.read_attributes(&mut entry, &AttributeSource::Open(&file), found.path);
+        self.read_attributes(&mut entry, &AttributeSource::Open(file.as_fd()), found.path);
         let size = entry.size;
         let map = segments.as_deref().map(encode_map);
         let whole = [Segment { offset: 0, length: size }];
@@ -359,6 +361,9 @@ impl Packer<'_> {
             (WarningKind::Grew, format!("it grew from {first} to {last} bytes; it was cut"))
         } else if source::modified(before) != source::modified(&after) {
             (WarningKind::Changed, "it was written to while it was read".to_owned())
+        } else if is_touched(before, &after) {
+            let message = "it was written to while it was read, or its attributes were changed";
+            (WarningKind::Changed, message.to_owned())
         } else {
             return;
         };
@@ -367,7 +372,16 @@ impl Packer<'_> {
 
     /// Adds a hard link if the file is in the archive already.
     fn add_link(&mut self, found: &Found<'_>, stat: &Stat) -> Result<bool, EngineError> {
-        let Some(first) = self.links.take(stat) else { return Ok(false) };
+        let first = match self.links.take(stat) {
+            Met::First => return Ok(false),
+            Met::Other => {
+                let message = "its inode was another file's, or it was written to, when that was read: it is stored \
+                               as a file of its own";
+                self.left_out(found.path, WarningKind::Changed, message);
+                return Ok(false);
+            }
+            Met::Again(first) => first,
+        };
         let mut entry = source::describe(found.name.to_vec(), EntryKind::HardLink, stat);
         entry.link_target = Some(first);
         if let Some(previous) = &mut self.previous {
@@ -442,4 +456,10 @@ impl Packer<'_> {
         self.progress.advance(1, 0);
         Ok(())
     }
+}
+
+/// Whether a file was changed in a way that does not show in its size or time: whoever writes can put the time back.
+/// Names that came or went count too, and say nothing of what is in it.
+fn is_touched(before: &Stat, after: &Stat) -> bool {
+    source::changed(before) != source::changed(after) && before.st_nlink == after.st_nlink
 }

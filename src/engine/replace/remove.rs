@@ -48,7 +48,10 @@ pub(super) fn remove_tree(
 }
 
 /// Whether something is mounted on `name`; bind mounts of the same file system count.
-pub(super) fn is_mount_point(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<bool> {
+pub(in crate::engine) fn is_mount_point(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+) -> rustix::io::Result<bool> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let status = rustix::fs::statx(parent, name, flags, StatxFlags::BASIC_STATS)?;
     if status.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {

@@ -166,6 +166,48 @@ fn another_parent_of_the_same_name_is_refused() {
     assert_eq!(std::fs::read_dir(&to).unwrap().count(), 0);
 }
 
+/// Damage in an ancestor was looked for in the members of the archive that was saved: other files were named, or the
+/// program broke down. Without the ancestor nothing at all was saved.
+#[test]
+fn what_damage_in_an_ancestor_hits_is_told_by_its_own_index() {
+    for format in FORMATS {
+        let place = tempfile::tempdir().unwrap();
+        let mut chain = Chain::new(place.path(), format);
+        std::fs::create_dir(&chain.root).unwrap();
+        let mut noise = vec![0; 14_000_000];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        std::fs::write(chain.root.join("large"), noise).unwrap();
+        shell(&chain.root, "mkdir d; echo 1 > d/small; echo 1 > d/replaced");
+        chain.add(0);
+        shell(&chain.root, "echo 2 > d/replaced; echo 1 > new");
+        chain.add(LATER);
+        let parent = chain.store.archive_path(&chain.names[0]);
+        let last = chain.store.archive_path(&chain.names[1]);
+        let mut bytes = std::fs::read(&parent).unwrap();
+        let at = bytes.len() / 2;
+        bytes[at..at + 100].fill(0x55);
+        std::fs::write(&parent, &bytes).unwrap();
+        let to = place.path().join("saved");
+        let saved = |to: &Path| {
+            std::fs::create_dir(to).unwrap();
+            salvage(&last, format, &[], to, &Silent, &Cancel::new()).unwrap()
+        };
+        let found = saved(&to);
+        assert_eq!(found.lost, ["data/large"], "{format:?}");
+        assert_eq!(std::fs::read(to.join("data/d/replaced")).unwrap(), b"2\n");
+        assert_eq!(std::fs::read(to.join("data/d/small")).unwrap(), b"1\n");
+        std::fs::remove_file(&parent).unwrap();
+        let to = place.path().join("saved without it");
+        let mut found = saved(&to);
+        found.lost.sort();
+        // Directories in it are lost as such; what is in them is not.
+        found.lost.retain(|name| name != "data" && name != "data/d" && !name.ends_with('/'));
+        assert_eq!(found.lost, ["data/d/small", "data/large"], "{format:?}");
+        assert_eq!(std::fs::read(to.join("data/d/replaced")).unwrap(), b"2\n");
+        assert_eq!(std::fs::read(to.join("data/new")).unwrap(), b"1\n");
+    }
+}
+
 #[test]
 fn differences_are_told_from_the_indexes_alone() {
     let place = tempfile::tempdir().unwrap();
@@ -173,12 +215,14 @@ fn differences_are_told_from_the_indexes_alone() {
     std::fs::create_dir(&chain.root).unwrap();
     shell(
         &chain.root,
-        "echo 1 > same; echo 1 > changed; echo 1 > touched; echo 1 > gone; echo 1 > kind; mkdir d; echo 1 > d/f",
+        "echo 1 > same; echo 1 > changed; echo 1 > touched; echo 1 > gone; echo 1 > kind; mkdir d; echo 1 > d/f; \
+         echo 1 > listed; setfattr -n user.of -v one listed",
     );
     chain.add(0);
     shell(
         &chain.root,
-        "echo 2 > changed; touch -d '2001-01-01 UTC' touched; rm gone; rm kind; mkdir kind; mv d e",
+        "echo 2 > changed; touch -d '2001-01-01 UTC' touched; rm gone; rm kind; mkdir kind; mv d e; \
+         setfattr -n user.of -v other listed",
     );
     chain.add(LATER);
     let mut found = BTreeMap::new();
@@ -199,6 +243,7 @@ fn differences_are_told_from_the_indexes_alone() {
         ("data/e/f", Change::Added),
         ("data/gone", Change::Removed),
         ("data/kind", Change::Changed),
+        ("data/listed", Change::Attributes),
         ("data/touched", Change::Attributes),
     ];
     assert_eq!(found, expected.map(|(name, change)| (name.to_owned(), change)).into());

@@ -199,7 +199,7 @@ fn rewrite_index(path: &Path, change: &mut dyn FnMut(&mut Vec<IndexEntry>, &mut 
         let follows = entry.hash.is_some();
         writer.add(&IndexEntry { hash: None, ..entry.clone() }, follows).unwrap();
     }
-    let payload = writer.finish(&index.description, &members, &hashes).unwrap();
+    let payload = writer.finish(&index.description, None, &members, &hashes).unwrap();
     let mut bytes = std::fs::read(path).unwrap();
     bytes.truncate(usize::try_from(end).unwrap());
     write_tail(&mut bytes, archive.format, end, &payload, &members).unwrap();

@@ -98,5 +98,9 @@ fn archives_that_have_lost_their_index_or_their_end_are_saved_too() {
         let found = saved(&path, format, &to);
         assert!(!found.indexed);
         whole_files(&root, &to, &found.lost);
+        // Cut, and nothing else: that more was there has to be told too.
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let found = saved(&path, format, &to);
+        assert!(!found.indexed && found.gaps > 0, "{format:?}");
     }
 }

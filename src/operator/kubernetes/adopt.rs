@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{ClusterLink, journal};
+use super::journal;
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
 use crate::operator::{Operator, OperatorError};
 use crate::plan::status::recorded;
@@ -25,22 +25,6 @@ impl Operator {
         let entries = journal::from_lines(operation, &lines);
         for entry in journal::missing_from(&local, entries) {
             self.catalog.append_journal(entry).await?;
-        }
-        Ok(())
-    }
-
-    /// The same for an object that has to be asked for first.
-    pub(in crate::operator) async fn adopt_journal(
-        &self,
-        link: &ClusterLink,
-        kind: Kind,
-        operation: &OperationId,
-    ) -> Result<(), OperatorError> {
-        // An object that cannot be read now has been made just now: there is nothing to take over.
-        if let Ok(Some(object)) =
-            link.api(kind, &operation.namespace).get_opt(&operation.name).await
-        {
-            self.adopt_lines(operation, &object.data["status"]).await?;
         }
         Ok(())
     }
@@ -75,17 +59,21 @@ impl Operator {
         }
     }
 
-    /// Makes the record of a finished Backup from its status, unless there is one that says how it ended.
+    /// Makes the record of a finished Backup from its status, unless there is one that says how it ended. Other
+    /// kinds have none, nor has one that has not ended.
     pub(in crate::operator) async fn record_from_status(
         &self,
         operation: &OperationId,
         status: &Value,
     ) -> Result<(), OperatorError> {
+        let kind = Kind::Backup.as_str();
+        if operation.kind != kind || recorded(status, operation.generation).is_none() {
+            return Ok(());
+        }
         let known = self.record_of_object(operation).await?;
         if known.as_ref().is_some_and(|known| known.status != RecordStatus::Running) {
             return Ok(());
         }
-        let kind = Kind::Backup.as_str();
         let resource = self.catalog.resource(kind, &operation.namespace, &operation.name).await?;
         let Some(resource) = resource else { return Ok(()) };
         let Ok(spec) = serde_json::from_value::<BackupSpec>(resource.document["spec"].clone())

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::plan::{JournalEntry, OPERATION, OperationId};
 use crate::spec::JournalLine;
 
-/// Lines that are kept: more than any operation has, unless something is tried again and again.
+/// Lines up to which all are kept: more than any operation has, unless something is tried again and again.
 const LIMIT: usize = 60;
 /// The longest fact that is kept, in bytes of JSON; a longer one loses what people read. What decides anything, as
 /// the claims and the paths that were found, stays.
@@ -16,13 +16,26 @@ const READ_BY_PEOPLE: [&str; 2] = ["warnings", "checks"];
 
 /// The lines of a journal for the status. The job itself is not among them: the specification is
 /// immutable and is resolved again.
+///
+/// Of a long one repeated attempts are left out, the oldest first. The first and the last line of each step with
+/// each mark stay, whatever their number: a process that reads nothing else has to know of every step that it was
+/// done, and what was found when it was begun.
 pub fn to_lines(journal: &[JournalEntry]) -> Vec<JournalLine> {
-    let skip = journal.len().saturating_sub(LIMIT);
+    let is_same =
+        |one: &JournalEntry, other: &JournalEntry| one.step == other.step && one.mark == other.mark;
+    let is_repeated = |index: usize, entry: &JournalEntry| {
+        journal[..index].iter().any(|earlier| is_same(earlier, entry))
+            && journal[index + 1..].iter().any(|later| is_same(later, entry))
+    };
+    let mut surplus = journal.len().saturating_sub(LIMIT);
     journal
         .iter()
         .enumerate()
-        // The first line says when it began and must not go.
-        .filter(|(index, _)| *index == 0 || *index >= skip)
+        .filter(|(index, entry)| {
+            let goes = surplus > 0 && is_repeated(*index, entry);
+            surplus -= usize::from(goes);
+            !goes
+        })
         .map(|(_, entry)| JournalLine {
             step: entry.step.clone(),
             mark: entry.mark.as_str().to_owned(),
@@ -96,7 +109,7 @@ pub fn missing_from(local: &[JournalEntry], cluster: Vec<JournalEntry>) -> Vec<J
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Mark;
+    use crate::plan::{Log, Mark};
     use serde_json::json;
 
     fn entry(step: &str, mark: Mark, detail: Value) -> JournalEntry {
@@ -138,11 +151,38 @@ mod tests {
         let mut journal = vec![entry(OPERATION, Mark::Intent, Value::Null)];
         journal.extend((0..200).map(|_| entry("resume", Mark::Intent, facts.clone())));
         let lines = to_lines(&journal);
-        assert!(lines.len() <= LIMIT + 1);
+        assert_eq!(lines.len(), LIMIT);
         assert_eq!(lines[0].step, OPERATION);
         assert_eq!(
             lines[1].detail.as_deref(),
             Some(r#"{"files":7,"claims":["data"],"warnings":[]}"#)
         );
+    }
+
+    /// After thirty attempts to start a service again nobody knew any more that it had been upgraded: the replica
+    /// that took over began from the first step, found no replicas, and left it at none on the new version.
+    #[test]
+    fn what_was_done_before_many_attempts_was_forgotten() {
+        let mut journal = vec![entry(OPERATION, Mark::Intent, Value::Null)];
+        for step in ["preflight", "quiesce", "backup", "keep-old", "apply", "start"] {
+            journal.push(entry(step, Mark::Intent, json!({"of": step})));
+            journal.push(entry(step, Mark::Done, json!({"by": step})));
+        }
+        journal.push(entry("health", Mark::Intent, Value::Null));
+        journal.push(entry("health", Mark::Failed, json!("ill")));
+        for number in 0..120 {
+            journal.push(entry("rollback-resume", Mark::Intent, json!(number)));
+            journal.push(entry("rollback-resume", Mark::Failed, json!("not yet")));
+        }
+        let read = from_lines(&journal[0].operation, &to_lines(&journal));
+        assert_eq!(read.len(), LIMIT);
+        let (whole, short) = (Log::new(&journal), Log::new(&read));
+        for step in ["preflight", "quiesce", "backup", "keep-old", "apply", "start", "health"] {
+            assert_eq!(short.state(step), whole.state(step));
+            assert_eq!(short.intent::<Value>(step), whole.intent::<Value>(step));
+            assert_eq!(short.facts::<Value>(step), whole.facts::<Value>(step));
+        }
+        assert_eq!(short.intent::<Value>("rollback-resume"), Some(json!(119)));
+        assert_eq!(short.began_at(), whole.began_at());
     }
 }

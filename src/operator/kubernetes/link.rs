@@ -141,8 +141,8 @@ impl ClusterLink {
         }
     }
 
-    /// Makes an object, or finds the one that an earlier turn has made. Returns its UID.
-    pub async fn ensure(&self, kind: Kind, document: &Value) -> Result<String, Failure> {
+    /// Makes an object, or finds the one that an earlier turn has made; returns it as it is in the cluster.
+    pub async fn ensure(&self, kind: Kind, document: &Value) -> Result<DynamicObject, Failure> {
         let metadata = &document["metadata"];
         let text = |name: &str| metadata[name].as_str().unwrap_or_default().to_owned();
         let (namespace, name) = (text("namespace"), text("name"));
@@ -161,8 +161,8 @@ impl ClusterLink {
             }
             failure
         };
-        let made = match cluster.patiently(&what, None, || api.create(&parameters, &object)).await {
-            Ok(made) => made,
+        match cluster.patiently(&what, None, || api.create(&parameters, &object)).await {
+            Ok(made) => Ok(made),
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
                 let found = cluster.patiently(&what, None, || api.get(&name)).await;
                 let found = found.map_err(refuse)?;
@@ -178,11 +178,10 @@ impl ClusterLink {
                     )
                     .hint("delete or rename it: Eider needs that name"));
                 }
-                found
+                Ok(found)
             }
-            Err(error) => return Err(refuse(error)),
-        };
-        Ok(made.metadata.uid.unwrap_or_default())
+            Err(error) => Err(refuse(error)),
+        }
     }
 
     /// Deletes an object; one that is gone already is fine.

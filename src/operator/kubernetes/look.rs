@@ -193,9 +193,7 @@ async fn look_once(
         if !context.is_active(operation) {
             context.operator.close_from_status(operation, said).await?;
         }
-        if kind == Kind::Backup {
-            context.operator.record_from_status(operation, said).await?;
-        }
+        context.operator.record_from_status(operation, said).await?;
         if !context.is_active(operation) {
             leave::release(kind, object, context).await?;
         }

@@ -149,8 +149,14 @@ fn options(job: &BackupJob) -> Result<PackOptions, Failure> {
         io_limit: job.spec.archive.io_limit.as_ref().map(ByteSize::bytes),
         allow_unreadable: job.spec.allow_unreadable,
         cross_file_systems: job.spec.cross_file_systems,
+        definitions: definitions(job),
         ..PackOptions::default()
     })
+}
+
+/// How the containers and volumes were made whose data it is.
+fn definitions(job: &BackupJob) -> Option<Value> {
+    job.definitions.as_ref().map(|definitions| json!(definitions))
 }
 
 /// Whether `inner` is `outer` or lies in it, symlinks resolved as far as the paths exist.
@@ -337,7 +343,7 @@ fn manifest(
     manifest.duration_seconds = now.duration_since(created_at).as_secs_f64().max(0.0);
     manifest.downtime_seconds = downtime;
     manifest.roots = roots;
-    manifest.definitions = job.definitions.as_ref().map(|definitions| json!(definitions));
+    manifest.definitions = definitions(job);
     Ok(manifest)
 }
 

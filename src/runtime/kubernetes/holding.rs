@@ -29,6 +29,13 @@ pub struct Held {
     pub replicas: i32,
 }
 
+impl Held {
+    /// Whether it is this operation that holds it.
+    pub fn is_of(&self, operation: &OperationId) -> bool {
+        self.operation == operation.to_string()
+    }
+}
+
 /// Scales to zero and waits until no pod is left. What it was before has been written to the journal;
 /// it is written on the workload first, too. On the way back, where an operation has begun a rollout itself,
 /// its being held part of the way is no reason to leave it there.
@@ -206,9 +213,11 @@ fn stands_still(
 }
 
 /// Whether any of these ReplicaSets was scaled up and down again: two changes of its specification. One that a new
-/// template has made has one of its own.
+/// template has made begins with as many replicas as are wanted then, so that one more change is enough; of one that is
+/// gone nobody knows.
 fn are_scaled(then: &BTreeMap<String, i64>, now: &BTreeMap<String, i64>) -> bool {
-    now.iter().any(|(uid, generation)| generation - then.get(uid).copied().unwrap_or(1) >= 2)
+    now.iter().any(|(uid, generation)| generation - then.get(uid).copied().unwrap_or(0) >= 2)
+        || then.keys().any(|uid| !now.contains_key(uid))
 }
 
 /// Somebody else wants it to run.
@@ -238,7 +247,7 @@ pub async fn release(
     let Some(workload) = Workload::find(cluster, namespace, target).await? else {
         return Ok(json!({"gone": true}));
     };
-    let own = |held: &Held| held.operation == operation.to_string();
+    let own = |held: &Held| held.is_of(operation);
     let marked = workload.held();
     let Some(held) = marked.clone().filter(own).or(journalled) else {
         return Ok(Value::Null);
@@ -274,11 +283,15 @@ fn not_started(title: &str, error: &kube::Error) -> Failure {
     failure
 }
 
-/// Takes the mark off a workload that is to stay as it is.
-pub async fn let_lie(cluster: &Cluster, workload: Option<&Workload>) -> Result<(), Failure> {
-    let Some(workload) = workload.filter(|workload| workload.held().is_some()) else {
-        return Ok(());
-    };
+/// Takes the mark of an operation off a workload that is to stay as it is. That of another one, as of an Upgrade whose
+/// data is put back, is not its own to take.
+pub async fn let_lie(
+    cluster: &Cluster,
+    workload: Option<&Workload>,
+    operation: &OperationId,
+) -> Result<(), Failure> {
+    let is_own = |workload: &&Workload| workload.held().is_some_and(|held| held.is_of(operation));
+    let Some(workload) = workload.filter(is_own) else { return Ok(()) };
     match workload.annotate(cluster, HELD_ANNOTATION, None).await {
         Err(error) if !is_missing(&error) => {
             Err(failure(&format!("clear the mark of {}", workload.title()), &error))
@@ -344,8 +357,12 @@ mod tests {
         assert!(!is_still(&[("one", 6), ("old", 9)]));
         assert!(is_still(&[("one", 4), ("old", 9)]), "its annotations have changed");
         assert!(is_still(&[("one", 5), ("old", 9)]));
-        assert!(is_still(&[("one", 4), ("new", 1)]), "it has a new template, and no pod of it");
-        assert!(!is_still(&[("one", 4), ("new", 3)]));
+        assert!(
+            is_still(&[("one", 4), ("old", 9), ("new", 1)]),
+            "it has a new template, and no pod of it"
+        );
+        assert!(!is_still(&[("one", 4), ("old", 9), ("new", 2)]), "it came with replicas");
+        assert!(!is_still(&[("one", 4), ("new", 1)]), "what the old one did is not known");
     }
 
     /// A StatefulSet that was deleted with its pods left, and applied anew, counted as the one that stood still.

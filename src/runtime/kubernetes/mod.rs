@@ -443,7 +443,8 @@ impl Runtime for KubernetesRuntime {
                             // It stays down because that was wanted: nobody is to take it for one that
                             // was left behind, and start it.
                             let workload = self.workload(job).await?;
-                            holding::let_lie(&self.cluster, workload.as_ref()).await?;
+                            let operation = &restore.operation;
+                            holding::let_lie(&self.cluster, workload.as_ref(), operation).await?;
                             Ok(facts)
                         }
                         _ => self.ask(job, action, log, handles).await,

@@ -24,6 +24,7 @@ impl KubernetesRuntime {
         let target = job.spec.target.workload.as_ref().ok_or_else(no_mover)?;
         let cluster = &self.cluster;
         let before = log.intent::<ImagesBefore>(upgrade_step::KEEP_OLD);
+        let whole = Job::Upgrade(job.clone());
         match action {
             Action::Preflight => {
                 let facts = upgrade::preflight(cluster, job, target).await?;
@@ -31,16 +32,17 @@ impl KubernetesRuntime {
             }
             Action::Fetch => prefetch::fetch(cluster, job, target, handles).await,
             Action::KeepOld => {
-                // Once this has begun, what has changed since is our own doing.
-                if log.attempts(upgrade_step::KEEP_OLD) < 2 {
-                    let whole = Job::Upgrade(job.clone());
-                    self.check_held(&whole, &log, upgrade_step::QUIESCE).await?;
-                }
+                self.check_held(&whole, &log, upgrade_step::QUIESCE).await?;
                 let before = upgrade::images_before(cluster, job, target, before).await?;
                 upgrade::keep_old(cluster, namespace, target, &before).await
             }
-            Action::Apply => upgrade::apply(cluster, job, target).await,
-            Action::Start => self.release(&Job::Upgrade(job.clone()), target, &log).await,
+            Action::Apply => {
+                // What the old version writes after its backup would be lost if the new one failed. An attempt of
+                // ours before this one has changed the specification once, which proves nothing.
+                self.check_held(&whole, &log, upgrade_step::QUIESCE).await?;
+                upgrade::apply(cluster, job, target).await
+            }
+            Action::Start => self.release(&whole, target, &log).await,
             Action::AwaitHealthy => self.watch(job, target, &log, handles).until_healthy().await,
             Action::Soak => self.watch(job, target, &log, handles).soak().await,
             Action::Commit => Box::pin(upgrade::commit(cluster, namespace, target)).await,

@@ -305,8 +305,14 @@ impl Workload {
         let total = number("replicas");
         // Those below the partition are to stay as they are.
         let new = if on_delete { 0 } else { wanted - self.partition().min(wanted) };
-        if updated < new || ready < wanted || total > most {
-            return Err(format!("{updated} of {wanted} pods are new, {ready} are ready"));
+        if updated < new || ready < wanted {
+            return Err(format!(
+                "{} of {wanted} pods are new, {ready} are ready",
+                updated.min(wanted)
+            ));
+        }
+        if total > most {
+            return Err(format!("{total} pods are there, and {most} are wanted"));
         }
         let (current, update) = (&status["currentRevision"], &status["updateRevision"]);
         if self.kind == WorkloadKind::StatefulSet

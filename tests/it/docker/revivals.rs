@@ -75,6 +75,31 @@ fn a_project_comes_back_on_an_empty_host_as_it_was() {
     }
 }
 
+#[test]
+fn definitions_were_lost_with_the_manifest() {
+    let Some(project) = Project::new() else { return };
+    let data = project.volume("data");
+    project.start("db", &["-v", &format!("{data}:/data"), "--env", "CACHE=1"], SERVICE);
+    shell(&project.at("data"), "echo kept > file");
+    project.back_up("night", "").ok();
+    let before = project.inspected();
+    let only = project.scene.path("only_the_archive.tar.gz");
+    std::fs::copy(project.scene.archive("night"), &only).unwrap();
+    lose(&project);
+    project.scene.run(&["backup", "import", only.to_str().unwrap(), "--store", "main"]).ok();
+    project.scene.restore("back", &SPEC.replace("night", "only-the-archive")).ok();
+    let after = project.inspected();
+    let (before, after) = (lasting(&before["db"]), lasting(&after["db"]));
+    // Not its address: the default network gives whichever is free.
+    for part in ["config", "host", "mounts"] {
+        assert_eq!(before[part], after[part]);
+    }
+    assert_eq!(project.states()["db"], "running");
+    assert_eq!(shell(&project.at("data"), "cat file"), "kept\n");
+    let labels = |volume: &str| docker(&["volume", "inspect", "-f", "{{json .Labels}}", volume]);
+    assert!(labels(&data).contains(&project.name), "{}", labels(&data));
+}
+
 /// It is taken while everybody stands still, and they are to run all the same.
 #[test]
 fn what_a_backup_before_an_upgrade_holds_runs_again_on_an_empty_host() {

@@ -179,21 +179,46 @@ fn a_deployment_that_ran_while_it_was_held_still_is_not_overlooked() {
     };
     has(1);
     let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let back_up = |name: &str| {
+        scene.apply(&format!(
+            "apiVersion: eider.dev/v1alpha1\nkind: Backup\nmetadata: {{name: {name}}}\nspec:\n  \
+             target: {{workload: {{kind: Deployment, name: web}}}}\n  storeRef: {{name: main}}\n  \
+             consistency: {{timeout: {STOPS}}}\n"
+        ));
+    };
     let process = operator.start_into("backup.quiesce.recorded");
-    scene.apply(&format!(
-        "apiVersion: eider.dev/v1alpha1\nkind: Backup\nmetadata: {{name: torn}}\nspec:\n  \
-         target: {{workload: {{kind: Deployment, name: web}}}}\n  storeRef: {{name: main}}\n  \
-         consistency: {{timeout: {STOPS}}}\n"
-    ));
+    back_up("torn");
     assert_eq!(process.wait_exit(LONG).signal, Some(9));
-    for replicas in [1, 0] {
+    let in_the_namespace = ["-n", &scene.namespace];
+    let scale = |replicas: i64| {
         let scale = format!("--replicas={replicas}");
-        scene.cluster.kubectl(&["-n", &scene.namespace, "scale", "deployment/web", &scale]);
+        scene
+            .cluster
+            .kubectl(&[&in_the_namespace[..], &["scale", "deployment/web", &scale]].concat());
         has(replicas);
-    }
-    let _process = operator.start();
+    };
+    scale(1);
+    scale(0);
+    let process = operator.start();
     let status = scene.failed("backup", "torn", "ReplicasChanged");
     assert!(status["message"].as_str().unwrap().contains("may have run"), "{status:#}");
+    has(1);
+    assert_eq!(process.stop().code, Some(0));
+    // A ReplicaSet that is made with its replicas is scaled only once.
+    let process = operator.start_into("backup.quiesce.recorded");
+    back_up("another");
+    assert_eq!(process.wait_exit(LONG).signal, Some(9));
+    let image = service_image(&scene.cluster, 2);
+    let both = format!(
+        "{{\"spec\":{{\"replicas\":1,\"template\":{{\"spec\":{{\"containers\":\
+         [{{\"name\":\"service\",\"image\":\"{image}\"}}]}}}}}}}}"
+    );
+    let patch = ["patch", "deployment", "web", "-p", &both];
+    scene.cluster.kubectl(&[&in_the_namespace[..], &patch].concat());
+    has(1);
+    scale(0);
+    let _process = operator.start();
+    scene.failed("backup", "another", "ReplicasChanged");
     has(1);
     assert_eq!(scene.archives(), Vec::<String>::new());
 }
@@ -225,6 +250,31 @@ fn what_was_added_while_a_new_version_ran_is_told_when_it_goes_back() {
     let message = status["message"].as_str().unwrap();
     assert!(message.contains("claim data-db-1"), "{message}");
     assert!(message.contains("scaled to 2 meanwhile"), "{message}");
+    scene.running("db");
+    scene.tidy("db");
+}
+
+/// Whoever makes a service run after its backup has it write what a rollback would take away, without a word.
+#[test]
+fn what_the_old_version_wrote_after_its_backup_was_lost_in_a_rollback() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let old = scene.image();
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let process = operator.start_into("upgrade.apply.announced");
+    scene.upgrade("late", 4, "1s");
+    assert_eq!(process.wait_exit(LONG).signal, Some(9));
+    let scale = ["-n", &scene.namespace, "scale", "statefulset/db", "--replicas=1"];
+    scene.cluster.kubectl(&scale);
+    scene.running("db");
+    std::fs::write(scene.data("db").join("order"), "one").unwrap();
+    let _process = operator.start();
+    let status = scene.failed("upgrade", "late", "RolledBack");
+    let message = status["rollbackReason"].as_str().unwrap();
+    assert!(message.contains("while it was held still"), "{status:#}");
+    assert_eq!(std::fs::read_to_string(scene.data("db").join("order")).unwrap(), "one");
+    assert_eq!(scene.image(), old);
     scene.running("db");
     scene.tidy("db");
 }

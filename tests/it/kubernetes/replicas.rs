@@ -55,3 +55,52 @@ fn a_replica_that_leads_again_undoes_nothing_that_another_has_finished() {
     assert!(!leader.log().contains("\"step\":\"discard\""), "{}", leader.log());
     assert!(!found["metadata"]["annotations"].to_string().contains("eider.dev/held"));
 }
+
+/// The backup before an Upgrade was taken a second time by whoever took over after it: the service stood still for
+/// longer, and the first archive was nobody's.
+#[test]
+fn what_an_upgrade_has_backed_up_was_backed_up_again_by_another_replica() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let first = replica(&scene, "one", None);
+    let second = replica(&scene, "two", Some(first.lease_name()));
+    let leader = first.start_into("upgrade.backup.performed");
+    scene.upgrade("up", 2, "1s");
+    assert_eq!(leader.wait_exit(LONG).signal, Some(9));
+    let archives = scene.archives();
+    assert_eq!(archives.len(), 1);
+    let _follower = second.start();
+    let status = scene.succeeded("upgrade", "up");
+    assert_eq!(scene.archives(), archives);
+    scene.succeeded("backup", status["backupName"].as_str().unwrap());
+    scene.running("db");
+    scene.tidy("db");
+}
+
+/// The Restore of a rollback took the mark of its Upgrade off. With nothing but the status, a replica that took over
+/// then could not know that the service was held.
+#[test]
+fn a_service_whose_data_was_put_back_was_nobodys_until_it_ran() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let old = scene.image();
+    let first = replica(&scene, "one", None);
+    let second = replica(&scene, "two", Some(first.lease_name()));
+    let leader = first.start_into("upgrade.rollback-data.performed");
+    scene.upgrade("up", 4, "1s");
+    assert_eq!(leader.wait_exit(LONG).signal, Some(9));
+    let found = scene.object("statefulset", "db").unwrap();
+    assert_eq!(found["spec"]["replicas"], 0);
+    let held = found["metadata"]["annotations"]["eider.dev/held"].as_str().unwrap_or_default();
+    assert!(held.contains("Upgrade/"), "{found:#}");
+    let archives = scene.archives();
+    let _follower = second.start();
+    scene.failed("upgrade", "up", "RolledBack");
+    assert_eq!(scene.image(), old);
+    assert_eq!(std::fs::read_to_string(scene.data("db").join("version")).unwrap(), "1\n");
+    assert_eq!(scene.archives(), archives);
+    scene.running("db");
+    scene.tidy("db");
+}
