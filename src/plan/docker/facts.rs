@@ -34,6 +34,9 @@ pub struct HostFacts {
     pub volumes: Vec<VolumeFacts>,
     /// Id of the container that Eider itself runs in.
     pub own_container: Option<String>,
+    /// Ids of the containers by which Eider reaches the engine, such as a proxy before its socket.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub ways_to_engine: BTreeSet<String>,
     /// Why a path of the engine is not the same path here; none where it is. What is read and written
     /// there by a worker does not depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -201,8 +201,8 @@ pub fn stop_set(
         let selected = selection.containers.contains(&container.id);
         let sharing = shares(container, selection, host, touch);
         let loses = sharing && touch == Touch::Replace;
-        if host.own_container.as_ref() == Some(&container.id) {
-            stopping.warnings.extend(own_goes_on(container, selected, loses)?);
+        if let Some(company) = host.company(&container.id) {
+            stopping.warnings.extend(company.goes_on(container, selected, sharing, loses)?);
         } else if selected || sharing {
             chosen.push(Chosen { container, shares: sharing, loses, lives_with: None });
         } else if let Some(path) = reaches_volumes(container, selection, host) {
@@ -268,24 +268,6 @@ impl Chosen<'_> {
     }
 }
 
-/// What people have to know of Eider's own container, which is never stopped.
-fn own_goes_on(
-    own: &ContainerFacts,
-    selected: bool,
-    loses: bool,
-) -> Result<Option<String>, Failure> {
-    let name = &own.name;
-    if loses {
-        let message = format!("{name} is Eider itself and works on what is to be replaced");
-        return Err(Failure::new(Reason::UnsupportedTarget, message)
-            .hint("name other volumes, or have it done by an Eider on the host"));
-    }
-    // Otherwise it mounts the data in order to reach it.
-    Ok(selected.then(|| {
-        format!("{name} is Eider itself and goes on: what it writes is read while it runs")
-    }))
-}
-
 /// Adds those who live in one that stops, and those who live in them.
 fn add_who_lives_with<'a>(
     chosen: &mut Vec<Chosen<'a>>,
@@ -299,12 +281,8 @@ fn add_who_lives_with<'a>(
             if container.id == other.id || !cannot_go_on_without(container, other, touch) {
                 continue;
             }
-            if host.own_container.as_ref() == Some(&container.id) {
-                let message =
-                    format!("{} is Eider itself and lives in {}", container.name, other.name);
-                return Err(Failure::new(Reason::UnsupportedTarget, message).hint(
-                    "use `consistency.mode: Pause` or `Live`, or have it done by an Eider on the host",
-                ));
+            if let Some(company) = host.company(&container.id) {
+                return Err(company.cannot_lose(container, other));
             }
             if chosen.iter().all(|one| one.container.id != container.id) {
                 let lives_with = Some(other.name.clone());

@@ -12,6 +12,7 @@ mod definitions;
 mod health;
 mod holds;
 mod hooks;
+mod identity;
 mod images;
 mod letting_go;
 mod listing;
