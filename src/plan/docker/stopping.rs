@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::{ContainerFacts, FOREVER, HostFacts, MountFacts, MountKind, RunState};
-use super::selection::{Root, RootSource, Selection, is_beneath};
+use super::facts::{ContainerFacts, FOREVER, HostFacts, KUBELET, MountFacts, MountKind, RunState};
+use super::selection::{Root, RootSource, Selection, directory, is_beneath};
 use crate::plan::Failure;
 use crate::spec::{ConsistencyMode, Reason};
 
@@ -313,8 +313,13 @@ fn check_comes_back(container: &ContainerFacts) -> Result<(), Failure> {
     }
     if let Some(keeper) = container.keeper() {
         let message = format!("{keeper} would start another container when {name} stops");
-        return Err(Failure::new(Reason::QuiesceFailed, message)
-            .hint("use `consistency.mode: Pause` or `Live`; in a cluster run Eider's operator"));
+        let hint = match keeper {
+            KUBELET => {
+                "use `consistency.mode: Pause` or `Live`, or run Eider's operator in the cluster"
+            }
+            _ => "use `consistency.mode: Pause` or `Live`",
+        };
+        return Err(Failure::new(Reason::QuiesceFailed, message).hint(hint));
     }
     Ok(())
 }
@@ -360,14 +365,14 @@ fn shares(
 
 /// Whether a mount is in the way of reading or replacing a root. Directories are compared by what is known
 /// of where they really are: the same data may be mounted as a volume, by its path and by a link to it.
-fn holds(mount: &MountFacts, root: &RootSource, host: &HostFacts, touch: Touch) -> bool {
+pub(super) fn holds(mount: &MountFacts, root: &RootSource, host: &HostFacts, touch: Touch) -> bool {
     let is_in_the_way = mount.writable || touch == Touch::Replace;
     if let (MountKind::Volume(mounted), RootSource::Volume(name)) = (&mount.kind, root)
         && mounted == name
     {
         return is_in_the_way;
     }
-    let (Some(mounted), Some(path)) = (mounted_path(mount, host), root_path(root, host)) else {
+    let (Some(mounted), Some(path)) = (mounted_path(mount, host), directory(root, host)) else {
         return false;
     };
     if is_beneath(mounted, path) {
@@ -384,13 +389,6 @@ fn mounted_path<'a>(mount: &'a MountFacts, host: &'a HostFacts) -> Option<&'a st
         MountKind::Volume(name) => host.volume_path(name),
         MountKind::Bind(path) => Some(host.real_path(path)),
         MountKind::Temporary => None,
-    }
-}
-
-fn root_path<'a>(root: &'a RootSource, host: &'a HostFacts) -> Option<&'a str> {
-    match root {
-        RootSource::Volume(name) => host.volume_path(name),
-        RootSource::Bind(path) => Some(host.real_path(path)),
     }
 }
 

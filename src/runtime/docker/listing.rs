@@ -218,9 +218,12 @@ fn mounts(points: &[MountPoint], host: &HostConfig) -> Vec<MountFacts> {
 }
 
 fn volume_facts(volume: Volume) -> VolumeFacts {
-    let device = volume.options.get("device").filter(|device| !device.is_empty());
+    let option = |name: &str| volume.options.get(name).map(String::as_str).unwrap_or_default();
+    let device = Some(option("device")).filter(|device| !device.is_empty());
     let is_local = volume.driver == "local";
-    let path = device.filter(|device| is_local && device.starts_with('/')).cloned();
+    let source = device.filter(|_| is_local);
+    let source = source.and_then(|device| mounted_from(option("type"), option("o"), device));
+    let in_memory = is_local && matches!(option("type"), "tmpfs" | "ramfs");
     let elsewhere = if is_local {
         device.map(|device| format!("{device} is mounted there for containers only"))
     } else {
@@ -230,7 +233,47 @@ fn volume_facts(volume: Volume) -> VolumeFacts {
         name: volume.name,
         labels: sorted(volume.labels),
         mountpoint: volume.mountpoint,
-        device: path,
+        device: source,
+        in_memory,
         elsewhere,
+    }
+}
+
+/// What the local driver mounts by its options (`mount(8)`), in one way of writing it; none for what is another one
+/// with each mount, or is put together.
+fn mounted_from(kind: &str, options: &str, device: &str) -> Option<String> {
+    let mut options = options.split(',').map(str::trim);
+    let is_bind = matches!(kind, "" | "none" | "bind")
+        || options.clone().any(|option| matches!(option, "bind" | "rbind"));
+    let server = options.find_map(|option| option.strip_prefix("addr=")).unwrap_or_default();
+    let path = match device.trim_end_matches('/') {
+        "" => device,
+        path => path,
+    };
+    match kind {
+        _ if is_bind && path.starts_with('/') => Some(path.to_owned()),
+        "nfs" | "nfs4" => Some(format!("nfs {server} {path}")),
+        "cifs" | "smb3" => Some(format!("cifs {server} {path}")),
+        _ if path.starts_with("/dev/") => Some(path.to_owned()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mounted_from;
+
+    #[test]
+    fn volumes_are_known_by_what_is_mounted_there() {
+        let from = |kind, options, device| mounted_from(kind, options, device).unwrap_or_default();
+        assert_eq!(from("none", "bind,ro", "/srv/x/"), "/srv/x");
+        assert_eq!(from("", "rbind", "/"), "/");
+        assert_eq!(from("ext4", "", "/dev/sdb1"), "/dev/sdb1");
+        let share = from("nfs", "addr=10.0.0.7,rw", ":/export");
+        assert_eq!(share, from("nfs4", "ro, addr=10.0.0.7", ":/export/"));
+        assert_ne!(share, from("nfs", "addr=10.0.0.8,rw", ":/export"));
+        for (kind, device) in [("tmpfs", "tmpfs"), ("overlay", "overlay"), ("none", "relative")] {
+            assert_eq!(from(kind, "", device), "", "{kind}");
+        }
     }
 }

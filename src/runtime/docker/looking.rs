@@ -273,7 +273,8 @@ impl DockerRuntime {
         }
         let docker = self.connection.docker().await?;
         let mut made = HashMap::new();
-        for definition in look.placements.roots.iter().filter_map(|root| root.create.as_ref()) {
+        let of_roots = look.placements.roots.iter().filter_map(|root| root.create.as_ref());
+        for definition in of_roots.chain(&look.placements.besides) {
             let what = format!("make volume {}", definition.name);
             let call = docker.create_volume(request(definition));
             let volume = limited(&what, ANSWER, call).await?;

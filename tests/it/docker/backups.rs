@@ -140,7 +140,8 @@ fn what_cannot_be_backed_up_is_refused_before_anything_stops() {
     let services = format!("project: {}, services: [dbx]", project.name);
     apply("service", &services).code(3).says("db, off, web");
     let volume = project.of("nfs");
-    docker(&["volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", &volume]);
+    let share = ["--opt", "type=nfs", "--opt", "o=addr=127.0.0.1", "--opt", "device=:/nowhere"];
+    docker(&[&["volume", "create"][..], &share, &[&volume]].concat());
     apply("elsewhere", &format!("volumes: [{volume}]")).code(2).says("for containers only");
     project.start("once", &["--rm", "-v", &format!("{}:/data", project.of("data"))], SERVICE);
     project.back_up("vanishing", "").code(1).says("--rm");
