@@ -28,7 +28,7 @@ mod watching;
 
 pub use aside::{is_put_aside, left_aside};
 pub use company::Company;
-pub use disturbance::{Did, Happening, Held, disturbers};
+pub use disturbance::{Did, Disturbers, Happening, Held, disturbers};
 pub use facts::{
     ContainerFacts, FOREVER, HostFacts, MountFacts, MountKind, RunState, VolumeFacts, flag,
 };
