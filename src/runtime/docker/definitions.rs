@@ -46,7 +46,11 @@ pub async fn of(
             Some(state) => state != RunState::Stopped,
             None => ["Running", "Paused", "Restarting"].iter().any(|is| found["State"][is] == true),
         };
-        containers.push(definition(&found, &digests.unwrap_or_default(), ran));
+        let mut definition = definition(&found, &digests.unwrap_or_default(), ran);
+        if state == Some(RunState::Paused) {
+            definition["paused"] = json!(true);
+        }
+        containers.push(definition);
     }
     let networks = networks(&docker, &containers).await?;
     Ok(Definitions { volumes, containers, networks })
