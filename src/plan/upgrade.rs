@@ -13,7 +13,7 @@ use super::backup::{HOOKS_AFTER_ATTEMPTS, RESUME_ATTEMPTS, conclude};
 use super::job::{ChildFacts, Observed, PreflightFacts, UpgradeJob};
 use super::machine::{
     Compensation, Conclusion, Decision, Failure, Forward, Log, OnInterruption, StepState, advance,
-    compensate,
+    compensate, is_final,
 };
 use crate::spec::Reason;
 use crate::spec::upgrade::{RollbackMode, UpgradeBackupMode};
@@ -226,6 +226,10 @@ fn roll_back(job: &UpgradeJob, log: &Log<'_>, failure: &Failure, now: Timestamp)
             let left = wrong_data(log, &given_up);
             (Reason::RollbackFailed, format!("the rollback is not complete: {cause}{left}"))
         };
+        if given_up.iter().any(|(step, failure)| *step == RESTORE_DATA && is_final(failure)) {
+            let hint = "`eider backup list` shows what else there is of this data";
+            inner.hint = Some(hint.to_owned());
+        }
         inner.reason = reason;
         inner.message.clone_from(&message);
         conclusion.message = message;
@@ -236,14 +240,15 @@ fn roll_back(job: &UpgradeJob, log: &Log<'_>, failure: &Failure, now: Timestamp)
 /// What became of a service whose data could not be put back, as the end of a sentence. The old version runs
 /// nevertheless: what it does to the data can be undone by the backup, an outage cannot (ADR 22).
 fn wrong_data(log: &Log<'_>, given_up: &[(&'static str, Failure)]) -> String {
-    if given_up.iter().all(|(step, _)| *step != RESTORE_DATA) {
+    let Some((_, failure)) = given_up.iter().find(|(step, _)| *step == RESTORE_DATA) else {
         return String::new();
     }
     let backup: ChildFacts = log.facts(BACKUP).unwrap_or_default();
-    format!(
-        "; the old version runs on the data that the new one left: restore the backup {}",
-        backup.name
-    )
+    let wrong = "; the old version runs on the data that the new one left";
+    if is_final(failure) {
+        return format!("{wrong}, and the archive of the backup {} is gone", backup.name);
+    }
+    format!("{wrong}: restore the backup {}", backup.name)
 }
 
 /// What was there just before the new version was taken away; kept with the intent to do so.

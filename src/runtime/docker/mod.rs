@@ -150,12 +150,17 @@ impl DockerRuntime {
 
     async fn release(&self, job: &Job, log: &Log<'_>) -> Result<Value, Failure> {
         let Some((mut stopping, unsettled)) = held(log) else { return Ok(Value::Null) };
+        let mut failed = None;
         if let Job::Restore(restore) = job {
-            stopping = if goes_back(log) {
-                self.remove_revived(restore, stopping).await?
+            if goes_back(log) {
+                // Whoever ran before runs again all the same, though the archive may be gone by now.
+                match self.remove_revived(restore, stopping.clone()).await {
+                    Ok(left) => stopping = left,
+                    Err(failure) => failed = Some(failure),
+                }
             } else {
-                self.revive(restore, stopping).await?
-            };
+                stopping = self.revive(restore, stopping).await?;
+            }
         }
         let mut others = self.holds.of_others(job.operation());
         if matches!(job, Job::Upgrade(_)) {
@@ -175,6 +180,9 @@ impl DockerRuntime {
             if let Some(since) = log.started_at(backup_step::QUIESCE) {
                 at = letting_go::last_start(&docker, &stopping, since).await.unwrap_or(at);
             }
+        }
+        if let Some(failure) = failed {
+            return Err(failure);
         }
         self.holds.drop(job.operation());
         Ok(json!({ "at": at }))
