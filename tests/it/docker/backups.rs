@@ -102,6 +102,15 @@ hooks:
     let archive = project.scene.archive("live");
     let dump = format!("volumes/{}/dump", project.of("data"));
     assert_eq!(tool("tar", &["xzOf", archive.to_str().unwrap(), &dump]), "dump\n");
+    // One that takes too long goes on, and that is said.
+    let slow = "[sleep, '300']}, timeout: 1s}";
+    let late = hooks.replace("[sh, -c, 'echo dump > /data/dump']}}", slow);
+    let late = late.replace("rm /data/dump; ", "");
+    project
+        .back_up("late", &late)
+        .code(1)
+        .says("took longer than 1 s and goes on in the container");
+    std::fs::write(project.at("data").join("hooks"), "after\n").unwrap();
     // A hook that fails fails the Backup, and those after it run all the same.
     let failing = hooks.replace("echo dump > /data/dump", "echo no space >&2; exit 3");
     project.back_up("failing", &failing.replace("rm /data/dump; ", "")).code(1).says("no space");
