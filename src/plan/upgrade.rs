@@ -177,9 +177,12 @@ fn backward(job: &UpgradeJob, log: &Log<'_>, failure: Failure, now: Timestamp) -
     // A new version that never ran leaves nothing to look at, and the service must not stay down for it.
     if job.spec.rollback.mode != RollbackMode::Auto && log.touched(START) {
         let failure = failure.hint(match job.spec.rollback.mode {
+            RollbackMode::Manual if job.spec.target.in_cluster() => {
+                "everything for a rollback is kept: set the old image and restore the backup that \
+                 the status names"
+            }
             RollbackMode::Manual => {
-                "everything for a rollback is kept: `eider upgrade rollback` on a Docker host; in a \
-                 cluster set the old image and restore the backup that the status names"
+                "everything for a rollback is kept: `eider upgrade rollback NAME` goes back"
             }
             _ => "rollback.mode is Never: the service is left as it is",
         });
@@ -242,7 +245,7 @@ fn roll_back(job: &UpgradeJob, log: &Log<'_>, failure: &Failure, now: Timestamp)
 fn wrong_data(log: &Log<'_>, given_up: &[(&'static str, Failure)]) -> String {
     let Some((_, failure)) = given_up.iter().find(|(step, _)| *step == RESTORE_DATA) else {
         return String::new();
-    }
+    };
     let backup: ChildFacts = log.facts(BACKUP).unwrap_or_default();
     let wrong = "; the old version runs on the data that the new one left";
     if is_final(failure) {
