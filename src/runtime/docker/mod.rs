@@ -14,6 +14,7 @@ mod holds;
 mod hooks;
 mod identity;
 mod images;
+mod layers;
 mod letting_go;
 mod listing;
 mod looking;
@@ -315,9 +316,12 @@ impl Runtime for DockerRuntime {
             }
             lines.extend(stopping.warnings);
             lines.extend(look.placements.warnings);
-            for left in &look.selection.uncovered {
-                let (container, place, why) = (&left.container, &left.place, &left.why);
-                lines.push(format!("not covered: {place} of {container}: {why}"));
+            let uncovered = &look.selection.uncovered;
+            if !uncovered.is_empty() {
+                let selected = &look.selection.containers;
+                let selected = selected.iter().filter_map(|id| look.facts.container(id));
+                let written = layers::written(&self.connection.docker().await?, selected).await;
+                lines.extend(uncovered.iter().map(|left| layers::line(left, &written)));
             }
             Ok(lines)
         })

@@ -119,6 +119,23 @@ hooks:
 }
 
 #[test]
+fn a_plan_says_how_much_a_container_keeps_outside_of_its_mounts() {
+    let Some(project) = Project::new() else { return };
+    let data = format!("{}:/data", project.volume("data"));
+    let script = "head -c 3145728 /dev/zero > /kept; touch /data/ready; sleep 300";
+    project.start("web", &["-v", &data], script);
+    let ready = project.at("data").join("ready");
+    wait_longer("it has written", Duration::from_secs(20), &mut || ready.exists());
+    let target = format!("project: {}", project.name);
+    let text = project.scene.fill(&format!("{STORE}---\n{}", backup("night", &target, "")));
+    project.scene.write("documents.yaml", text);
+    let plan = project.scene.run(&["run", "-f", "documents.yaml", "--dry-run"]).ok().stdout;
+    let words: Vec<&str> = plan.split_whitespace().collect();
+    let kept = "goes with the container, 3.0 MiB by now";
+    assert!(words.join(" ").contains(kept), "{plan}");
+}
+
+#[test]
 fn who_does_not_stop_is_killed_with_a_word_or_waited_for_in_vain_and_runs_again() {
     let Some(project) = Project::new() else { return };
     let data = project.volume("data");
@@ -152,8 +169,14 @@ fn what_cannot_be_backed_up_is_refused_before_anything_stops() {
     let share = ["--opt", "type=nfs", "--opt", "o=addr=127.0.0.1", "--opt", "device=:/nowhere"];
     docker(&[&["volume", "create"][..], &share, &[&volume]].concat());
     apply("elsewhere", &format!("volumes: [{volume}]")).code(2).says("for containers only");
+    let scratch = project.of("scratch");
+    docker(&["volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", &scratch]);
+    apply("memory", &format!("volumes: [{scratch}]")).code(2).says("lies in memory");
     project.start("once", &["--rm", "-v", &format!("{}:/data", project.of("data"))], SERVICE);
     project.back_up("vanishing", "").code(1).says("--rm");
+    let place = project.scene.path("store").to_string_lossy().into_owned();
+    let plan = ["backup", "create", "--project", &project.name, "--store", &place, "--dry-run"];
+    project.scene.run(&plan).code(1).says("--rm");
     docker(&["rm", "-f", &project.of("once")]);
     project.runs_as_before();
     assert_eq!(
