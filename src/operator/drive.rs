@@ -407,6 +407,10 @@ impl Operator {
             let reason = match child {
                 _ if failure.reason == Reason::Cancelled => Reason::Cancelled,
                 Child::SafetyBackup | Child::UpgradeBackup => Reason::SafetyBackupFailed,
+                // It is not tried again: what is gone is gone.
+                Child::UpgradeRollback if failure.reason == Reason::ArchiveMissing => {
+                    failure.reason
+                }
                 Child::UpgradeRollback => Reason::RollbackFailed,
                 Child::UpgradeData => failure.reason,
             };

@@ -266,7 +266,7 @@ impl Operator {
                     Reason::BackupNotReady,
                     format!("Backup {namespace}/{} has not finished", reference.name),
                 )
-                .hint("apply the Restore again when it has")),
+                .hint("try the Restore again when it has")),
                 RecordStatus::Failed if !record.backup_path.is_empty() => Err(Failure::new(
                     Reason::ArchiveUnverified,
                     format!(
@@ -338,7 +338,12 @@ impl Operator {
                 Reason::StoreNotFound,
                 format!("there is no BackupStore {namespace}/{name}"),
             )
-            .hint("apply a document of kind BackupStore with that name, in the same namespace")));
+            .hint(match self.cluster {
+                Some(_) => "apply a BackupStore with that name, in the same namespace",
+                None => {
+                    "a document of kind BackupStore with that name is missing: put it beside the                      others, or name its file too with `-f`"
+                }
+            })));
         };
         match serde_json::from_value::<BackupStoreSpec>(resource.document["spec"].clone()) {
             Ok(spec) => Ok(Ok(StoreBinding { name: name.to_owned(), spec })),

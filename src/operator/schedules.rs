@@ -11,13 +11,17 @@ use tracing::{info, warn};
 use super::resolve::SCHEDULE_LABEL;
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus, ResourceRecord, ScheduledTask};
+use crate::plan::conditions::{self, ConditionType};
 use crate::plan::schedule::{self, Cron, ScheduleDecision, ScheduleInput};
-use crate::plan::{Failure, OperationId, conditions};
+use crate::plan::{Failure, OperationId};
 use crate::spec::{
     Backup, BackupScheduleSpec, BackupScheduleStatus, BackupTrigger, Document, DurationText, Kind,
     Reason,
 };
 use crate::telemetry::metrics::ScheduleFacts;
+
+/// How soon a schedule is looked at again whose store is not there: in a cluster nothing else tells it.
+const STORE_PAUSE: Duration = Duration::from_secs(30);
 
 /// What a turn over the schedules asks of the loop.
 pub(super) struct Turn {
@@ -195,12 +199,19 @@ impl Operator {
             task.status = format!("{:?}", newest.status);
             task.error_message.clone_from(&newest.error_message);
         }
-        if task != before {
+        let is_new = before.updated_at == ScheduledTask::default().updated_at;
+        if task != before || is_new {
             task.updated_at = now;
             self.catalog.put_scheduled_task(task.clone()).await?;
         }
-        self.publish_schedule(known, &task, &history, &decision, now).await?;
-        let pause = Duration::try_from(decision.requeue_after).unwrap_or_default();
+        let unusable = self.store(namespace, &spec.template.spec.store_ref.name).await?.err();
+        // A catalog that begins learns of one object after another: what was ready may be so still.
+        let is_said = unusable.as_ref().filter(|_| !(is_new && is_ready(&known.resource)));
+        self.publish_schedule(known, &task, &history, &decision, is_said, now).await?;
+        let mut pause = Duration::try_from(decision.requeue_after).unwrap_or_default();
+        if unusable.is_some() {
+            pause = pause.min(STORE_PAUSE);
+        }
         // At the very instant a run is due the clock may still show the moment before.
         Ok((start, pause.max(Duration::from_millis(50))))
     }
@@ -301,6 +312,7 @@ impl Operator {
         task: &ScheduledTask,
         history: &[BackupRecord],
         decision: &ScheduleDecision,
+        unusable: Option<&Failure>,
         now: Timestamp,
     ) -> Result<(), OperatorError> {
         let resource = &known.resource;
@@ -316,14 +328,21 @@ impl Operator {
             (Reason::Ready, format!("next run {next}"))
         };
         let generation = resource.generation;
-        conditions::ready(&mut conditions, true, reason, &message, generation, now);
+        match unusable {
+            Some(failure) => {
+                let (reason, message) = (failure.reason, &failure.message);
+                conditions::waiting(&mut conditions, reason, message, generation, now);
+            }
+            None => conditions::ready(&mut conditions, true, reason, &message, generation, now),
+        }
         conditions::overdue(&mut conditions, decision.overdue_since, generation, now);
         // One that runs has not failed and not succeeded yet.
         let ended = history.iter().filter(|record| record.status != RecordStatus::Running);
         let failures = ended.take_while(|record| record.status == RecordStatus::Failed).count();
-        let message = match decision.overdue_since {
-            Some(since) => format!("overdue since {since}"),
-            None => message,
+        let message = match (unusable, decision.overdue_since) {
+            (Some(failure), _) => failure.message.clone(),
+            (None, Some(since)) => format!("overdue since {since}"),
+            (None, None) => message,
         };
         let status = json!(BackupScheduleStatus {
             observed_generation: generation,
@@ -355,6 +374,12 @@ impl Operator {
         }
         Ok(())
     }
+}
+
+/// Whether a schedule is said to be of use.
+fn is_ready(resource: &ResourceRecord) -> bool {
+    let ready = ConditionType::Ready.as_str();
+    conditions_of(resource).iter().any(|one| one.type_ == ready && one.status == "True")
 }
 
 /// When the object was made, where it is one of a cluster.

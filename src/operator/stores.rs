@@ -75,18 +75,18 @@ impl Operator {
             .filter(|(found, _)| found == namespace)
             .map(|(_, store)| store)
             .collect();
+        let of = match namespace {
+            "default" => String::new(),
+            _ => format!(" in namespace {namespace}"),
+        };
         let failure = match stores.len() {
             1 => return Ok(stores.remove(0)),
-            0 => Failure::new(
-                Reason::StoreNotFound,
-                format!("no store is known in namespace {namespace}"),
-            )
-            .hint("name a directory with `--store DIR`, or apply a BackupStore"),
-            _ => Failure::new(
-                Reason::StoreNotFound,
-                format!("several stores are known in namespace {namespace}"),
-            )
-            .hint("name one with `--store NAME`; `eider store list` shows them"),
+            0 => Failure::new(Reason::StoreNotFound, format!("no store is known{of}")).hint(
+                "name a directory with `--store DIR`, or make a document of kind BackupStore known \
+                 with `eider run -f FILE`",
+            ),
+            _ => Failure::new(Reason::StoreNotFound, format!("several stores are known{of}"))
+                .hint("name one with `--store NAME`; `eider store list` shows them"),
         };
         Err(failure.into())
     }

@@ -187,8 +187,8 @@ impl<'a> Log<'a> {
     /// Whether a step that is tried at most `attempts` times has been given up.
     pub(super) fn is_given_up(&self, step: &str, attempts: u32) -> bool {
         let (failures, away) = (self.failures(step), self.failures_while_away(step));
-        let is_failed = matches!(self.state(step), StepState::Failed(_));
-        is_failed && (failures.saturating_sub(away) >= attempts || failures >= PATIENCE)
+        let StepState::Failed(latest) = self.state(step) else { return false };
+        failures.saturating_sub(away) >= attempts || failures >= PATIENCE || is_final(&latest)
     }
 
     /// When the step was first announced.
@@ -321,6 +321,11 @@ pub(super) fn interrupted(step: &str) -> Failure {
 /// upgraded, and whoever gives up before it is back leaves services down that nobody starts.
 const PATIENCE: u32 = 120;
 
+/// Whether a failure will be the same whenever it is tried again: what is gone from a store does not come back.
+pub(super) fn is_final(failure: &Failure) -> bool {
+    failure.reason == Reason::ArchiveMissing
+}
+
 /// One compensating step: tried until done, at most `attempts` times. An engine that is away does not count.
 pub(super) struct Compensation {
     pub(super) step: &'static str,
@@ -402,5 +407,6 @@ mod tests {
         assert!(given_up(Reason::EngineUnavailable, 120));
         assert!(!given_up(Reason::ClusterUnavailable, 60));
         assert!(!given_up(Reason::Forbidden, 60), "fifteen seconds decided whose data it is");
+        assert!(given_up(Reason::ArchiveMissing, 1), "nobody waits for what is gone");
     }
 }

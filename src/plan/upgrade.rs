@@ -13,7 +13,7 @@ use super::backup::{HOOKS_AFTER_ATTEMPTS, RESUME_ATTEMPTS, conclude};
 use super::job::{ChildFacts, Observed, PreflightFacts, UpgradeJob};
 use super::machine::{
     Compensation, Conclusion, Decision, Failure, Forward, Log, OnInterruption, StepState, advance,
-    compensate,
+    compensate, is_final,
 };
 use crate::spec::Reason;
 use crate::spec::upgrade::{RollbackMode, UpgradeBackupMode};
@@ -177,9 +177,12 @@ fn backward(job: &UpgradeJob, log: &Log<'_>, failure: Failure, now: Timestamp) -
     // A new version that never ran leaves nothing to look at, and the service must not stay down for it.
     if job.spec.rollback.mode != RollbackMode::Auto && log.touched(START) {
         let failure = failure.hint(match job.spec.rollback.mode {
+            RollbackMode::Manual if job.spec.target.in_cluster() => {
+                "everything for a rollback is kept: set the old image and restore the backup that \
+                 the status names"
+            }
             RollbackMode::Manual => {
-                "everything for a rollback is kept: `eider upgrade rollback` on a Docker host; in a \
-                 cluster set the old image and restore the backup that the status names"
+                "everything for a rollback is kept: `eider upgrade rollback NAME` goes back"
             }
             _ => "rollback.mode is Never: the service is left as it is",
         });
@@ -226,6 +229,10 @@ fn roll_back(job: &UpgradeJob, log: &Log<'_>, failure: &Failure, now: Timestamp)
             let left = wrong_data(log, &given_up);
             (Reason::RollbackFailed, format!("the rollback is not complete: {cause}{left}"))
         };
+        if given_up.iter().any(|(step, failure)| *step == RESTORE_DATA && is_final(failure)) {
+            let hint = "`eider backup list` shows what else there is of this data";
+            inner.hint = Some(hint.to_owned());
+        }
         inner.reason = reason;
         inner.message.clone_from(&message);
         conclusion.message = message;
@@ -236,17 +243,23 @@ fn roll_back(job: &UpgradeJob, log: &Log<'_>, failure: &Failure, now: Timestamp)
 /// What became of a service whose data could not be put back, as the end of a sentence. The old version runs
 /// nevertheless: what it does to the data can be undone by the backup, an outage cannot (ADR 22).
 fn wrong_data(log: &Log<'_>, given_up: &[(&'static str, Failure)]) -> String {
-    let is_given_up = |step: &str| given_up.iter().any(|(other, _)| *other == step);
+    let found = |step: &str| given_up.iter().find(|(other, _)| *other == step);
     let backup: ChildFacts = log.facts(BACKUP).unwrap_or_default();
     let changed = log.touched(START) || log.touched(DATA);
     let unsure = "; it may be the new version that runs";
-    let mut text = if is_given_up(RESTORE_OLD) { unsure.to_owned() } else { String::new() };
-    let restore = format!("restore the backup {}", backup.name);
-    if is_given_up(RESTORE_DATA) {
-        text += &format!("; the old version runs on the data that the new one left: {restore}");
-    } else if is_given_up(REMOVE_NEW) && changed && log.done(BACKUP) {
+    let mut text = if found(RESTORE_OLD).is_some() { unsure.to_owned() } else { String::new() };
+    if let Some((_, failure)) = found(RESTORE_DATA) {
+        text += "; the old version runs on the data that the new one left";
+        text += &if is_final(failure) {
+            format!(", and the archive of the backup {} is gone", backup.name)
+        } else {
+            format!(": restore the backup {}", backup.name)
+        };
+    } else if found(REMOVE_NEW).is_some() && changed && log.done(BACKUP) {
         text += &format!(
-            "; the data was not put back, as the new version could not be stopped: {restore} once it stands still"
+            "; the data was not put back, as the new version could not be stopped: restore the backup {} once it \
+             stands still",
+            backup.name
         );
     }
     text

@@ -160,6 +160,29 @@ fn retention_keeps_what_it_says_and_suspending_survives() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
+#[test]
+fn a_schedule_is_ready_while_its_store_is_there() {
+    let scene = Scene::new();
+    scene.write("live/f", "one");
+    let text = schedule("nightly", "0 2 * * *", "");
+    scene.write("specs/nightly.yaml", scene.fill(&text));
+    let daemon = Daemon::start(&scene, "specs");
+    let ready = |status: &str, reason: &str| {
+        let found = scene.run(&["get", "ebs", "-o", "json"]).ok().items();
+        let conditions = found.first().and_then(|one| one["status"]["conditions"].as_array());
+        let ready = conditions.into_iter().flatten().find(|one| one["type"] == "Ready");
+        ready.is_some_and(|ready| ready["status"] == status && ready["reason"] == reason)
+    };
+    wait_until("it says that its store is missing", || ready("False", "StoreNotFound"));
+    let said = scene.run(&["get", "ebs", "-o", "json"]).ok().stdout;
+    assert!(said.contains("there is no BackupStore default/main"), "{said}");
+    let store = scene.write("specs/store.yaml", scene.fill(STORE));
+    wait_until("it is ready with its store", || ready("True", "Ready"));
+    fs::remove_file(store).unwrap();
+    wait_until("it is not without it", || ready("False", "StoreNotFound"));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
 /// The one test that waits for a real minute.
 #[test]
 fn a_schedule_fires_when_its_minute_comes() {

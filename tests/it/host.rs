@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use super::scene::{STORE, Scene, SmallDisk, assert_same, backup, may_mount, shell, tool};
+use super::scene::{Ended, STORE, Scene, SmallDisk, assert_same, backup, may_mount, shell, tool};
 
 /// A tree with what is easily lost: links, holes, attributes, odd names, modes, times.
 const RICH: &str = r"
@@ -228,15 +228,12 @@ fn a_tree_that_is_deeper_than_files_may_be_open_was_not_backed_up() {
         "documents.yaml",
         scene.fill(&format!("{STORE}---\n{}", backup("deep", "@/live", ""))),
     );
-    let program = env!("CARGO_BIN_EXE_eider");
-    let catalog = scene.path("state/eider.duckdb");
-    shell(
-        &scene.path(""),
-        &format!(
-            "mkdir -p state; ulimit -Sn 256; {program} --catalog {} run -f documents.yaml",
-            catalog.display()
-        ),
-    );
+    let inner = scene.command(&["run", "-f", "documents.yaml"]);
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -Sn 256; exec \"$@\"", "sh"]).arg(inner.get_program());
+    let environment = inner.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    limited.args(inner.get_args()).envs(environment).current_dir(scene.path(""));
+    Ended::from(limited.output().unwrap()).ok();
     let names = tool("tar", &["tzf", scene.archive("deep").to_str().unwrap()]);
     assert!(names.contains(&format!("live/{deep}/f")));
 }

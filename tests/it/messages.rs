@@ -62,6 +62,22 @@ fn an_error_in_json_is_all_that_stands_on_standard_error() {
     assert!(failed["notes"].to_string().contains("created"), "{failed}");
 }
 
+#[test]
+fn hints_on_a_host_do_not_speak_of_clusters() {
+    let scene = Scene::new();
+    scene.write("live/f", "content");
+    let without_store = scene.apply(&backup("one", "@/live", ""));
+    let without_target = scene.run(&["backup", "create"]);
+    let without_any = scene.run(&["backup", "create", "-p", "live", "--store", "nowhere"]);
+    for ended in [without_store, without_target, without_any] {
+        assert_ne!(ended.code, 0);
+        let said = ended.says("hint: ").stderr;
+        for word in ["apply", "namespace", "kubectl", "cluster"] {
+            assert!(!said.contains(word), "`{word}` in {said}");
+        }
+    }
+}
+
 /// A Backup under way, whose hook takes so many seconds.
 fn slow(scene: &Scene, seconds: u32) -> std::process::Child {
     scene.write("live/f", "content");

@@ -89,7 +89,8 @@ async fn documents(
     if arguments.paths.is_empty() && arguments.docker.target().is_none() {
         let known = session.operator.schedule(&arguments.namespace, "default").await.map_err(|_| {
             CliError::new(ExitCode::Usage, Reason::InvalidSpec, "what is to be backed up?").hint(
-                "name it with `--path PATH` or `--project NAME`, or apply a BackupSchedule named `default` and have its target taken",
+                "name it with `--path PATH` or `--project NAME`, or make a BackupSchedule named `default` known \
+                 with `eider run -f FILE` and have its target taken",
             )
         })?;
         let mut document = Operator::scheduled_backup(&known, name, trigger);

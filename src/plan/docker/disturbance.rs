@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::facts::{HostFacts, RunState};
-use super::selection::{RootSource, Selection};
-use super::stopping::{Stopping, Touch, stop_set};
+use super::facts::{HostFacts, MountFacts, MountKind, RunState};
+use super::selection::Selection;
+use super::stopping::{Stopping, Touch, holds, stop_set};
 use crate::plan::Failure;
 use crate::spec::ConsistencyMode;
 
@@ -27,6 +27,8 @@ pub struct Happening {
 pub enum Did {
     /// It was started or woken up. Its name is told, because it may be gone by now.
     Run(String),
+    /// Files were copied into it, which needs no process of its own.
+    Copied(String),
     /// It mounted a volume.
     Mount {
         /// The volume's name.
@@ -45,7 +47,16 @@ pub struct Held {
     pub since: Timestamp,
 }
 
-/// Names of those who have worked on the data since it stands still.
+/// Names of those who have worked on the data while it was to stand still.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Disturbers {
+    /// They ran.
+    pub ran: BTreeSet<String>,
+    /// They stood still, and somebody copied files into them.
+    pub copied: BTreeSet<String>,
+}
+
+/// Who has worked on the data since it stands still.
 ///
 /// # Errors
 /// [`crate::spec::Reason::QuiesceFailed`] if one of them is made by others again and again.
@@ -55,42 +66,52 @@ pub fn disturbers(
     selection: &Selection,
     host: &HostFacts,
     touch: Touch,
-) -> Result<BTreeSet<String>, Failure> {
+) -> Result<Disturbers, Failure> {
     let later = || happenings.iter().filter(|happening| happening.at > held.since);
-    let ran: Vec<(&str, &str)> = later()
+    let acted: Vec<(&str, &str, bool)> = later()
         .filter_map(|happening| match &happening.what {
-            Did::Run(name) => Some((happening.container.as_str(), name.as_str())),
+            Did::Run(name) => Some((happening.container.as_str(), name.as_str(), true)),
+            Did::Copied(name) => Some((happening.container.as_str(), name.as_str(), false)),
             Did::Mount { .. } => None,
         })
         .collect();
-    let has_run = |id: &str| ran.iter().any(|(other, _)| *other == id);
+    let has_acted = |id: &str| acted.iter().any(|(other, ..)| *other == id);
     // As if they still ran: whoever would have to stand still then has disturbed.
     let mut then = host.clone();
-    for container in then.containers.iter_mut().filter(|container| has_run(&container.id)) {
+    for container in then.containers.iter_mut().filter(|container| has_acted(&container.id)) {
         container.state = RunState::Running;
     }
     let up = stop_set(selection, &then, touch, ConsistencyMode::Pause)?;
     let known = up.order.iter().chain(&held.stopping.order);
-    let mut names: BTreeSet<String> =
-        known.filter(|entry| has_run(&entry.id)).map(|entry| entry.name.clone()).collect();
+    let known: BTreeSet<&str> = known.map(|entry| entry.id.as_str()).collect();
     let mounted = |id: &str| {
         later().filter(|happening| happening.container == id).any(|happening| {
             let Did::Mount { volume, writable } = &happening.what else { return false };
-            let is_root =
-                |source: &RootSource| matches!(source, RootSource::Volume(name) if name == volume);
-            (*writable || touch == Touch::Replace)
-                && selection.roots.iter().any(|root| is_root(&root.source))
+            let mount = MountFacts {
+                kind: MountKind::Volume(volume.clone()),
+                destination: String::new(),
+                writable: *writable,
+            };
+            selection.roots.iter().any(|root| holds(&mount, &root.source, host, touch))
         })
     };
-    let gone = ran.iter().filter(|(id, _)| host.container(id).is_none() && mounted(id));
-    names.extend(gone.map(|(_, name)| (*name).to_owned()));
-    Ok(names)
+    let mut found = Disturbers::default();
+    for (id, name, ran) in &acted {
+        if known.contains(id) || (host.container(id).is_none() && mounted(id)) {
+            let names = if *ran { &mut found.ran } else { &mut found.copied };
+            // It may be called something else by now.
+            let name = host.container(id).map_or(*name, |container| container.name.as_str());
+            names.insert(name.to_owned());
+        }
+    }
+    found.copied.retain(|name| !found.ran.contains(name));
+    Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::docker::{ContainerFacts, MountFacts, MountKind, Root, StopEntry};
+    use crate::plan::docker::{ContainerFacts, Root, RootSource, StopEntry, VolumeFacts};
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()
@@ -107,6 +128,12 @@ mod tests {
     }
 
     fn told(happenings: &[Happening], touch: Touch) -> Vec<String> {
+        let found = found(happenings, touch);
+        assert!(found.copied.is_empty(), "{found:?}");
+        found.ran.into_iter().collect()
+    }
+
+    fn found(happenings: &[Happening], touch: Touch) -> Disturbers {
         let entry = StopEntry {
             id: "web".to_owned(),
             name: "web".to_owned(),
@@ -130,8 +157,14 @@ mod tests {
         };
         let containers =
             vec![container("web", true), container("reader", false), container("off", true)];
-        let host = HostFacts { containers, ..HostFacts::default() };
-        disturbers(happenings, &held, &selection, &host, touch).unwrap().into_iter().collect()
+        let volume = |name: &str| VolumeFacts {
+            name: name.to_owned(),
+            device: Some("/srv/data".to_owned()),
+            ..VolumeFacts::default()
+        };
+        let volumes = vec![volume("data"), volume("twin")];
+        let host = HostFacts { containers, volumes, ..HostFacts::default() };
+        disturbers(happenings, &held, &selection, &host, touch).unwrap()
     }
 
     fn run(id: &str, seconds: i64) -> Happening {
@@ -153,8 +186,28 @@ mod tests {
     }
 
     #[test]
+    fn one_that_files_were_copied_into_is_told_though_it_never_ran() {
+        let copied = |id: &str, seconds: i64| {
+            let what = Did::Copied(id.to_owned());
+            Happening { at: at(seconds), container: id.to_owned(), what }
+        };
+        let names = |happenings: &[Happening]| {
+            let Disturbers { ran, copied } = found(happenings, Touch::Read);
+            (ran.into_iter().collect::<Vec<_>>(), copied.into_iter().collect::<Vec<_>>())
+        };
+        let web = || vec!["web".to_owned()];
+        assert_eq!(names(&[copied("web", 110)]), (vec![], web()));
+        assert_eq!(names(&[copied("off", 110)]), (vec![], vec!["off".to_owned()]));
+        assert_eq!(names(&[copied("web", 110), run("web", 111)]), (web(), vec![]));
+        assert_eq!(names(&[copied("web", 90), copied("reader", 110)]), (vec![], vec![]));
+    }
+
+    #[test]
     fn who_came_and_went_in_the_middle_is_told_by_what_it_mounted() {
-        assert_eq!(told(&[run("once", 110), mount("once", "data", true)], Touch::Read), ["once"]);
+        for volume in ["data", "twin"] {
+            let happenings = [run("once", 110), mount("once", volume, true)];
+            assert_eq!(told(&happenings, Touch::Read), ["once"], "{volume}");
+        }
         for other in [mount("once", "other", true), mount("once", "data", false)] {
             assert!(told(&[run("once", 110), other], Touch::Read).is_empty());
         }

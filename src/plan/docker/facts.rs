@@ -21,6 +21,9 @@ const SHORT_ID: usize = 12;
 /// Label on a volume with its name in the Compose file.
 pub(super) const VOLUME: &str = "com.docker.compose.volume";
 
+/// Who keeps the containers of a cluster's node.
+pub(super) const KUBELET: &str = "a kubelet";
+
 /// The time to stop of a container that its engine never kills (`--stop-timeout -1`).
 pub const FOREVER: u32 = u32::MAX;
 
@@ -34,6 +37,9 @@ pub struct HostFacts {
     pub volumes: Vec<VolumeFacts>,
     /// Id of the container that Eider itself runs in.
     pub own_container: Option<String>,
+    /// Ids of the containers by which Eider reaches the engine, such as a proxy before its socket.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub ways_to_engine: BTreeSet<String>,
     /// Why a path of the engine is not the same path here; none where it is. What is read and written
     /// there by a worker does not depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,8 +138,11 @@ pub struct VolumeFacts {
     pub labels: BTreeMap<String, String>,
     /// Where its data is on the host.
     pub mountpoint: String,
-    /// The directory of the host that is mounted there (`device=` of the local driver).
+    /// What is mounted there, by the options of the local driver: a directory of the host, a block device, or
+    /// a share with its server. Volumes that say the same are the same data.
     pub device: Option<String>,
+    /// Whether its data lies in memory.
+    pub in_memory: bool,
     /// Why nobody finds the data at the mount point while no container mounts the volume; none for a
     /// plain local volume.
     pub elsewhere: Option<String>,
@@ -165,10 +174,15 @@ impl HostFacts {
         self.real_paths.get(path).map_or(path, String::as_str)
     }
 
-    /// Where the data of a volume really is on the host, if that is known.
+    /// Where the data of a volume really is, if that is known: on the host, or what a file system of its own is
+    /// mounted from.
     pub(super) fn volume_path(&self, name: &str) -> Option<&str> {
         let volume = self.volume(name)?;
-        let path = volume.device.as_deref().unwrap_or(&volume.mountpoint);
+        let path = match (&volume.device, &volume.elsewhere) {
+            (Some(device), _) => device,
+            (None, None) => &volume.mountpoint,
+            (None, Some(_)) => return None,
+        };
         (!path.is_empty()).then(|| self.real_path(path))
     }
 
@@ -183,7 +197,7 @@ impl HostFacts {
             .volumes
             .iter()
             .map(|volume| volume.device.as_deref().unwrap_or(&volume.mountpoint));
-        binds.chain(volumes).filter(|path| !path.is_empty()).collect()
+        binds.chain(volumes).filter(|path| path.starts_with('/')).collect()
     }
 
     /// A container by its id.
@@ -277,7 +291,7 @@ impl ContainerFacts {
     /// Who makes another one when it stops, if somebody does: stopping it holds nothing still.
     pub(super) fn keeper(&self) -> Option<&'static str> {
         let keepers =
-            [("com.docker.swarm.task.id", "Docker Swarm"), ("io.kubernetes.pod.uid", "a kubelet")];
+            [("com.docker.swarm.task.id", "Docker Swarm"), ("io.kubernetes.pod.uid", KUBELET)];
         keepers.iter().find(|(label, _)| self.labels.contains_key(*label)).map(|(_, name)| *name)
     }
 

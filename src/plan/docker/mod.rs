@@ -2,6 +2,7 @@
 //! in which order, what is not covered, and where an archive goes. Pure: from facts to lists.
 
 mod aside;
+mod company;
 mod disturbance;
 mod facts;
 mod image;
@@ -26,7 +27,8 @@ mod tests;
 mod watching;
 
 pub use aside::{is_put_aside, left_aside};
-pub use disturbance::{Did, Happening, Held, disturbers};
+pub use company::Company;
+pub use disturbance::{Did, Disturbers, Happening, Held, disturbers};
 pub use facts::{
     ContainerFacts, FOREVER, HostFacts, MountFacts, MountKind, RunState, VolumeFacts, flag,
 };

@@ -13,12 +13,14 @@ use crate::spec::target::DockerTarget;
 
 const VOLUMES: &str = "volumes/";
 const BINDS: &str = "binds/";
+/// The option of the local driver that says what a volume shows.
+const DEVICE: &str = "device";
 
 /// What an archive keeps besides the data, so that it can be put back where nothing is left.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Definitions {
-    /// The volumes among the roots.
+    /// The volumes among the roots, and others that show the data of one.
     pub volumes: Vec<VolumeDefinition>,
     /// The selected containers, as the engine described them: name, image with digest,
     /// configuration, host configuration and networks.
@@ -110,6 +112,9 @@ pub struct Placement {
 pub struct Placements {
     /// The roots that are put back.
     pub roots: Vec<Placement>,
+    /// Volumes to make besides, where there are none of these names: they show the data of a root.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub besides: Vec<VolumeDefinition>,
     /// What is not, and why.
     pub warnings: Vec<String>,
 }
@@ -175,12 +180,19 @@ pub fn place(
         for (from, to) in pairs {
             placements.roots.push(volume(from, to, definition(from), None, host));
         }
+        placements.warn_of_own_ones(definitions);
         return Ok(placements);
     }
     let moved = match (origin.and_then(|origin| origin.project.as_ref()), &target.project) {
         (Some(from), Some(to)) if from != to => Some(to.as_str()),
         _ => None,
     };
+    if moved.is_none() {
+        let is_missing = |volume: &&VolumeDefinition| {
+            !volumes.contains(&volume.name.as_str()) && host.volume(&volume.name).is_none()
+        };
+        placements.besides = definitions.volumes.iter().filter(is_missing).cloned().collect();
+    }
     for root in roots {
         if let Some(name) = root.strip_prefix(VOLUMES) {
             let home = match moved {
@@ -205,10 +217,31 @@ pub fn place(
             placements.roots.push(Placement { root: root.clone(), source, create: None });
         }
     }
+    placements.warn_of_own_ones(definitions);
     Ok(placements)
 }
 
 impl Placements {
+    /// Tells which volumes are not made of what others like them are made of.
+    fn warn_of_own_ones(&mut self, definitions: &Definitions) {
+        for placement in &self.roots {
+            let Some(made) = &placement.create else { continue };
+            let like = definitions
+                .volumes
+                .iter()
+                .find(|volume| placement.root.strip_prefix(VOLUMES) == Some(volume.name.as_str()));
+            if let Some(device) = like.and_then(|volume| volume.options.get(DEVICE))
+                && !made.options.contains_key(DEVICE)
+            {
+                self.warnings.push(format!(
+                    "volume {} is made without the `device={device}` of {}: that one's data stays as it is",
+                    made.name,
+                    placement.root.trim_start_matches(VOLUMES)
+                ));
+            }
+        }
+    }
+
     /// Leaves as they are the paths of which the archive holds nothing, and tells which those are.
     pub fn leave_empty(&mut self, holds: impl Fn(&str) -> bool) -> Vec<String> {
         let mut left = Vec::new();
@@ -269,6 +302,10 @@ fn volume(
         to.clone_into(&mut definition.name);
         if let Some(project) = project {
             definition.labels.insert(PROJECT.to_owned(), project.to_owned());
+        }
+        if to != from && definition.options.contains_key(DEVICE) {
+            // It would be the same data, under those who work on it.
+            definition.options.clear();
         }
         if to != from && project.is_none() {
             // Compose would take a copy with these labels for its own.

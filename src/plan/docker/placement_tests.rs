@@ -156,3 +156,41 @@ fn an_archive_without_its_manifest_still_tells_its_roots() {
         assert!(found(others).is_empty(), "{others:?}");
     }
 }
+
+#[test]
+fn a_second_volume_of_the_same_directory_is_made_again_with_the_first() {
+    let mut definitions = definitions();
+    definitions.volumes.push(definition("shop_twin", "twin"));
+    let placed = |target: &DockerTarget, host: &HostFacts| {
+        let placements = place(target, Some(&project("shop")), &roots(), &definitions, host);
+        let names: Vec<String> =
+            placements.unwrap().besides.into_iter().map(|volume| volume.name).collect();
+        names
+    };
+    assert_eq!(placed(&project("shop"), &HostFacts::default()), ["shop_twin"]);
+    assert!(placed(&project("other"), &HostFacts::default()).is_empty());
+    let there = VolumeFacts { name: "shop_twin".to_owned(), ..VolumeFacts::default() };
+    let host = HostFacts { volumes: vec![there], ..HostFacts::default() };
+    assert!(placed(&project("shop"), &host).is_empty());
+}
+
+/// It had shown the very data of the first, which was replaced under those who worked on it.
+#[test]
+fn a_new_volume_does_not_show_the_directory_of_the_one_that_it_is_like() {
+    let mut definitions = definitions();
+    let options = [("type", "none"), ("o", "bind"), ("device", "/srv/data")];
+    definitions.volumes[0].options =
+        options.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    for target in [project("other"), volumes(&["new-a", "new-b"])] {
+        let roots = &roots()[..2];
+        let host = HostFacts::default();
+        let placed = place(&target, Some(&project("shop")), roots, &definitions, &host).unwrap();
+        assert!(placed.roots[0].create.as_ref().unwrap().options.is_empty(), "{placed:?}");
+        assert!(placed.warnings.iter().any(|told| told.contains("device=/srv/data")), "{placed:?}");
+    }
+    let back = placed(&project("shop"), &HostFacts::default());
+    assert!(back.warnings.is_empty());
+    let back =
+        place(&project("shop"), None, &roots(), &definitions, &HostFacts::default()).unwrap();
+    assert_eq!(back.roots[0].create.as_ref().unwrap().options.len(), 3);
+}

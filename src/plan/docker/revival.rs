@@ -23,6 +23,8 @@ pub struct Missing {
     pub image_digests: Vec<String>,
     /// Whether it ran when the archive was made; it is started only then.
     pub ran: bool,
+    /// Whether it was frozen then: it is frozen again once it is started.
+    pub paused: bool,
     /// How it was made.
     pub definition: Value,
 }
@@ -52,6 +54,7 @@ pub fn missing(definitions: &Definitions, host: &HostFacts, made: (&str, &str)) 
                 .collect(),
             // Archives of versions that did not keep it were mostly of what ran.
             ran: definition["ran"].as_bool().unwrap_or(true),
+            paused: definition["paused"].as_bool().unwrap_or(false),
             definition: definition.clone(),
         })
         .collect()
@@ -138,6 +141,7 @@ mod tests {
                 json!({
                     "id": "beef0000", "name": "shop-db-1", "imageId": "sha256:db", "ran": true,
                     "imageDigests": ["shop/db@sha256:1"],
+                    "paused": true,
                     "config": {"Image": "shop/db:1", "Cmd": ["serve"], "Hostname": "beef0000"},
                     "hostConfig": {"NetworkMode": "shop_back"},
                     "networks": {"shop_back": {"IPAMConfig": {"IPv4Address": "10.9.0.7"}}},
@@ -181,6 +185,7 @@ mod tests {
         let definitions = definitions();
         let found = missing(&definitions, &HostFacts::default(), ("l", "m"));
         assert!(found[0].ran && !found[1].ran);
+        assert!(found[0].paused && !found[1].paused);
         let labels = BTreeMap::from([("eider.restore".to_owned(), "m1".to_owned())]);
         let db = revive(&found[0], &definitions, "shop/db:1", "sha256:db", &labels).body;
         assert_eq!(db["Cmd"], json!(["serve"]), "nothing is left to the image");

@@ -157,7 +157,7 @@ pub struct Uncovered {
 ///
 /// # Errors
 /// [`Reason::TargetNotFound`] with what there is instead, if a project, service, container or volume
-/// that was named does not exist.
+/// that was named does not exist; [`Reason::UnsupportedTarget`] if a volume that was named lies in memory.
 pub fn select(target: &DockerTarget, host: &HostFacts) -> Result<Selection, Failure> {
     let mut chosen = chosen_containers(target, host)?;
     chosen.sort_by(|one, other| one.name.cmp(&other.name));
@@ -194,6 +194,12 @@ pub fn select(target: &DockerTarget, host: &HostFacts) -> Result<Selection, Fail
         });
     }
     for name in wanted.into_iter().flatten() {
+        if host.volume(&name).is_some_and(|volume| volume.in_memory) {
+            let message =
+                format!("volume {name} lies in memory: it holds nothing once nobody uses it");
+            return Err(Failure::new(Reason::UnsupportedTarget, message)
+                .hint("leave it out of `spec.target.docker.volumes`"));
+        }
         add(&mut roots, RootSource::Volume(name), None);
     }
     merge(&mut roots, host);
@@ -203,6 +209,30 @@ pub fn select(target: &DockerTarget, host: &HostFacts) -> Result<Selection, Fail
 }
 
 impl Selection {
+    /// The volumes among the roots, and those of the selected containers that show the data of one.
+    pub fn volumes(&self, host: &HostFacts) -> BTreeSet<String> {
+        let roots = self.roots.iter().filter(|root| matches!(root.source, RootSource::Volume(_)));
+        let roots: Vec<&RootSource> = roots.map(|root| &root.source).collect();
+        let selected = self.containers.iter().filter_map(|id| host.container(id));
+        let mounted = selected.flat_map(|container| &container.mounts).filter_map(|mount| {
+            let MountKind::Volume(name) = &mount.kind else { return None };
+            Some(RootSource::Volume(name.clone()))
+        });
+        let shows_one = |source: &RootSource| {
+            let inner = directory(source, host);
+            roots.iter().any(|root| {
+                inner.zip(directory(root, host)).is_some_and(|(one, other)| is_beneath(one, other))
+            })
+        };
+        let besides = mounted.filter(shows_one);
+        let all = roots.iter().copied().cloned().chain(besides);
+        all.filter_map(|source| match source {
+            RootSource::Volume(name) => Some(name),
+            RootSource::Bind(_) => None,
+        })
+        .collect()
+    }
+
     /// The same without configuration: paths of the host that no selected container may write to, as
     /// files and directories of settings are mounted. Volumes are data, whoever may write to them.
     #[must_use]
@@ -330,6 +360,9 @@ fn left_out(
         MountKind::Volume(name) if named(name) || is_called(name, &named, container, host) => {
             usual("the label eider.exclude names it")
         }
+        MountKind::Volume(name) if host.volume(name).is_some_and(|volume| volume.in_memory) => {
+            usual("it lies in memory")
+        }
         MountKind::Volume(name) if is_anonymous(name) => Err((
             "it is an anonymous volume, which no other container finds again".to_owned(),
             false,
@@ -411,24 +444,26 @@ fn add(roots: &mut Vec<Root>, source: RootSource, container: Option<&str>) {
     }
 }
 
-/// Where the data of a root really is, if nothing but that says what it is: what a driver or a file system of
-/// its own shows depends on its options too.
-fn directory<'a>(source: &'a RootSource, host: &'a HostFacts) -> Option<&'a str> {
+/// Where the data of a root really is, if that is known.
+pub(super) fn directory<'a>(source: &'a RootSource, host: &'a HostFacts) -> Option<&'a str> {
     match source {
         RootSource::Bind(path) => Some(host.real_path(path)),
-        RootSource::Volume(name) => {
-            host.volume(name).filter(|volume| volume.elsewhere.is_none())?;
-            host.volume_path(name)
-        }
+        RootSource::Volume(name) => host.volume_path(name),
     }
 }
 
 /// What is mounted in several ways is archived once: a path with the one that it lies in, a link with what it
-/// leads to, the path of a volume with the volume. Volumes stay what they are, whatever they lie in.
+/// leads to, the path of a volume with the volume, and one of two volumes with the same `device=`. In whatever
+/// path a volume lies, it stays a volume.
 fn merge(roots: &mut Vec<Root>, host: &HostFacts) {
     let mut found = std::mem::take(roots);
     found.sort_by_cached_key(|root| match &root.source {
-        RootSource::Volume(_) => (0, String::new(), false, root.clone()),
+        // What can be read where it is before what only containers see.
+        RootSource::Volume(name) => {
+            let is_elsewhere = host.volume(name).is_some_and(|volume| volume.elsewhere.is_some());
+            let real = host.volume_path(name).unwrap_or_default();
+            (0, real.to_owned(), is_elsewhere, root.clone())
+        }
         // Outer paths before those in them, and what a link leads to before the link.
         RootSource::Bind(path) => {
             let real = host.real_path(path);
@@ -438,10 +473,7 @@ fn merge(roots: &mut Vec<Root>, host: &HostFacts) {
     for root in found {
         let lies_in = |kept: &&mut Root| {
             let (inner, outer) = (directory(&root.source, host), directory(&kept.source, host));
-            let is_volume = matches!(root.source, RootSource::Volume(_));
-            inner.zip(outer).is_some_and(|(inner, outer)| {
-                if is_volume { inner == outer } else { is_beneath(inner, outer) }
-            })
+            inner.zip(outer).is_some_and(|(inner, outer)| is_beneath(inner, outer))
         };
         match roots.iter_mut().find(lies_in) {
             Some(kept) => kept.containers.extend(root.containers),

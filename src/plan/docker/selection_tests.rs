@@ -1,6 +1,7 @@
 //! What of the mounts of a target becomes a root.
 
 use super::*;
+use crate::spec::Reason;
 use crate::spec::target::DockerTarget;
 
 fn mount(kind: MountKind) -> MountFacts {
@@ -63,6 +64,44 @@ fn one_directory_that_is_mounted_in_two_ways_is_one_root() {
         .into();
     assert_eq!(roots(&host), ["volumes/data", "binds/srv/real", "binds/srv/real-too"]);
     assert!(selected(&host).roots.iter().all(|root| root.containers.contains("web")));
+}
+
+fn on_device(name: &str, device: &str) -> VolumeFacts {
+    let elsewhere = Some("it is mounted there for containers only".to_owned());
+    VolumeFacts { device: Some(device.to_owned()), elsewhere, ..volume(name) }
+}
+
+#[test]
+fn two_volumes_of_one_directory_are_one_root() {
+    let of = |name: &str| mount(MountKind::Volume(name.to_owned()));
+    let mut host = host(vec![of("two"), of("deep"), of("one"), of("other"), bind("/srv/x/y")]);
+    host.volumes = vec![
+        on_device("deep", "/srv/x/deep"),
+        on_device("one", "/srv/x"),
+        on_device("other", "/srv/xy"),
+        on_device("two", "/srv/x"),
+    ];
+    assert_eq!(roots(&host), ["volumes/one", "volumes/other"]);
+    // How the others were made is kept all the same: their containers cannot be made again without them.
+    let volumes: Vec<String> = selected(&host).volumes(&host).into_iter().collect();
+    assert_eq!(volumes, ["deep", "one", "other", "two"]);
+    host.volumes[3].device = Some("nfs 10.0.0.7 :/x".to_owned());
+    assert_eq!(roots(&host), ["volumes/one", "volumes/other", "volumes/two"]);
+}
+
+#[test]
+fn a_volume_in_memory_is_told_and_keeps_nothing_else_from_being_archived() {
+    let of = |name: &str| mount(MountKind::Volume(name.to_owned()));
+    let mut host = host(vec![of("data"), of("scratch")]);
+    let elsewhere = Some("tmpfs is mounted there for containers only".to_owned());
+    host.volumes =
+        vec![volume("data"), VolumeFacts { in_memory: true, elsewhere, ..volume("scratch") }];
+    assert_eq!(roots(&host), ["volumes/data"]);
+    let uncovered = selected(&host).uncovered;
+    assert!(uncovered.iter().any(|left| left.why == "it lies in memory" && left.usual));
+    let volumes = Some(vec!["scratch".to_owned()]);
+    let target = DockerTarget { volumes, ..DockerTarget::default() };
+    assert_eq!(select(&target, &host).unwrap_err().reason, Reason::UnsupportedTarget);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::{ContainerFacts, FOREVER, HostFacts, MountFacts, MountKind, RunState};
-use super::selection::{Root, RootSource, Selection, is_beneath};
+use super::facts::{ContainerFacts, FOREVER, HostFacts, KUBELET, MountFacts, MountKind, RunState};
+use super::selection::{Root, RootSource, Selection, directory, is_beneath};
 use crate::plan::Failure;
 use crate::spec::{ConsistencyMode, Reason};
 
@@ -201,8 +201,8 @@ pub fn stop_set(
         let selected = selection.containers.contains(&container.id);
         let sharing = shares(container, selection, host, touch);
         let loses = sharing && touch == Touch::Replace;
-        if host.own_container.as_ref() == Some(&container.id) {
-            stopping.warnings.extend(own_goes_on(container, selected, loses)?);
+        if let Some(company) = host.company(&container.id) {
+            stopping.warnings.extend(company.goes_on(container, selected, sharing, loses)?);
         } else if selected || sharing {
             chosen.push(Chosen { container, shares: sharing, loses, lives_with: None });
         } else if let Some(path) = reaches_volumes(container, selection, host) {
@@ -268,24 +268,6 @@ impl Chosen<'_> {
     }
 }
 
-/// What people have to know of Eider's own container, which is never stopped.
-fn own_goes_on(
-    own: &ContainerFacts,
-    selected: bool,
-    loses: bool,
-) -> Result<Option<String>, Failure> {
-    let name = &own.name;
-    if loses {
-        let message = format!("{name} is Eider itself and works on what is to be replaced");
-        return Err(Failure::new(Reason::UnsupportedTarget, message)
-            .hint("name other volumes, or have it done by an Eider on the host"));
-    }
-    // Otherwise it mounts the data in order to reach it.
-    Ok(selected.then(|| {
-        format!("{name} is Eider itself and goes on: what it writes is read while it runs")
-    }))
-}
-
 /// Adds those who live in one that stops, and those who live in them.
 fn add_who_lives_with<'a>(
     chosen: &mut Vec<Chosen<'a>>,
@@ -299,12 +281,8 @@ fn add_who_lives_with<'a>(
             if container.id == other.id || !cannot_go_on_without(container, other, touch) {
                 continue;
             }
-            if host.own_container.as_ref() == Some(&container.id) {
-                let message =
-                    format!("{} is Eider itself and lives in {}", container.name, other.name);
-                return Err(Failure::new(Reason::UnsupportedTarget, message).hint(
-                    "use `consistency.mode: Pause` or `Live`, or have it done by an Eider on the host",
-                ));
+            if let Some(company) = host.company(&container.id) {
+                return Err(company.cannot_lose(container, other));
             }
             if chosen.iter().all(|one| one.container.id != container.id) {
                 let lives_with = Some(other.name.clone());
@@ -335,8 +313,13 @@ fn check_comes_back(container: &ContainerFacts) -> Result<(), Failure> {
     }
     if let Some(keeper) = container.keeper() {
         let message = format!("{keeper} would start another container when {name} stops");
-        return Err(Failure::new(Reason::QuiesceFailed, message)
-            .hint("use `consistency.mode: Pause` or `Live`; in a cluster run Eider's operator"));
+        let hint = match keeper {
+            KUBELET => {
+                "use `consistency.mode: Pause` or `Live`, or run Eider's operator in the cluster"
+            }
+            _ => "use `consistency.mode: Pause` or `Live`",
+        };
+        return Err(Failure::new(Reason::QuiesceFailed, message).hint(hint));
     }
     Ok(())
 }
@@ -382,14 +365,14 @@ fn shares(
 
 /// Whether a mount is in the way of reading or replacing a root. Directories are compared by what is known
 /// of where they really are: the same data may be mounted as a volume, by its path and by a link to it.
-fn holds(mount: &MountFacts, root: &RootSource, host: &HostFacts, touch: Touch) -> bool {
+pub(super) fn holds(mount: &MountFacts, root: &RootSource, host: &HostFacts, touch: Touch) -> bool {
     let is_in_the_way = mount.writable || touch == Touch::Replace;
     if let (MountKind::Volume(mounted), RootSource::Volume(name)) = (&mount.kind, root)
         && mounted == name
     {
         return is_in_the_way;
     }
-    let (Some(mounted), Some(path)) = (mounted_path(mount, host), root_path(root, host)) else {
+    let (Some(mounted), Some(path)) = (mounted_path(mount, host), directory(root, host)) else {
         return false;
     };
     if is_beneath(mounted, path) {
@@ -406,13 +389,6 @@ fn mounted_path<'a>(mount: &'a MountFacts, host: &'a HostFacts) -> Option<&'a st
         MountKind::Volume(name) => host.volume_path(name),
         MountKind::Bind(path) => Some(host.real_path(path)),
         MountKind::Temporary => None,
-    }
-}
-
-fn root_path<'a>(root: &'a RootSource, host: &'a HostFacts) -> Option<&'a str> {
-    match root {
-        RootSource::Volume(name) => host.volume_path(name),
-        RootSource::Bind(path) => Some(host.real_path(path)),
     }
 }
 

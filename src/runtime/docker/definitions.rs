@@ -9,9 +9,7 @@ use serde_json::{Value, json};
 use super::connection::{ANSWER, Connection, failure, is_missing, limited};
 use super::raw;
 use crate::plan::Failure;
-use crate::plan::docker::{
-    Definitions, HostFacts, RootSource, RunState, Selection, VolumeDefinition,
-};
+use crate::plan::docker::{Definitions, HostFacts, RunState, Selection, VolumeDefinition};
 
 /// The definitions of everything that is selected. Who stands still for another operation counts as
 /// running, as in `facts`: a backup before an upgrade is taken of services that are to run.
@@ -24,15 +22,12 @@ pub async fn of(
     let listed =
         limited("list the volumes", ANSWER, docker.list_volumes(None::<ListVolumesOptions>))
             .await?;
-    let is_root = |name: &str| {
-        let is = |source: &RootSource| matches!(source, RootSource::Volume(found) if found == name);
-        selection.roots.iter().any(|root| is(&root.source))
-    };
+    let wanted = selection.volumes(facts);
     let mut volumes: Vec<VolumeDefinition> = listed
         .volumes
         .unwrap_or_default()
         .into_iter()
-        .filter(|volume| is_root(&volume.name))
+        .filter(|volume| wanted.contains(&volume.name))
         .map(|volume| VolumeDefinition {
             name: volume.name,
             driver: volume.driver,
@@ -51,7 +46,11 @@ pub async fn of(
             Some(state) => state != RunState::Stopped,
             None => ["Running", "Paused", "Restarting"].iter().any(|is| found["State"][is] == true),
         };
-        containers.push(definition(&found, &digests.unwrap_or_default(), ran));
+        let mut definition = definition(&found, &digests.unwrap_or_default(), ran);
+        if state == Some(RunState::Paused) {
+            definition["paused"] = json!(true);
+        }
+        containers.push(definition);
     }
     let networks = networks(&docker, &containers).await?;
     Ok(Definitions { volumes, containers, networks })

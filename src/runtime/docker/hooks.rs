@@ -1,5 +1,6 @@
 //! Hooks on a Docker host: commands in containers.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
@@ -17,6 +18,8 @@ use crate::spec::target::DockerTarget;
 
 /// How often a command is asked about whose output nobody hears.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long the engine may take to say what has become of a command whose time is over.
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// Runs a command in the container or the service that the hook names; in the only container of the
 /// target if it names none.
@@ -35,17 +38,35 @@ pub async fn in_containers(
             return Err(format!("container {name} does not run, so no command runs in it"));
         }
         let left = timeout.saturating_sub(begun.elapsed());
-        match tokio::time::timeout(left, in_one(&docker, container, hook)).await {
+        let execution = OnceLock::new();
+        match tokio::time::timeout(left, in_one(&docker, container, hook, &execution)).await {
             Ok(result) => result?,
             Err(_) => {
+                let left = left_running(&docker, execution.get()).await;
                 return Err(format!(
-                    "the command in {name} took longer than {} s; it is left to itself",
+                    "the command in {name} took longer than {} s{left}",
                     timeout.as_secs()
                 ));
             }
         }
     }
     Ok(())
+}
+
+/// What is said of a command whose time is over, as the end of a sentence: an engine has no call that would end
+/// one, and it has nothing to do with how long anybody listens to it.
+async fn left_running(docker: &Docker, execution: Option<&String>) -> String {
+    let Some(id) = execution else { return String::new() };
+    let seen = tokio::time::timeout(LAST_LOOK, docker.inspect_exec(id)).await;
+    let seen = seen.ok().and_then(Result::ok).unwrap_or_default();
+    let process = match seen.pid {
+        Some(process) if process > 0 => format!(", as process {process} of the host"),
+        _ => String::new(),
+    };
+    match seen.running {
+        Some(false) => ", and has ended since".to_owned(),
+        _ => format!(" and goes on in the container{process}: no engine can end it"),
+    }
 }
 
 /// The containers that a hook means.
@@ -83,10 +104,12 @@ fn is_deaf_proxy(error: &Error) -> bool {
     matches!(error, Error::HyperResponseError { err } if err.to_string().contains("upgrade"))
 }
 
+/// Runs the command in one container; `execution` is what the engine calls it.
 async fn in_one(
     docker: &Docker,
     container: &ContainerFacts,
     hook: &ExecHook,
+    execution: &OnceLock<String>,
 ) -> Result<(), String> {
     let name = &container.name;
     let explain = |error: &Error| failure(&format!("run a command in {name}"), error).message;
@@ -97,6 +120,7 @@ async fn in_one(
         ..CreateExecOptions::default()
     };
     let made = docker.create_exec(&container.id, options).await.map_err(|e| explain(&e))?;
+    let _ = execution.set(made.id.clone());
     let started = docker.start_exec(&made.id, None::<StartExecOptions>).await;
     let (mut written, mut errors) = (Tail::default(), Tail::default());
     match started {

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::connection::{ANSWER, Connection, address, is_missing, limited};
+use super::identity::{Traces, own, ways};
 use super::reach::remote;
 use super::worker::WORKER_LABEL;
 use crate::plan::Failure;
@@ -33,7 +34,7 @@ const LOOKING_AT_PATHS: Duration = Duration::from_secs(5);
 pub async fn host_facts(connection: &Connection) -> Result<HostFacts, Failure> {
     let docker = connection.docker().await?;
     let found = inspected(&docker).await?;
-    let mut facts = facts_of(&found, volumes(&docker).await?);
+    let mut facts = facts_of(&found, volumes(&docker).await?)?;
     // In a container the host's paths are not what they are on the host.
     if facts.own_container.is_none() && facts.remote.is_none() {
         (facts.real_paths, facts.sockets) = mounted_paths(&facts).await;
@@ -62,11 +63,19 @@ async fn mounted_paths(facts: &HostFacts) -> (BTreeMap<String, String>, BTreeSet
 }
 
 /// These containers and volumes as facts.
-pub fn facts_of(found: &[ContainerInspectResponse], volumes: Vec<VolumeFacts>) -> HostFacts {
+///
+/// # Errors
+/// See [`own`].
+pub fn facts_of(
+    found: &[ContainerInspectResponse],
+    volumes: Vec<VolumeFacts>,
+) -> Result<HostFacts, Failure> {
     let containers: Vec<ContainerFacts> = found.iter().map(container_facts).collect();
-    let own_container = own_container(&containers);
+    let own_container = own(&Traces::of_this_process(), found)?;
     let remote = remote(&address(), found);
-    HostFacts { containers, volumes, own_container, remote, ..HostFacts::default() }
+    let ways_to_engine = ways(&address(), own_container.as_deref(), found);
+    let facts = HostFacts::default();
+    Ok(HostFacts { containers, volumes, own_container, ways_to_engine, remote, ..facts })
 }
 
 /// Every container but workers: they touch data on behalf of an operation and belong to nobody's target.
@@ -209,9 +218,12 @@ fn mounts(points: &[MountPoint], host: &HostConfig) -> Vec<MountFacts> {
 }
 
 fn volume_facts(volume: Volume) -> VolumeFacts {
-    let device = volume.options.get("device").filter(|device| !device.is_empty());
+    let option = |name: &str| volume.options.get(name).map(String::as_str).unwrap_or_default();
+    let device = Some(option("device")).filter(|device| !device.is_empty());
     let is_local = volume.driver == "local";
-    let path = device.filter(|device| is_local && device.starts_with('/')).cloned();
+    let source = device.filter(|_| is_local);
+    let source = source.and_then(|device| mounted_from(option("type"), option("o"), device));
+    let in_memory = is_local && matches!(option("type"), "tmpfs" | "ramfs");
     let elsewhere = if is_local {
         device.map(|device| format!("{device} is mounted there for containers only"))
     } else {
@@ -221,41 +233,47 @@ fn volume_facts(volume: Volume) -> VolumeFacts {
         name: volume.name,
         labels: sorted(volume.labels),
         mountpoint: volume.mountpoint,
-        device: path,
+        device: source,
+        in_memory,
         elsewhere,
     }
 }
 
-/// The container that this process runs in, if the engine knows it.
-pub fn own_container(containers: &[ContainerFacts]) -> Option<String> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let own = containers.iter().find(|container| lives_in(&mounts, &container.id));
-    own.map(|container| container.id.clone())
-}
-
-/// Whether these mounts (`proc(5)`, mountinfo) are those of a process in this container: the engine
-/// mounts files into it that lie in a directory of its id. The host sees mounts of such directories
-/// too, but at other places.
-pub fn lives_in(mounts: &str, id: &str) -> bool {
-    let directory = format!("/containers/{id}/");
-    mounts.lines().any(|line| {
-        let mut fields = line.split(' ').skip(3);
-        let (root, point) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
-        root.contains(&directory)
-            && matches!(point, "/etc/hostname" | "/etc/hosts" | "/etc/resolv.conf")
-    })
+/// What the local driver mounts by its options (`mount(8)`), in one way of writing it; none for what is another one
+/// with each mount, or is put together.
+fn mounted_from(kind: &str, options: &str, device: &str) -> Option<String> {
+    let mut options = options.split(',').map(str::trim);
+    let is_bind = matches!(kind, "" | "none" | "bind")
+        || options.clone().any(|option| matches!(option, "bind" | "rbind"));
+    let server = options.find_map(|option| option.strip_prefix("addr=")).unwrap_or_default();
+    let path = match device.trim_end_matches('/') {
+        "" => device,
+        path => path,
+    };
+    match kind {
+        _ if is_bind && path.starts_with('/') => Some(path.to_owned()),
+        "nfs" | "nfs4" => Some(format!("nfs {server} {path}")),
+        "cifs" | "smb3" => Some(format!("cifs {server} {path}")),
+        _ if path.starts_with("/dev/") => Some(path.to_owned()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::lives_in;
+    use super::mounted_from;
 
     #[test]
-    fn the_host_is_not_taken_for_one_of_its_containers() {
-        let host = "36 25 0:32 / /var/lib/docker/containers/beef/mounts/shm rw - tmpfs shm rw\n\
-                    37 25 8:1 / / rw - ext4 /dev/sda1 rw\n";
-        assert!(!lives_in(host, "beef"));
-        let inside = "512 500 8:1 /var/lib/docker/containers/beef/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n";
-        assert!(lives_in(inside, "beef") && !lives_in(inside, "cafe"));
+    fn volumes_are_known_by_what_is_mounted_there() {
+        let from = |kind, options, device| mounted_from(kind, options, device).unwrap_or_default();
+        assert_eq!(from("none", "bind,ro", "/srv/x/"), "/srv/x");
+        assert_eq!(from("", "rbind", "/"), "/");
+        assert_eq!(from("ext4", "", "/dev/sdb1"), "/dev/sdb1");
+        let share = from("nfs", "addr=10.0.0.7,rw", ":/export");
+        assert_eq!(share, from("nfs4", "ro, addr=10.0.0.7", ":/export/"));
+        assert_ne!(share, from("nfs", "addr=10.0.0.8,rw", ":/export"));
+        for (kind, device) in [("tmpfs", "tmpfs"), ("overlay", "overlay"), ("none", "relative")] {
+            assert_eq!(from(kind, "", device), "", "{kind}");
+        }
     }
 }

@@ -12,8 +12,8 @@ use super::listing::host_facts;
 use super::{DockerRuntime, definitions, docker_target, translate, worker};
 use crate::engine::{EntryKind, LocalStore, Manifest, root_kinds};
 use crate::plan::docker::{
-    Definitions, HostFacts, Place, Placements, Root, RootSource, RunState, Selection, Stopping,
-    Touch, VolumeDefinition, place, select, stop_set,
+    Definitions, Disturbers, HostFacts, Place, Placements, Root, RootSource, RunState, Selection,
+    Stopping, Touch, VolumeDefinition, place, select, stop_set,
 };
 use crate::plan::version::of_image;
 use crate::plan::{Action, Failure, Job, Log, PreflightFacts, RestoreJob, safety};
@@ -76,6 +76,22 @@ pub(super) fn ran(names: impl IntoIterator<Item = String>) -> Failure {
         format!("{} ran while it was to stand still: somebody started it", names.join(", ")),
     )
     .hint("find out who starts it (a restart of the engine, another tool), and try again")
+}
+
+/// These were disturbed in another way, or by others too, while they were to stand still.
+pub(super) fn disturbed(found: Disturbers) -> Failure {
+    if found.copied.is_empty() {
+        return ran(found.ran);
+    }
+    let copied: Vec<String> = found.copied.into_iter().collect();
+    let mut message =
+        format!("files were copied into {} while it was to stand still", copied.join(", "));
+    if !found.ran.is_empty() {
+        message.push_str("; ");
+        message.push_str(&ran(found.ran).message);
+    }
+    Failure::new(Reason::QuiesceFailed, message)
+        .hint("find out who copies (`docker cp`, another tool), and try again")
 }
 
 /// How long a job's target may take to be held still.
@@ -273,7 +289,8 @@ impl DockerRuntime {
         }
         let docker = self.connection.docker().await?;
         let mut made = HashMap::new();
-        for definition in look.placements.roots.iter().filter_map(|root| root.create.as_ref()) {
+        let of_roots = look.placements.roots.iter().filter_map(|root| root.create.as_ref());
+        for definition in of_roots.chain(&look.placements.besides) {
             let what = format!("make volume {}", definition.name);
             let call = docker.create_volume(request(definition));
             let volume = limited(&what, ANSWER, call).await?;

@@ -12,7 +12,9 @@ mod definitions;
 mod health;
 mod holds;
 mod hooks;
+mod identity;
 mod images;
+mod layers;
 mod letting_go;
 mod listing;
 mod looking;
@@ -149,12 +151,17 @@ impl DockerRuntime {
 
     async fn release(&self, job: &Job, log: &Log<'_>) -> Result<Value, Failure> {
         let Some((mut stopping, unsettled)) = held(log) else { return Ok(Value::Null) };
+        let mut failed = None;
         if let Job::Restore(restore) = job {
-            stopping = if goes_back(log) {
-                self.remove_revived(restore, stopping).await?
+            if goes_back(log) {
+                // Whoever ran before runs again all the same, though the archive may be gone by now.
+                match self.remove_revived(restore, stopping.clone()).await {
+                    Ok(left) => stopping = left,
+                    Err(failure) => failed = Some(failure),
+                }
             } else {
-                self.revive(restore, stopping).await?
-            };
+                stopping = self.revive(restore, stopping).await?;
+            }
         }
         let mut others = self.holds.of_others(job.operation());
         if matches!(job, Job::Upgrade(_)) {
@@ -174,6 +181,9 @@ impl DockerRuntime {
             if let Some(since) = log.started_at(backup_step::QUIESCE) {
                 at = letting_go::last_start(&docker, &stopping, since).await.unwrap_or(at);
             }
+        }
+        if let Some(failure) = failed {
+            return Err(failure);
         }
         self.holds.drop(job.operation());
         Ok(json!({ "at": at }))
@@ -306,9 +316,12 @@ impl Runtime for DockerRuntime {
             }
             lines.extend(stopping.warnings);
             lines.extend(look.placements.warnings);
-            for left in &look.selection.uncovered {
-                let (container, place, why) = (&left.container, &left.place, &left.why);
-                lines.push(format!("not covered: {place} of {container}: {why}"));
+            let uncovered = &look.selection.uncovered;
+            if !uncovered.is_empty() {
+                let selected = &look.selection.containers;
+                let selected = selected.iter().filter_map(|id| look.facts.container(id));
+                let written = layers::written(&self.connection.docker().await?, selected).await;
+                lines.extend(uncovered.iter().map(|left| layers::line(left, &written)));
             }
             Ok(lines)
         })

@@ -92,8 +92,7 @@ impl DockerRuntime {
             return Ok(false);
         }
         let mut look = self.look(job).await?;
-        let is_own = |id: &String| look.selection.containers.contains(id);
-        if look.facts.own_container.as_ref().is_some_and(is_own) {
+        if look.selection.containers.iter().any(|id| look.facts.company(id).is_some()) {
             return Ok(false);
         }
         for container in &mut look.facts.containers {

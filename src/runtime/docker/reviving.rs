@@ -150,7 +150,11 @@ impl DockerRuntime {
         let as_held = |entry: StopEntry| match is_held(&entry.id) {
             Some(earlier) => entry.as_before(earlier),
             // It was made a moment ago.
-            None => StopEntry { was_unproven: false, ..entry },
+            None => {
+                let was = found.iter().find(|one| one.name == entry.name);
+                let paused = was.is_some_and(|one| one.paused);
+                StopEntry { was_unproven: false, paused, ..entry }
+            }
         };
         let order = entries(&all).into_iter().map(as_held).collect();
         Ok(Stopping { order, warnings: stopping.warnings })

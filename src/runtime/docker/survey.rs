@@ -48,7 +48,7 @@ impl DockerRuntime {
     pub async fn survey(&self, measured: bool) -> Result<(HostFacts, Vec<Sighting>), Failure> {
         let docker = self.connection.docker().await?;
         let found = inspected(&docker).await?;
-        let facts = facts_of(&found, volumes(&docker).await?);
+        let facts = facts_of(&found, volumes(&docker).await?)?;
         let seen: Vec<Sighting> = found.iter().map(sighting).collect();
         let measuring = seen.into_iter().map(|seen| measure(docker.clone(), seen, measured));
         let sightings = futures_util::stream::iter(measuring).buffered(AT_ONCE).collect().await;

@@ -16,9 +16,12 @@ use super::stamps::{TELL, written};
 use super::worker::WORKER_LABEL;
 use super::{DockerRuntime, held, listing, looking};
 use crate::plan::backup::step::QUIESCE;
-use crate::plan::docker::{Did, Happening, Held, disturbers, flag};
+use crate::plan::docker::{Did, Disturbers, Happening, Held, disturbers, flag};
 use crate::plan::{Failure, Job, Log};
 use crate::spec::ConsistencyMode;
+
+/// What the engine calls it when files are copied into a container (`docker cp`), whether it runs or not.
+const COPIED: &str = "extract-to-dir";
 
 /// Listens to what containers do from a moment on.
 pub(super) struct Witness {
@@ -110,8 +113,8 @@ impl DockerRuntime {
         let others = self.holds.of_others(job.operation());
         happenings.retain(|happening| !others.contains(&happening.container));
         let look = self.look(job).await?;
-        let names = disturbers(&happenings, held, &look.selection, &look.facts, touch(job))?;
-        if names.is_empty() { Ok(warnings) } else { Err(looking::ran(names)) }
+        let found = disturbers(&happenings, held, &look.selection, &look.facts, touch(job))?;
+        if found == Disturbers::default() { Ok(warnings) } else { Err(looking::disturbed(found)) }
     }
 }
 
@@ -125,7 +128,7 @@ fn standing(job: &Job, log: &Log<'_>) -> Option<Held> {
 fn asked(since: Timestamp, until: Option<Timestamp>) -> EventsOptions {
     let filters = HashMap::from([
         ("type", vec!["container", "volume"]),
-        ("event", vec!["start", "unpause", "mount"]),
+        ("event", vec!["start", "unpause", "mount", COPIED]),
     ]);
     let options = EventsOptionsBuilder::new().since(&written(since)).filters(&filters);
     match until {
@@ -163,7 +166,9 @@ fn happening(event: &EventMessage) -> Option<Happening> {
         return None;
     }
     let name = attributes.get("name").cloned().unwrap_or_else(|| id.clone());
-    Some(Happening { at, container: id, what: Did::Run(name) })
+    let is_copy = event.action.as_deref() == Some(COPIED);
+    let what = if is_copy { Did::Copied(name) } else { Did::Run(name) };
+    Some(Happening { at, container: id, what })
 }
 
 #[cfg(test)]
@@ -173,8 +178,12 @@ mod tests {
     use super::*;
 
     fn read(kind: &str, id: &str, attributes: &Value) -> Option<Did> {
+        read_as("start", kind, id, attributes)
+    }
+
+    fn read_as(action: &str, kind: &str, id: &str, attributes: &Value) -> Option<Did> {
         let event = json!({
-            "Type": kind, "Action": "start", "timeNano": 1_795_305_601_000_000_000_i64,
+            "Type": kind, "Action": action, "timeNano": 1_795_305_601_000_000_000_i64,
             "Actor": {"ID": id, "Attributes": attributes},
         });
         happening(&serde_json::from_value(event).unwrap()).map(|found| found.what)
@@ -184,6 +193,8 @@ mod tests {
     fn events_are_read_but_those_of_workers_and_of_who_goes_on() {
         let web = read("container", "a1", &json!({"name": "web", "image": "x"}));
         assert_eq!(web, Some(Did::Run("web".to_owned())));
+        let copied = read_as("extract-to-dir", "container", "a1", &json!({"name": "web"}));
+        assert_eq!(copied, Some(Did::Copied("web".to_owned())));
         assert_eq!(read("container", "a1", &json!({"name": "w", "eider.worker": "y"})), None);
         for word in ["false", "no", " OFF", "0"] {
             assert_eq!(read("container", "a1", &json!({"name": "w", "eider.stop": word})), None);

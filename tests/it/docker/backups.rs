@@ -102,11 +102,37 @@ hooks:
     let archive = project.scene.archive("live");
     let dump = format!("volumes/{}/dump", project.of("data"));
     assert_eq!(tool("tar", &["xzOf", archive.to_str().unwrap(), &dump]), "dump\n");
+    // One that takes too long goes on, and that is said.
+    let slow = "[sleep, '300']}, timeout: 1s}";
+    let late = hooks.replace("[sh, -c, 'echo dump > /data/dump']}}", slow);
+    let late = late.replace("rm /data/dump; ", "");
+    project
+        .back_up("late", &late)
+        .code(1)
+        .says("took longer than 1 s and goes on in the container");
+    std::fs::write(project.at("data").join("hooks"), "after\n").unwrap();
     // A hook that fails fails the Backup, and those after it run all the same.
     let failing = hooks.replace("echo dump > /data/dump", "echo no space >&2; exit 3");
     project.back_up("failing", &failing.replace("rm /data/dump; ", "")).code(1).says("no space");
     assert_eq!(lines(&project.at("data").join("hooks")), ["after", "after"]);
     project.runs_as_before();
+}
+
+#[test]
+fn a_plan_says_how_much_a_container_keeps_outside_of_its_mounts() {
+    let Some(project) = Project::new() else { return };
+    let data = format!("{}:/data", project.volume("data"));
+    let script = "head -c 3145728 /dev/zero > /kept; touch /data/ready; sleep 300";
+    project.start("web", &["-v", &data], script);
+    let ready = project.at("data").join("ready");
+    wait_longer("it has written", Duration::from_secs(20), &mut || ready.exists());
+    let target = format!("project: {}", project.name);
+    let text = project.scene.fill(&format!("{STORE}---\n{}", backup("night", &target, "")));
+    project.scene.write("documents.yaml", text);
+    let plan = project.scene.run(&["run", "-f", "documents.yaml", "--dry-run"]).ok().stdout;
+    let words: Vec<&str> = plan.split_whitespace().collect();
+    let kept = "goes with the container, 3.0 MiB by now";
+    assert!(words.join(" ").contains(kept), "{plan}");
 }
 
 #[test]
@@ -140,10 +166,17 @@ fn what_cannot_be_backed_up_is_refused_before_anything_stops() {
     let services = format!("project: {}, services: [dbx]", project.name);
     apply("service", &services).code(3).says("db, off, web");
     let volume = project.of("nfs");
-    docker(&["volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", &volume]);
+    let share = ["--opt", "type=nfs", "--opt", "o=addr=127.0.0.1", "--opt", "device=:/nowhere"];
+    docker(&[&["volume", "create"][..], &share, &[&volume]].concat());
     apply("elsewhere", &format!("volumes: [{volume}]")).code(2).says("for containers only");
+    let scratch = project.of("scratch");
+    docker(&["volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", &scratch]);
+    apply("memory", &format!("volumes: [{scratch}]")).code(2).says("lies in memory");
     project.start("once", &["--rm", "-v", &format!("{}:/data", project.of("data"))], SERVICE);
     project.back_up("vanishing", "").code(1).says("--rm");
+    let place = project.scene.path("store").to_string_lossy().into_owned();
+    let plan = ["backup", "create", "--project", &project.name, "--store", &place, "--dry-run"];
+    project.scene.run(&plan).code(1).says("--rm");
     docker(&["rm", "-f", &project.of("once")]);
     project.runs_as_before();
     assert_eq!(

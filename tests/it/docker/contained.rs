@@ -291,3 +291,34 @@ fn a_daemon_that_is_killed_while_it_stops_a_project_lets_it_run_again() {
     assert!(docker(&["image", "ls", "--quiet", IMAGE]).trim().len() > 1);
     assert_eq!(workers(&project), "");
 }
+
+/// The files by which a container is known are those of whoever's network it lives in.
+#[test]
+fn eider_in_the_network_of_another_container_does_not_take_itself_for_that_one() {
+    let Some(project) = Project::new() else { return };
+    project.shop();
+    let vpn = project.of("vpn");
+    let idle = "trap 'exit 0' TERM; while :; do sleep 0.1 & wait $!; done";
+    docker(&["run", "-d", "--name", &vpn, IMAGE, "/bin/sh", "-c", idle]);
+    let run = |network: &str, name: &str, target: &str| -> Ended {
+        let text = project.scene.fill(&format!("{STORE}---\n{}", backup(name, target, "")));
+        let file = project.scene.write("specs/documents.yaml", text);
+        // As engines of today do it, so that its control group does not tell its id.
+        let more = ["--rm", "--cgroupns", "private", "--name", &project.of("eider")];
+        let mut arguments = arguments(&project, &more);
+        let place = arguments.iter().position(|word| word == "none").unwrap();
+        arguments[place] = format!("container:{network}");
+        arguments.extend(["run", "-f", file.to_str().unwrap()].map(str::to_owned));
+        Command::new("docker").args(arguments).output().unwrap().into()
+    };
+    let whole = format!("project: {}", project.name);
+    run(&vpn, "night", &whole).ok();
+    docker(&["rm", "--force", &vpn]);
+    project.runs_as_before();
+    assert_eq!(workers(&project), "", "a worker is left");
+    // It would take its own network away.
+    let web = project.of("web");
+    let before = project.inspected()["web"]["State"]["StartedAt"].clone();
+    run(&web, "morning", &whole).code(2).says(&format!("is Eider itself and lives in {web}"));
+    assert_eq!(project.inspected()["web"]["State"]["StartedAt"], before);
+}

@@ -149,6 +149,38 @@ fn who_came_and_went_in_the_middle_is_not_overlooked() {
 }
 
 #[test]
+fn who_came_and_went_by_another_volume_of_the_same_directory_is_not_overlooked() {
+    let ran = |project: &Project| {
+        let twin = project.of("twin");
+        let device = format!("device={}", project.at("data").display());
+        let bind = ["--opt", "type=none", "--opt", "o=bind", "--opt", &device];
+        docker(&[&["volume", "create"][..], &bind, &[&twin]].concat());
+        let (name, mount) = (project.of("once"), format!("{twin}:/data"));
+        docker(&["run", "--rm", "--name", &name, "-v", &mount, IMAGE, "true"]);
+    };
+    let Some((project, ended)) = disturbed(ran) else { return };
+    ended.code(1).says(&format!("{} ran while it was to stand still", project.of("once")));
+}
+
+#[test]
+fn what_was_copied_into_a_stopped_container_in_the_middle_is_not_overlooked() {
+    let copied = |project: &Project| {
+        let file = project.scene.write("copied", "x");
+        let place = format!("{}:/data/copied", project.of("web"));
+        docker(&["cp", file.to_str().unwrap(), &place]);
+    };
+    let Some((project, ended)) = disturbed(copied) else { return };
+    ended.code(1).says(&format!("files were copied into {} while", project.of("web")));
+    // Out of it changes nothing.
+    let taken = |project: &Project| {
+        let place = format!("{}:/data/log", project.of("web"));
+        docker(&["cp", &place, project.scene.path("taken").to_str().unwrap()]);
+    };
+    let Some((_, ended)) = disturbed(taken) else { return };
+    ended.ok();
+}
+
+#[test]
 fn a_lost_terminal_leaves_nobody_down() {
     let Some(project) = stage() else { return };
     let running = begin(&project, "archive: {format: tar}");

@@ -104,6 +104,50 @@ fn who_writes_by_the_path_of_a_volume_or_by_a_link_stands_still_too() {
 }
 
 #[test]
+fn one_directory_by_two_volumes_is_read_once_and_everybody_on_it_stands_still() {
+    let Some(project) = Project::new() else { return };
+    let data = project.volume("data");
+    let twin = project.of("a-twin");
+    let device = format!("device={}", project.at("data").display());
+    let bind = ["--opt", "type=none", "--opt", "o=bind", "--opt", &device];
+    docker(&[&["volume", "create"][..], &bind, &[&twin]].concat());
+    let scratch = project.of("scratch");
+    let memory = ["--opt", "type=tmpfs", "--opt", "device=tmpfs"];
+    docker(&[&["volume", "create"][..], &memory, &[&scratch]].concat());
+    let mounts = [format!("{data}:/data"), format!("{twin}:/twin"), format!("{scratch}:/scratch")];
+    let more = ["-v", &mounts[0], "-v", &mounts[1], "-v", &mounts[2]];
+    project.start("db", &more, SERVICE);
+    let script = SERVICE.replace("/data/log", "/data/other-log").replace("/data/now", "/tmp/now");
+    stranger(&project, "other", &["run", "-d", "-v", &format!("{twin}:/data")], &script);
+    let log = || lines(&project.at("data").join("other-log"));
+    wait_until("both have started", || {
+        !log().is_empty() && project.at("data").join("log").exists()
+    });
+    let target = format!("project: {}", project.name);
+    let text = project.scene.fill(&format!("{STORE}---\n{}", backup("night", &target, "")));
+    project.scene.write("documents.yaml", text);
+    let plan = project.scene.run(&["run", "-f", "documents.yaml", "--dry-run"]).ok().stdout;
+    let uncovered = format!("not covered: /scratch of {}: it lies in memory", project.of("db"));
+    // A table has its lines where it has the room for them.
+    let words: Vec<&str> = plan.split_whitespace().collect();
+    assert!(words.join(" ").contains(&uncovered), "{plan}");
+    project.scene.run(&["run", "-f", "documents.yaml"]).ok();
+    wait_until("the other one runs again", || log().len() == 3);
+    assert_eq!(log(), ["started", "stopped", "started"]);
+    let names =
+        crate::scene::tool("tar", &["tzf", project.scene.archive("night").to_str().unwrap()]);
+    assert_eq!(names.lines().filter(|name| name.ends_with("/other-log")).count(), 1, "{names}");
+    std::fs::write(project.at("data").join("log"), "damage").unwrap();
+    let restore = format!(
+        "{}metadata: {{name: back}}\nspec: {{from: {{backupRef: {{name: night}}}}}}\n",
+        crate::scene::head("Restore")
+    );
+    project.scene.apply(&restore).ok();
+    assert_eq!(lines(&project.at("data").join("log"))[..2], ["started", "stopped"]);
+    assert!(project.states().values().all(|state| state == "running"), "{:?}", project.states());
+}
+
+#[test]
 fn a_plan_says_that_everybody_may_take_longer_to_stop_than_there_is_time() {
     let Some(project) = Project::new() else { return };
     let data = project.volume("data");

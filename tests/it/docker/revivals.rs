@@ -100,6 +100,21 @@ fn definitions_were_lost_with_the_manifest() {
     assert!(labels(&data).contains(&project.name), "{}", labels(&data));
 }
 
+#[test]
+fn one_that_was_frozen_is_frozen_when_it_is_made_again() {
+    let Some(project) = Project::new() else { return };
+    let data = format!("{}:/data", project.volume("data"));
+    project.start("db", &["-v", &data], SERVICE);
+    project.start("web", &["-v", &data], SERVICE);
+    docker(&["pause", &project.of("web")]);
+    project.back_up("night", "").ok();
+    docker(&["unpause", &project.of("web")]);
+    lose(&project);
+    project.scene.restore("back", SPEC).ok();
+    let states = project.states();
+    assert_eq!([&*states["db"], &*states["web"]], ["running", "paused"]);
+}
+
 /// It is taken while everybody stands still, and they are to run all the same.
 #[test]
 fn what_a_backup_before_an_upgrade_holds_runs_again_on_an_empty_host() {

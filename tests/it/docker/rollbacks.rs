@@ -1,6 +1,7 @@
 //! What an Upgrade leaves behind and what the way back from it puts back: images whose names have moved,
 //! containers that do their work once or do not run, volumes without names, and what others have kept.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use super::engine::{IMAGE, Project, SERVICE, docker, lines, text};
@@ -177,4 +178,29 @@ fn what_a_version_that_goes_back_has_made_for_itself_goes_with_it() {
     assert!(!volumes.contains(&fresh.unwrap()), "it is left behind");
     assert!(volumes.contains(&cache));
     assert_eq!(docker(&["exec", &project.of("db"), "cat", "/cache/state"]).trim(), "warm");
+}
+
+#[test]
+fn a_rollback_whose_archive_is_gone_does_not_keep_the_old_version_waiting() {
+    let Some(project) = small(&[]) else { return };
+    let text = document(&project, "up", Version::FailsToStart, "");
+    project.scene.write("documents.yaml", project.scene.fill(&format!("{STORE}---\n{text}")));
+    let gate = project.scene.path("gate");
+    let mut command = project.scene.command(&["run", "-f", "documents.yaml"]);
+    let point = format!("upgrade.rollback-remove-new.announced@{}", gate.display());
+    command.env("EIDER_FAILPOINT", point);
+    let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_longer("the old version is kept", Duration::from_mins(2), &mut || {
+        project.states().into_keys().any(|name| name.starts_with("db.before-"))
+    });
+    for name in project.scene.stored().iter().filter(|name| name.starts_with("backup_")) {
+        std::fs::remove_file(project.scene.path("store").join(name)).unwrap();
+    }
+    std::fs::write(&gate, "").unwrap();
+    let ended: Ended = running.wait_with_output().unwrap().into();
+    ended.code(1).says("and the archive of the backup up-before-upgrade is gone");
+    assert_eq!(project.states()["db"], "running");
+    assert_eq!(self::text(&project.inspected()["db"]["Config"]["Image"]), Version::First.image());
+    let restores = project.scene.run(&["get", "restores", "-o", "json"]).ok().items();
+    assert_eq!(restores.len(), 1, "it was tried again: {restores:#?}");
 }

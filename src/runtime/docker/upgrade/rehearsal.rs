@@ -162,14 +162,10 @@ fn undecoded(error: &serde_json::Error) -> Failure {
 }
 
 fn check_own(chosen: &[Replaced], look: &Look) -> Result<(), Failure> {
-    if !chosen.iter().any(|one| look.facts.own_container.as_ref() == Some(&one.id)) {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Reason::UnsupportedTarget,
-        "Eider runs in one of the containers and cannot replace itself",
-    )
-    .hint("leave its service out of `spec.images`, and use `docker compose up` for it"))
+    let refused = chosen.iter().find_map(|one| {
+        look.facts.company(&one.id).map(|company| company.cannot_be_replaced(&one.name))
+    });
+    refused.map_or(Ok(()), Err)
 }
 
 /// What other upgrades have kept in the place of these containers; told only if somebody insists.

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use bollard::Docker;
-use bollard::models::MountPoint;
-use bollard::query_parameters::ListContainersOptions;
+use bollard::models::{ContainerInspectResponse, MountPoint};
+use bollard::query_parameters::ListContainersOptionsBuilder;
 
 use crate::plan::Failure;
 use crate::plan::docker::{Place, RootSource, is_beneath};
 use crate::runtime::docker::connection::{ANSWER, limited};
-use crate::runtime::docker::listing::{inspect, lives_in};
+use crate::runtime::docker::identity::{Traces, own};
+use crate::runtime::docker::listing::inspected;
 use crate::spec::Reason;
 
 /// Eider's own container.
@@ -37,12 +38,20 @@ pub struct OwnMount {
 impl Own {
     /// Looks for the container that this process runs in; none if the engine knows no such container.
     pub async fn find(docker: &Docker) -> Result<Option<Self>, Failure> {
-        let Ok(mounts) = std::fs::read_to_string("/proc/self/mountinfo") else { return Ok(None) };
-        let listing = docker.list_containers(None::<ListContainersOptions>);
+        let traces = Traces::of_this_process();
+        // One that has ended too: others may live in its network on.
+        let everything = ListContainersOptionsBuilder::new().all(true).build();
+        let listing = docker.list_containers(Some(everything));
         let listed = limited("list the containers", ANSWER, listing).await?;
         let mut ids = listed.into_iter().filter_map(|summary| summary.id);
-        let Some(id) = ids.find(|id| lives_in(&mounts, id)) else { return Ok(None) };
-        let Some(found) = inspect(docker.clone(), id.clone()).await? else { return Ok(None) };
+        if !ids.any(|id| traces.lead_to(&id)) {
+            return Ok(None);
+        }
+        // Those files are of whoever's network this is.
+        let all = inspected(docker).await?;
+        let Some(id) = own(&traces, &all)? else { return Ok(None) };
+        let is_own = |found: &ContainerInspectResponse| found.id.as_ref() == Some(&id);
+        let Some(found) = all.into_iter().find(is_own) else { return Ok(None) };
         Ok(Some(Self {
             id,
             image: found.image.unwrap_or_default(),
