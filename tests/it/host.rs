@@ -228,12 +228,8 @@ fn a_tree_that_is_deeper_than_files_may_be_open_was_not_backed_up() {
         "documents.yaml",
         scene.fill(&format!("{STORE}---\n{}", backup("deep", "@/live", ""))),
     );
-    let inner = scene.command(&["run", "-f", "documents.yaml"]);
-    let mut limited = std::process::Command::new("sh");
-    limited.args(["-c", "ulimit -Sn 256; exec \"$@\"", "sh"]).arg(inner.get_program());
-    let environment = inner.get_envs().filter_map(|(name, value)| Some((name, value?)));
-    limited.args(inner.get_args()).envs(environment).current_dir(scene.path(""));
-    Ended::from(limited.output().unwrap()).ok();
+    let limit = ["sh", "-c", "ulimit -Sn 256; exec \"$@\"", "sh"];
+    through(&scene, &limit, &["run", "-f", "documents.yaml"]).ok();
     let names = tool("tar", &["tzf", scene.archive("deep").to_str().unwrap()]);
     assert!(names.contains(&format!("live/{deep}/f")));
 }
@@ -296,18 +292,19 @@ fn excluded_paths_are_not_in_the_archive() {
     assert!(!listed.contains(".tmp") && !listed.contains("cache"), "{listed}");
 }
 
-/// Runs the program as somebody who may not read everything, which root always may.
-fn as_nobody(scene: &Scene, arguments: &[&str]) -> super::scene::Ended {
-    let mut command = std::process::Command::new("setpriv");
+/// Runs the program by another one, which is given its name and arguments.
+fn through(scene: &Scene, wrapper: &[&str], arguments: &[&str]) -> Ended {
+    let mut command = std::process::Command::new(wrapper[0]);
     let own = scene.command(arguments);
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-    command.arg(own.get_program()).args(own.get_args()).current_dir(scene.path(""));
-    for (name, value) in own.get_envs() {
-        if let Some(value) = value {
-            command.env(name, value);
-        }
-    }
-    command.output().unwrap().into()
+    command.args(&wrapper[1..]).arg(own.get_program()).args(own.get_args());
+    let environment = own.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    command.envs(environment).current_dir(scene.path("")).output().unwrap().into()
+}
+
+/// Runs the program as somebody who may not read everything, which root always may.
+fn as_nobody(scene: &Scene, arguments: &[&str]) -> Ended {
+    let somebody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    through(scene, &somebody, arguments)
 }
 
 #[test]
@@ -319,7 +316,12 @@ fn an_unreadable_file_fails_the_backup_unless_allowed() {
     scene.write("live/open", "x");
     scene.write("live/shut", "x");
     fs::set_permissions(scene.path("live/shut"), fs::Permissions::from_mode(0o000)).unwrap();
-    shell(&scene.path(""), "chmod 755 .; chown 65534 . store; chown 65534 live");
+    // Who may not write to a file may not give it attributes either, once it has its mode.
+    shell(
+        &scene.path(""),
+        "echo x > live/fixed; setfattr -n user.of -v it live/fixed; chmod 444 live/fixed; \
+         chmod 755 .; chown 65534 . store; chown -R 65534 live",
+    );
     let program = scene.command::<&str>(&[]).get_program().to_owned();
     shell(Path::new(&program).parent().unwrap(), "chmod 755 .");
     let probe = as_nobody(&scene, &["--version"]);
@@ -346,6 +348,10 @@ fn an_unreadable_file_fails_the_backup_unless_allowed() {
     assert!(listed.contains("live/open") && !listed.contains("live/shut"), "{listed}");
     let shown = scene.run(&["describe", "backup", "lenient"]).ok().stdout;
     assert!(shown.contains("shut"), "{shown}");
+    as_nobody(&scene, &["backup", "extract", "lenient", "--to", "out"]).ok();
+    let fixed = scene.path("out/live/fixed");
+    let found = tool("getfattr", &["-d", "--absolute-names", fixed.to_str().unwrap()]);
+    assert!(found.contains("user.of=\"it\""), "{found}");
 }
 
 #[test]

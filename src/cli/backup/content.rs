@@ -17,14 +17,15 @@ use crate::spec::{ArchiveFormat, Reason, VerifyMode, counted};
 /// The archive's file, if it is there.
 fn archive(record: &BackupRecord) -> Result<(PathBuf, ArchiveFormat), CliError> {
     let path = PathBuf::from(&record.backup_path);
-    if record.backup_path.is_empty() || !path.is_file() {
-        return Err(CliError::new(
-            ExitCode::NotFound,
-            Reason::ArchiveMissing,
-            format!("the archive of backup {} is not there: {}", record.id, path.display()),
-        )
-        .object(record.backup_name.clone())
-        .hint("`eider store check` compares a store with its records"));
+    if !path.is_file() {
+        let message = if record.backup_path.is_empty() {
+            format!("backup {} has no archive: it came to no end, or failed", record.id)
+        } else {
+            format!("the archive of backup {} is not there: {}", record.id, path.display())
+        };
+        return Err(CliError::new(ExitCode::NotFound, Reason::ArchiveMissing, message)
+            .object(record.backup_name.clone())
+            .hint("`eider store check` compares a store with its records"));
     }
     let format = engine::detect_format(&path)?;
     Ok((path, format))
@@ -226,6 +227,12 @@ pub(super) async fn extract(
     let summary = work.await.map_err(failed)?;
     session.finish_progress();
     let summary = summary?;
+    for warning in summary.warnings.iter().take(10) {
+        session.output.note(&format!("{}: {}", warning.path, warning.message));
+    }
+    if summary.warning_count > 10 {
+        session.output.note(&format!("{} warnings in all", summary.warning_count));
+    }
     session.output.done(
         &format!(
             "{}, {} in {}",

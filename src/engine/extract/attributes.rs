@@ -26,11 +26,18 @@ pub(super) fn apply(
         };
         warn_owner(info, owned, summary);
     }
+    let mut set = |of_users: bool| {
+        for (name, value) in &info.xattrs {
+            if name.starts_with(b"user.") == of_users {
+                let set = rustix::fs::fsetxattr(&file, name.as_slice(), value, XattrFlags::empty());
+                warn_attribute(info, name, set, summary);
+            }
+        }
+    };
+    // Those of users need the right to write, which the mode may take away; access control lists change the mode.
+    set(true);
     rustix::fs::fchmod(&file, mode(info, restore_owner))?;
-    for (name, value) in &info.xattrs {
-        let set = rustix::fs::fsetxattr(&file, name.as_slice(), value, XattrFlags::empty());
-        warn_attribute(info, name, set, summary);
-    }
+    set(false);
     rustix::fs::futimens(&file, &times(info.modified))
 }
 
