@@ -121,11 +121,17 @@ pub(super) fn allocated(stat: &Stat) -> u64 {
     u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512)
 }
 
+/// More parts than a sparse map may hold.
+pub(super) struct TooManySegments;
+
 /// The parts of a file that hold data, if it has holes and the file system tells where.
-pub(super) fn data_segments(file: &OwnedFd, stat: &Stat) -> Option<Vec<Segment>> {
+pub(super) fn data_segments(
+    file: &OwnedFd,
+    stat: &Stat,
+) -> Result<Option<Vec<Segment>>, TooManySegments> {
     let size = size(stat);
     if allocated(stat) >= size {
-        return None;
+        return Ok(None);
     }
     let mut segments = Vec::new();
     let mut position = 0;
@@ -133,26 +139,31 @@ pub(super) fn data_segments(file: &OwnedFd, stat: &Stat) -> Option<Vec<Segment>>
         let data = match rustix::fs::seek(file, SeekFrom::Data(position)) {
             Ok(data) => data,
             Err(Errno::NXIO) => break,
-            Err(_) => return None,
+            Err(_) => return Ok(None),
         };
         if data >= size {
             break;
         }
-        let hole = rustix::fs::seek(file, SeekFrom::Hole(data)).ok()?.min(size);
-        if hole <= data || segments.len() == SEGMENT_LIMIT {
-            return None;
+        let Ok(hole) = rustix::fs::seek(file, SeekFrom::Hole(data)) else { return Ok(None) };
+        let hole = hole.min(size);
+        if hole <= data {
+            return Ok(None);
+        }
+        // One is left for a trailing hole.
+        if segments.len() + 1 == SEGMENT_LIMIT {
+            return Err(TooManySegments);
         }
         segments.push(Segment { offset: data, length: hole - data });
         position = hole;
     }
     let data: u64 = segments.iter().map(|segment| segment.length).sum();
-    (data < size).then(|| {
+    Ok((data < size).then(|| {
         // A map that ends before the file does would lose the trailing hole in GNU tar.
         if segments.last().is_none_or(|last| last.offset + last.length < size) {
             segments.push(Segment { offset: size, length: 0 });
         }
         segments
-    })
+    }))
 }
 
 /// Where extended attributes are read from: an open file, or a name that cannot be opened.

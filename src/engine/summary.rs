@@ -74,6 +74,8 @@ pub enum WarningKind {
     Owner,
     /// A hard link became a copy of the file.
     LinkCopied,
+    /// A file has more pieces than a sparse map may hold: its holes are stored.
+    HolesStored,
 }
 
 /// Something that people should know of a backup or restore that succeeded.

@@ -3,12 +3,11 @@
 use super::UnpackOptions;
 pub(super) use crate::engine::entry::{Key, key};
 use crate::engine::error::EngineError;
+use crate::engine::index::NAME_LIMIT;
 use crate::engine::select::Patterns;
 
 /// The longest name of one file on any file system of Linux.
 const COMPONENT_LIMIT: usize = 255;
-/// The longest name in an archive: deeper trees than the kernel can name in one path.
-const NAME_LIMIT: usize = 64 << 10;
 
 /// The name relative to the destination, without `.` and slashes to spare; empty for `./`.
 pub(super) fn clean(archive: &str, name: &[u8]) -> Result<Vec<u8>, EngineError> {

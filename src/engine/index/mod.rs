@@ -23,6 +23,8 @@ pub(super) use write::IndexWriter;
 
 /// The most bytes that the index of an archive may have.
 pub(super) const INDEX_LIMIT: u64 = 4 << 30;
+/// The most bytes that a name in an archive may have: of deeper trees than the kernel can name in one path.
+pub(super) const NAME_LIMIT: usize = 64 << 10;
 /// The most raw bytes in one block of the index.
 const BLOCK_LIMIT: usize = 8 << 20;
 /// The raw bytes from which a writer ends a block.

@@ -2,7 +2,9 @@
 
 use super::number::Numbers;
 use super::write::{block, flag};
-use super::{BLOCK_LIMIT, Description, INDEX_VERSION, Index, IndexEntry, Location, Member};
+use super::{
+    BLOCK_LIMIT, Description, INDEX_VERSION, Index, IndexEntry, Location, Member, NAME_LIMIT,
+};
 use crate::engine::entry::{EntryInfo, EntryKind};
 use crate::engine::member::{PACKED_LIMIT, RAW_LIMIT};
 use crate::engine::tar::BLOCK;
@@ -221,7 +223,7 @@ impl<'a> Entries<'a> {
         };
         let shared: usize = numbers.narrow()?;
         let rest = numbers.bytes()?;
-        if shared > self.name.len() || shared + rest.len() > 64 << 10 {
+        if shared > self.name.len() || shared + rest.len() > NAME_LIMIT {
             return None;
         }
         self.name.truncate(shared);

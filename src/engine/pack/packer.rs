@@ -14,13 +14,13 @@ use super::throttle::Throttle;
 use super::{PackOptions, display_path, write_failed};
 use crate::engine::entry::{EntryInfo, EntryKind};
 use crate::engine::error::EngineError;
-use crate::engine::index::{IndexEntry, IndexWriter, Location};
+use crate::engine::index::{IndexEntry, IndexWriter, Location, NAME_LIMIT};
 use crate::engine::manifest::ParentArchive;
 use crate::engine::progress::{Cancel, Progress};
 use crate::engine::roots::Root;
-use crate::engine::source::{self, AttributeSource, Reader};
+use crate::engine::source::{self, AttributeSource, Reader, TooManySegments};
 use crate::engine::summary::{PackSummary, WarningKind};
-use crate::engine::tar::{END_OF_ARCHIVE, Segment, encode_map, entry_header};
+use crate::engine::tar::{END_OF_ARCHIVE, SEGMENT_LIMIT, Segment, encode_map, entry_header};
 use crate::engine::walk::{Boundaries, Found, Visitor, walk};
 
 const UNREADABLE_LISTED: usize = 20;
@@ -103,6 +103,9 @@ impl Visitor for Packer<'_> {
         directory: &OwnedFd,
         stat: &Stat,
     ) -> Result<(), EngineError> {
+        if found.name.len() >= NAME_LIMIT {
+            return self.unreadable(found.path, Errno::NAMETOOLONG);
+        }
         let name = [found.name, b"/"].concat();
         let mut entry = source::describe(name, EntryKind::Directory, stat);
         if self.refer(&entry, stat)? {
@@ -113,6 +116,9 @@ impl Visitor for Packer<'_> {
     }
 
     fn leaf(&mut self, found: &Found<'_>) -> Result<(), EngineError> {
+        if found.name.len() > NAME_LIMIT {
+            return self.unreadable(found.path, Errno::NAMETOOLONG);
+        }
         if found.file_type == FileType::RegularFile {
             return self.file(found);
         }
@@ -216,7 +222,11 @@ impl Packer<'_> {
         if self.add_link(found, &stat)? {
             return Ok(());
         }
-        let segments = source::data_segments(&file, &stat);
+        let segments = source::data_segments(&file, &stat).unwrap_or_else(|TooManySegments| {
+            let message = format!("it has more than {SEGMENT_LIMIT} pieces: its holes are stored");
+            self.left_out(found.path, WarningKind::HolesStored, &message);
+            None
+        });
         #[cfg(test)]
         let _ = source::hook::run(source::hook::Stage::Described, found.file_name);
         if !self.unreadable.is_empty() {

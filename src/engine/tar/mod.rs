@@ -23,5 +23,5 @@ pub(crate) const BLOCK: usize = 512;
 /// The most bytes that one extended header, long name or sparse map may have.
 pub(crate) const EXTENDED_LIMIT: u64 = 1 << 20;
 
-/// The most segments of data that one sparse file may have.
-pub(crate) const SEGMENT_LIMIT: usize = 1 << 16;
+/// The most segments of data that one sparse file may have: a map of that many is in memory, some ten megabytes.
+pub(crate) const SEGMENT_LIMIT: usize = 1 << 18;

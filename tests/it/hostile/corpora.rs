@@ -166,6 +166,8 @@ fn foreign_corpora_hold_what_other_programs_say() {
             }
         }
     }
+    // Each needs a registry, which is not everywhere.
+    assert!(count > 0 || std::env::var_os("CI").is_none(), "no corpus could be fetched");
     println!("{count} archives, {} distinct, {} exceptions", distinct.len(), EXCEPTIONS.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
