@@ -29,7 +29,7 @@ use crate::plan::{Failure, OperationId};
 use crate::spec::{Kind, Reason};
 use crate::telemetry::Health;
 
-pub use lease::{Election, GateLayer, Leadership, sign};
+pub use lease::{Election, GateLayer, Leadership, SignError, sign};
 pub(super) use stores::StoreNews;
 
 pub use link::{ARCHIVE_FINALIZER, ClusterLink, OPERATION_FINALIZER, PARENT_ANNOTATION, resource};
