@@ -152,6 +152,11 @@ pub enum Saying {
         /// Its manifest.
         manifest: Value,
     },
+    /// One archive of the store that is there and whose manifest cannot be used.
+    Unreadable {
+        /// Its name.
+        name: String,
+    },
     /// That it is there.
     Alive,
 }

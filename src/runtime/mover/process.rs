@@ -187,13 +187,22 @@ impl Mover {
     fn inspect(&self) -> Result<Value, Failure> {
         let store = host::open_store(&self.mission.store)?;
         let listing = store.list()?;
-        for manifest in listing.archives.iter().filter_map(|archive| archive.manifest.as_ref().ok())
-        {
-            let manifest = serde_json::to_value(manifest).unwrap_or_default();
-            (self.surroundings.say)(&Saying::Archive { manifest }.to_line());
+        // A manifest whose archive is gone is no backup.
+        let archives = listing.archives.iter().filter(|archive| store.is_there(&archive.name));
+        let mut told = 0_u64;
+        for archive in archives {
+            let saying = match &archive.manifest {
+                Ok(manifest) => {
+                    Saying::Archive { manifest: serde_json::to_value(manifest).unwrap_or_default() }
+                }
+                Err(_) => Saying::Unreadable { name: archive.name.clone() },
+            };
+            (self.surroundings.say)(&saying.to_line());
+            told += 1;
         }
         store.check_writable()?;
-        Ok(with_store(json!({}), &self.mission))
+        // Lines of a log get lost: who has heard fewer does not know all that is there.
+        Ok(with_store(json!({ "told": told }), &self.mission))
     }
 
     fn delete(&self, names: &[String]) -> Result<Value, Failure> {
