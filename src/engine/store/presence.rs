@@ -22,13 +22,14 @@ impl LocalStore {
             || self.partial_path(name).exists()
     }
 
-    /// Whether the archive and its manifest are there. What cannot be looked at is not missed.
+    /// Whether the archive or its manifest is there: one that could be removed by half only is still to be removed.
+    /// What cannot be looked at is not missed.
     pub fn is_there(&self, name: &str) -> bool {
         let is_missing = |path: &Path| {
             let found = path.symlink_metadata();
             found.is_err_and(|error| error.kind() == ErrorKind::NotFound)
         };
-        !is_missing(&self.manifest_path(name)) && !is_missing(&self.archive_path(name))
+        !is_missing(&self.manifest_path(name)) || !is_missing(&self.archive_path(name))
     }
 
     /// Whether the archive's file lies under its final name.

@@ -152,7 +152,7 @@ pub enum Saying {
         /// Its manifest.
         manifest: Value,
     },
-    /// One archive of the store that is there and whose manifest cannot be used.
+    /// One archive of the store whose manifest cannot be used or is not there.
     Unreadable {
         /// Its name.
         name: String,

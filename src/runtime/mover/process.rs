@@ -187,16 +187,16 @@ impl Mover {
     fn inspect(&self) -> Result<Value, Failure> {
         let store = host::open_store(&self.mission.store)?;
         let listing = store.list()?;
-        // A manifest whose archive is gone is no backup.
-        let archives = listing.archives.iter().filter(|archive| store.is_there(&archive.name));
+        // One that could be removed by half only is still to be removed.
+        let halves = listing.unfinished.into_iter().map(|name| Saying::Unreadable { name });
+        let whole = listing.archives.into_iter().map(|archive| match archive.manifest {
+            Ok(manifest) => {
+                Saying::Archive { manifest: serde_json::to_value(manifest).unwrap_or_default() }
+            }
+            Err(_) => Saying::Unreadable { name: archive.name },
+        });
         let mut told = 0_u64;
-        for archive in archives {
-            let saying = match &archive.manifest {
-                Ok(manifest) => {
-                    Saying::Archive { manifest: serde_json::to_value(manifest).unwrap_or_default() }
-                }
-                Err(_) => Saying::Unreadable { name: archive.name.clone() },
-            };
+        for saying in whole.chain(halves) {
             (self.surroundings.say)(&saying.to_line());
             told += 1;
         }
