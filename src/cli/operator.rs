@@ -16,7 +16,7 @@ use super::session::{metrics, open_catalog, stop_signal};
 use crate::catalog::Catalog;
 use crate::operator::Operator;
 use crate::operator::kubernetes::{
-    self, ClusterLink, Election, GateLayer, Leadership, await_definitions, sign,
+    self, ClusterLink, Election, GateLayer, Leadership, SignError, await_definitions, sign,
 };
 use crate::runtime::kubernetes::{KubernetesRuntime, Settings};
 use crate::spec::Reason;
@@ -116,10 +116,11 @@ async fn lead(
     let catalog = open_patiently(global, output, health).await?;
     health.ready("catalog");
     let runtime = KubernetesRuntime::new(gated.clone(), settings);
-    let link = ClusterLink::new(gated, runtime, Some(identity));
+    let link = ClusterLink::new(gated, runtime, Some(identity.clone()));
     let concurrency = usize::from(arguments.concurrency);
     let operator = Operator::new(catalog.clone(), metrics()?, None, concurrency).with_cluster(link);
-    let knows = knows_what_was_done(&catalog, &plain, arguments, operator.session()).await?;
+    let knows = knows_what_was_done(&catalog, &plain, arguments, &identity, operator.session());
+    let knows = knows.await?;
     let server = Server {
         operator: operator.clone(),
         health: Arc::clone(health),
@@ -151,13 +152,22 @@ async fn knows_what_was_done(
     catalog: &Catalog,
     client: &Client,
     arguments: &OperatorArguments,
+    identity: &str,
     session: &str,
 ) -> Result<bool, CliError> {
     let own = catalog.state().await?.and_then(|state| state.state_data.session);
     loop {
-        let (namespace, name) = (&arguments.lease_namespace, &arguments.lease_name);
-        match sign(client, namespace, name, session).await {
+        let lease = (arguments.lease_namespace.as_str(), arguments.lease_name.as_str());
+        match sign(client, lease, identity, session).await {
             Ok(last) => return Ok(last.is_some() && last == own),
+            Err(error @ SignError::Lost(_)) => {
+                return Err(CliError::new(
+                    ExitCode::Failed,
+                    Reason::Interrupted,
+                    error.to_string(),
+                )
+                .hint("this process ends, and starts again as a follower"));
+            }
             // For as long as it takes: without a server the lease is lost soon.
             Err(error) => tracing::warn!("the lease cannot be signed yet: {error}"),
         }

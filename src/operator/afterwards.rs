@@ -70,7 +70,9 @@ impl Operator {
             && let Ok(known) = self.schedule(&operation.namespace, name).await
         {
             let now = Timestamp::now();
-            let pruned = self.prune(&operation.namespace, name, &known.spec, now, false).await;
+            let pruned = self.prune(&operation.namespace, name, &known.spec, now, false);
+            // Boxed: it may look into stores, and every future around it would carry that.
+            let pruned = Box::pin(pruned).await;
             let failure = match pruned {
                 Ok(_) => None,
                 Err(OperatorError::Refused(failure)) => Some(failure),

@@ -23,6 +23,7 @@ mod maintenance;
 mod meanwhile;
 mod migrate;
 pub mod permissions;
+mod presence;
 mod preview;
 pub mod progress;
 mod prune;

@@ -1,11 +1,14 @@
 //! Removing backups: by retention, by age, by hand. The manifest goes first, then the archive, then
 //! the record is marked; stopping in between leaves nothing that looks like a good backup.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use tracing::{info, warn};
 
 use super::kubernetes::StoreNews;
+use super::presence::{StoreKey, stores_of};
 use super::stores::blocking;
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
@@ -41,6 +44,17 @@ pub struct PruneReport {
     pub backups: Vec<PrunedBackup>,
 }
 
+/// By what backups are judged, and when.
+#[derive(Clone, Copy)]
+struct Policy<'a> {
+    rules: &'a Retention,
+    time_zone: &'a str,
+    now: Timestamp,
+}
+
+/// The stores that were looked into by one turn of retention.
+type Looked = BTreeMap<StoreKey, Result<(), Failure>>;
+
 impl Operator {
     /// Applies a schedule's retention; with `dry_run` only says what it would do.
     pub async fn prune(
@@ -56,8 +70,39 @@ impl Operator {
             schedule: Some(schedule.to_owned()),
             ..BackupFilter::default()
         };
+        let policy = Policy { rules: &spec.retention, time_zone: &spec.time_zone, now };
+        self.retain_of_what_is_there(filter, policy, dry_run, &mut Looked::new()).await
+    }
+
+    /// Judges the backups that a filter lets through, and once more after a look at what of them is there if any
+    /// would be removed: a record whose archive is gone keeps nobody's place.
+    async fn retain_of_what_is_there(
+        &self,
+        filter: BackupFilter,
+        policy: Policy<'_>,
+        dry_run: bool,
+        looked: &mut Looked,
+    ) -> Result<PruneReport, OperatorError> {
+        let records = self.present(filter.clone()).await?;
+        let records = self.without_the_gone(records, true).await?;
+        let stores = stores_of(&records);
+        let report = self.retain(records, policy, true).await?;
+        if dry_run || report.backups.iter().all(|backup| backup.keep) {
+            return Ok(report);
+        }
+        if self.cluster.is_some() {
+            for store in stores {
+                let seen = match looked.get(&store) {
+                    Some(seen) => seen.clone(),
+                    None => self.look_before_removing(&store).await?,
+                };
+                looked.insert(store, seen.clone());
+                seen?;
+            }
+        }
         let records = self.present(filter).await?;
-        self.retain(records, &spec.retention, &spec.time_zone, now, dry_run).await
+        let records = self.without_the_gone(records, false).await?;
+        self.retain(records, policy, false).await
     }
 
     /// Removes the backups of no schedule whose `expiresAfter` has passed: those taken by hand, and
@@ -75,16 +120,26 @@ impl Operator {
         targets.sort();
         targets.dedup();
         let mut removed = 0;
+        let mut looked = Looked::new();
+        let rules = Retention::default();
         for (namespace, target) in targets {
             // All of the target's: which one is the last verified is judged over them together.
-            let of_target = all
-                .iter()
-                .filter(|record| record.namespace == namespace && record.target == target)
-                .cloned()
-                .collect();
-            let policy = Retention::default();
-            let report = self.retain(of_target, &policy, "UTC", now, false).await?;
-            removed += report.backups.iter().filter(|backup| !backup.keep).count() as u64;
+            let filter = BackupFilter {
+                namespace: Some(namespace),
+                target: Some(target.clone()),
+                ..BackupFilter::default()
+            };
+            let policy = Policy { rules: &rules, time_zone: "UTC", now };
+            match self.retain_of_what_is_there(filter, policy, false, &mut looked).await {
+                Ok(report) => {
+                    removed += report.backups.iter().filter(|backup| !backup.keep).count() as u64;
+                }
+                // One store that cannot be looked into keeps no other from being kept in order.
+                Err(OperatorError::Refused(failure)) if self.cluster.is_some() => {
+                    warn!(target, "retention: {}", failure.message);
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(removed)
     }
@@ -101,9 +156,7 @@ impl Operator {
     async fn retain(
         &self,
         records: Vec<BackupRecord>,
-        policy: &Retention,
-        time_zone: &str,
-        now: Timestamp,
+        policy: Policy<'_>,
         dry_run: bool,
     ) -> Result<PruneReport, OperatorError> {
         let in_use = self.archives_in_use().await?;
@@ -116,7 +169,8 @@ impl Operator {
             .iter()
             .map(|record| facts_of(record, &in_use, needed.get(&record.backup_name)))
             .collect();
-        let verdicts = retention::decide(&facts, policy, time_zone, now)
+        let Policy { rules, time_zone, now } = policy;
+        let verdicts = retention::decide(&facts, rules, time_zone, now)
             .map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
         let mut report = PruneReport::default();
         let mut removed = Vec::new();
@@ -182,6 +236,8 @@ impl Operator {
                 .map(|record| record.backup_name.clone())
                 .collect();
             if !names.is_empty() {
+                let look = link.looks.of(namespace, store);
+                let _turn = look.turn.lock().await;
                 let binding = self.store(namespace, store).await??;
                 let owner = self.store_identity(namespace, store).await?;
                 let digest = blake3::hash(names.join("\n").as_bytes()).to_hex();
@@ -204,6 +260,27 @@ impl Operator {
             }
         }
         Ok(())
+    }
+
+    /// Looks into a store of a cluster, so that what is judged next is what is there.
+    async fn look_before_removing(
+        &self,
+        (namespace, store): &StoreKey,
+    ) -> Result<Result<(), Failure>, OperatorError> {
+        let binding = match self.store(namespace, store).await? {
+            Ok(binding) => binding,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let owner = self.store_identity(namespace, store).await?;
+        match self.look_into_store(&owner, &binding, None).await {
+            Ok(true) => Ok(Ok(())),
+            Ok(false) => Ok(Err(Failure::new(
+                Reason::StoreUnavailable,
+                format!("not all of what lies in store {store} was heard of: nothing is removed"),
+            ))),
+            Err(OperatorError::Refused(failure)) => Ok(Err(failure)),
+            Err(error) => Err(error),
+        }
     }
 
     /// As whom a store of a cluster was written last.
@@ -280,7 +357,7 @@ impl Operator {
             status: Some(RecordStatus::Succeeded),
             ..BackupFilter::default()
         };
-        let others = self.catalog.backups(filter).await?;
+        let others = self.without_the_gone(self.catalog.backups(filter).await?, true).await?;
         let last = record.verified_at.is_some()
             && !others.iter().any(|other| {
                 other.id != record.id && other.verified_at.is_some() && other.deleted_at.is_none()

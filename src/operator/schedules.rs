@@ -108,6 +108,9 @@ impl Operator {
             // One that was deleted and made again owes nothing of the time before.
             .filter(|task| created_at(known).is_none_or(|created| created <= task.created_at))
             .unwrap_or_else(|| first_task(known, now));
+        if self.cluster.is_some() {
+            catch_up(&mut task, known, now);
+        }
         task.schedule.clone_from(&known.spec.schedule);
         task.time_zone = Some(known.spec.time_zone.clone());
         Ok(task)
@@ -152,7 +155,11 @@ impl Operator {
         let mut task = self.schedule_task(known, now).await?;
         let before = task.clone();
         let history = self.schedule_history(namespace, name).await?;
-        task.last_success_at = last_success(&history).or(task.last_success_at);
+        task.last_success_at = match self.cluster {
+            // The history may lack the runs of another replica; the status does not.
+            Some(_) => last_success(&history).max(task.last_success_at),
+            None => last_success(&history).or(task.last_success_at),
+        };
         let limit = spec.jitter.as_ref().map_or(SignedDuration::ZERO, DurationText::to_signed);
         let running = self.running_of(namespace, name).await?;
         let decision = schedule::decide(
@@ -404,6 +411,16 @@ fn first_task(known: &KnownSchedule, now: Timestamp) -> ScheduledTask {
         missed_runs: status.missed_runs,
         ..ScheduledTask::default()
     }
+}
+
+/// Takes over how far the cluster says that a schedule has come: another replica may have led since this catalog
+/// was written to.
+fn catch_up(task: &mut ScheduledTask, known: &KnownSchedule, now: Timestamp) {
+    let told = first_task(known, now);
+    task.last_run_at = task.last_run_at.max(told.last_run_at);
+    task.decided_until = task.decided_until.max(told.decided_until);
+    task.last_success_at = task.last_success_at.max(told.last_success_at);
+    task.missed_runs = task.missed_runs.max(told.missed_runs);
 }
 
 /// The conditions that a schedule's status has.

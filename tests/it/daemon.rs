@@ -183,6 +183,44 @@ fn a_schedule_is_ready_while_its_store_is_there() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
+/// The record of the newer one kept its place, and the only archive that there was went.
+#[test]
+fn retention_leaves_the_last_archive_when_a_newer_one_was_removed_by_hand() {
+    let scene = scene();
+    let text = schedule("nightly", "0 2 1 1 *", "  retention: {keepLast: 3}\n");
+    scene.write("specs/nightly.yaml", scene.fill(&text));
+    let daemon = Daemon::start(&scene, "specs");
+    wait_until("the schedule is known", || {
+        !scene.run(&["schedule", "list", "-o", "json"]).ok().items().is_empty()
+    });
+    let archives = || {
+        let mut stored = scene.stored();
+        stored.retain(|name| !name.ends_with("manifest.json"));
+        stored.sort();
+        stored
+    };
+    let mut made: Vec<String> = Vec::new();
+    for number in 0..3 {
+        scene.write("live/f", number.to_string());
+        scene.run(&["schedule", "run", "nightly"]).ok();
+        made.extend(archives().into_iter().filter(|name| !made.contains(name)).collect::<Vec<_>>());
+    }
+    let text = schedule("nightly", "0 2 1 1 *", "  retention: {keepLast: 1}\n");
+    for gone in &made[1..] {
+        fs::remove_file(scene.path(&format!("store/{gone}"))).unwrap();
+        fs::remove_file(scene.path(&format!("store/{gone}.manifest.json"))).unwrap();
+    }
+    scene.write("specs/nightly.yaml", scene.fill(&text));
+    let dry = ["schedule", "prune", "nightly", "--dry-run", "-o", "json"];
+    wait_until("what is gone is not judged", || {
+        let judged = scene.run(&dry).ok().items();
+        judged.len() == 1 && judged[0]["rules"][0] == "last 1 of 1"
+    });
+    scene.run(&["schedule", "prune", "nightly"]).ok();
+    assert_eq!(archives(), made[..1]);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
 /// The one test that waits for a real minute.
 #[test]
 fn a_schedule_fires_when_its_minute_comes() {

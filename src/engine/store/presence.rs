@@ -1,5 +1,8 @@
 //! What a store holds of one archive, for a process that finds it after another has died.
 
+use std::io::ErrorKind;
+use std::path::Path;
+
 use super::files::store_failed;
 use super::{LocalStore, PendingArchive};
 use crate::engine::error::EngineError;
@@ -17,6 +20,16 @@ impl LocalStore {
         self.has_manifest(name)
             || self.archive_path(name).exists()
             || self.partial_path(name).exists()
+    }
+
+    /// Whether the archive or its manifest is there: one that could be removed by half only is still to be removed.
+    /// What cannot be looked at is not missed.
+    pub fn is_there(&self, name: &str) -> bool {
+        let is_missing = |path: &Path| {
+            let found = path.symlink_metadata();
+            found.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        };
+        !is_missing(&self.manifest_path(name)) || !is_missing(&self.archive_path(name))
     }
 
     /// Whether the archive's file lies under its final name.

@@ -6,8 +6,8 @@ use super::journal;
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
 use crate::operator::{Operator, OperatorError};
 use crate::plan::status::recorded;
-use crate::plan::{Log, OperationId};
-use crate::spec::{ArchiveStatus, BackupSpec, BackupType, JournalLine, Kind};
+use crate::plan::{Failure, Log, OperationId};
+use crate::spec::{ArchiveStatus, BackupSpec, BackupType, JournalLine, Kind, Reason};
 
 impl Operator {
     /// Takes over the lines of a journal that the status has and this catalog lacks.
@@ -59,6 +59,27 @@ impl Operator {
         }
     }
 
+    /// Ends the record of a Backup of which nobody knows any more how it went.
+    pub(in crate::operator) async fn end_record(
+        &self,
+        operation: &OperationId,
+        failure: &Failure,
+    ) -> Result<(), OperatorError> {
+        if operation.kind != Kind::Backup.as_str() {
+            return Ok(());
+        }
+        let known = self.record_of_object(operation).await?;
+        if let Some(known) = known.filter(|known| known.status == RecordStatus::Running) {
+            let record = BackupRecord {
+                status: RecordStatus::Failed,
+                error_message: Some(failure.to_string()),
+                ..known
+            };
+            self.catalog.update_backup(record).await?;
+        }
+        Ok(())
+    }
+
     /// Makes the record of a finished Backup from its status, unless there is one that says how it ended. Other
     /// kinds have none, nor has one that has not ended.
     pub(in crate::operator) async fn record_from_status(
@@ -84,10 +105,9 @@ impl Operator {
         let time = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
         let completed = time(&status["completedAt"]);
         let started = time(&status["startedAt"]).or(completed);
-        let verified = status["conditions"]
-            .as_array()
-            .into_iter()
-            .flatten()
+        let conditions = status["conditions"].as_array().into_iter().flatten();
+        let verified = conditions
+            .clone()
             .find(|condition| condition["type"] == "Verified" && condition["status"] == "True");
         let succeeded = status["phase"] == "Succeeded";
         let labels = &resource.document["metadata"]["labels"];
@@ -129,6 +149,17 @@ impl Operator {
                 record.backup_type = format!("{:?}", BackupType::Full);
             }
             record.expires_at = archive.expires_at.map(|time| time.0);
+        }
+        let missing = conditions.clone().find(|condition| {
+            condition["type"] == "Verified"
+                && condition["reason"] == Reason::ArchiveMissing.as_str()
+        });
+        if let Some(missing) = missing {
+            // Whoever led before has looked for it.
+            record.status = RecordStatus::Deleted;
+            record.deleted_at =
+                time(&missing["lastTransitionTime"]).or(Some(jiff::Timestamp::now()));
+            record.error_message = missing["message"].as_str().map(str::to_owned);
         }
         match known {
             // Begun here, and brought to its end by somebody else.

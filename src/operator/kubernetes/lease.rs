@@ -74,26 +74,43 @@ impl Leadership {
 /// Annotation of a lease: the session of the process that led last, as its catalog knows it.
 const SESSION_ANNOTATION: &str = "eider.dev/session";
 
-/// Writes on a lease whose session it leads for by now. Returns the session before it: a catalog that does not
-/// know that one has missed what was done meanwhile.
+/// Why a lease was not signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// Somebody else holds it by now.
+    #[error("the lease is held by {0}")]
+    Lost(String),
+    /// The API server.
+    #[error(transparent)]
+    Cluster(#[from] kube::Error),
+}
+
+/// Writes on a lease whose session it leads for by now, if `identity` still holds it. Returns the session before
+/// it: a catalog that does not know that one has missed what was done meanwhile.
 ///
 /// # Errors
-/// Those of the API server.
+/// Those of the API server, and that the lease was lost: a process that stood still over the end of its term must
+/// not write its session over that of whoever leads.
 pub async fn sign(
     client: &Client,
-    namespace: &str,
-    name: &str,
+    (namespace, name): (&str, &str),
+    identity: &str,
     session: &str,
-) -> Result<Option<String>, kube::Error> {
+) -> Result<Option<String>, SignError> {
     let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
     loop {
+        // Replaced on this very version: who holds it then, holds it still.
         let mut lease = api.get(name).await?;
+        let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
+        if holder != Some(identity) {
+            return Err(SignError::Lost(holder.unwrap_or("nobody").to_owned()));
+        }
         let annotations = lease.metadata.annotations.get_or_insert_default();
         let earlier = annotations.insert(SESSION_ANNOTATION.to_owned(), session.to_owned());
         match api.replace(name, &PostParams::default(), &lease).await {
             // It is renewed every few seconds.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
             Ok(_) => return Ok(earlier),
         }
     }

@@ -10,10 +10,12 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::Store;
+use serde_json::json;
 use tracing::{info, warn};
 
 use super::look;
 use super::{ARCHIVE_FINALIZER, Context, LookError, OPERATION_FINALIZER, PARENT_ANNOTATION, WAIT};
+use crate::catalog::{BackupRecord, RecordStatus};
 use crate::operator::OperatorError;
 use crate::plan::{Conclusion, Failure, Log, OperationId, StoreBinding, status};
 use crate::runtime::kubernetes::{StoreErrand, StoreWork};
@@ -251,6 +253,7 @@ pub(super) async fn forget_the_gone(
             let watched = namespaces.is_empty() || namespaces.contains(&resource.namespace);
             let key = (resource.namespace.clone(), resource.name.clone());
             if resource.removed_at.is_none() && watched && !present.contains(&key) {
+                let policy = resource.document["spec"]["deletionPolicy"].clone();
                 let operation = OperationId {
                     kind: kind.as_str().to_owned(),
                     namespace: resource.namespace,
@@ -258,6 +261,9 @@ pub(super) async fn forget_the_gone(
                     generation: resource.generation,
                     uid: resource.document["metadata"]["uid"].as_str().map(str::to_owned),
                 };
+                if *kind == Kind::Backup && policy == json!(DeletionPolicy::Delete) {
+                    end_with_its_object(&operation, context).await?;
+                }
                 forget(*kind, &operation, context).await?;
             }
         }
@@ -271,7 +277,10 @@ pub(super) async fn forget_the_gone(
         if !is_certain(&operation, context).await? {
             let message =
                 "its object is gone, and another replica has led since: nothing is undone";
-            context.operator.close(&operation, &Conclusion::failed(lost(message))).await?;
+            let failure = lost(message);
+            // The record first: what is closed is not come by again.
+            context.operator.end_record(&operation, &failure).await?;
+            context.operator.close(&operation, &Conclusion::failed(failure)).await?;
             warn!(%operation, "{message}");
         } else if undo(&operation, context) {
             // Somebody has taken its finalizer off while no operator ran, and its service may still be held.
@@ -279,6 +288,20 @@ pub(super) async fn forget_the_gone(
         }
     }
     Ok(())
+}
+
+/// Ends the record of a Backup whose archive went with its object, while another replica led. Should the archive
+/// have stayed after all, the next look into its store finds it.
+async fn end_with_its_object(operation: &OperationId, context: &Context) -> Result<(), LookError> {
+    let known = context.operator.record_of_object(operation).await?;
+    let ended =
+        |known: &BackupRecord| known.status != RecordStatus::Running && known.deleted_at.is_none();
+    let Some(record) = known.filter(ended).filter(|_| !context.knows_what_was_done) else {
+        return Ok(());
+    };
+    let catalog = context.operator.catalog();
+    let marked = catalog.mark_backup_deleted(record.id, Timestamp::now()).await;
+    Ok(marked.map_err(OperatorError::from)?)
 }
 
 fn lost(message: &str) -> Failure {

@@ -14,6 +14,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tracing::warn;
 
+use crate::operator::presence::Looks;
 use crate::plan::{Failure, OperationId};
 use crate::runtime::kubernetes::{FIELD_MANAGER, KubernetesRuntime, failure, is_missing};
 use crate::spec::{API_VERSION, Kind, Reason};
@@ -33,6 +34,8 @@ pub struct ClusterLink {
     recorder: Recorder,
     /// The last event of each object: the same one is not sent again for every look.
     said: Mutex<BTreeMap<String, String>>,
+    /// What is under way with the stores.
+    pub(in crate::operator) looks: Looks,
 }
 
 /// The API resource of a kind.
@@ -48,7 +51,7 @@ impl ClusterLink {
     pub fn new(client: Client, runtime: KubernetesRuntime, instance: Option<String>) -> Self {
         let reporter = Reporter { controller: "eider-operator".to_owned(), instance };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { runtime, client, recorder, said: Mutex::default() }
+        Self { runtime, client, recorder, said: Mutex::default(), looks: Looks::default() }
     }
 
     /// The objects of a kind in a namespace.

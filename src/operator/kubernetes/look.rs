@@ -236,6 +236,9 @@ async fn look_once(
         info!(%operation, "{}", conclusion.message);
         return Ok(Action::await_change());
     }
+    if let Some(failure) = stores::awaits_look(operation, context).await? {
+        return wait(kind, operation, said, failure, context).await;
+    }
     if let Some(failure) = operator.waits_for(operation).await? {
         return wait(kind, operation, said, failure, context).await;
     }

@@ -14,7 +14,7 @@ mod stores;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -29,7 +29,7 @@ use crate::plan::{Failure, OperationId};
 use crate::spec::{Kind, Reason};
 use crate::telemetry::Health;
 
-pub use lease::{Election, GateLayer, Leadership, sign};
+pub use lease::{Election, GateLayer, Leadership, SignError, sign};
 pub(super) use stores::StoreNews;
 
 pub use link::{ARCHIVE_FINALIZER, ClusterLink, OPERATION_FINALIZER, PARENT_ANNOTATION, resource};
@@ -83,6 +83,8 @@ pub(super) struct Context {
     failures: Mutex<HashMap<String, u32>>,
     /// Whether the catalog is that of whoever led last.
     knows_what_was_done: bool,
+    /// When this process began to lead.
+    begun: Instant,
     /// Stores that the catalog knew before this process began.
     known_stores: HashSet<(String, String)>,
     /// Stores that were looked into, with the generation and the request it was for.
@@ -179,6 +181,7 @@ pub async fn run(
     let known_stores = stores.into_iter().map(|(namespace, store)| (namespace, store.name));
     let context = Arc::new(Context {
         knows_what_was_done,
+        begun: Instant::now(),
         known_stores: known_stores.collect(),
         operator: operator.clone(),
         link,
@@ -230,7 +233,8 @@ async fn maintain(context: Arc<Context>, namespaces: &[String]) {
         }
         tokio::time::sleep(pause).await;
         pause = Duration::from_mins(30);
-        if let Err(error) = operator.prune_expired(jiff::Timestamp::now()).await {
+        let pruned = Box::pin(operator.prune_expired(jiff::Timestamp::now()));
+        if let Err(error) = pruned.await {
             warn!("retention: {error}");
         }
         if let Err(error) = operator.maintain().await {
@@ -250,7 +254,7 @@ fn control(
     context: &Arc<Context>,
 ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
     let reconcile = move |object: Arc<DynamicObject>, context: Arc<Context>| async move {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let result = look::look(kind, &object, &context).await;
         let failed = result.as_ref().err().map(LookError::reason);
         if failed.is_none() {

@@ -1,24 +1,28 @@
 //! One look at a store: its claim, and now and then what lies in it.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::{Context, LookError};
-use crate::catalog::BackupFilter;
+use super::{ClusterLink, Context, LookError};
+use crate::catalog::{BackupFilter, BackupKey, BackupRecord, RecordStatus};
 use crate::engine::{Manifest, Progress};
+use crate::operator::presence::{StoreLook, directory_of, gone, gone_message};
 use crate::operator::progress::Meter;
 use crate::operator::rebuild::record_of;
 use crate::operator::{Operator, OperatorError};
+use crate::plan::conditions::{ConditionType, Truth};
+use crate::plan::status::recorded;
 use crate::plan::{Failure, OperationId, StoreBinding, conditions};
-use crate::runtime::kubernetes::{StoreAnswer, StoreErrand, StoreFigures, StoreWork};
+use crate::runtime::kubernetes::{StoreAnswer, StoreErrand, StoreFigures, StoreWork, failure};
 use crate::spec::{
     BackupStoreStatus, ByteSize, Kind, MoverSecurityContext, Reason, counted, readable_size,
 };
@@ -30,6 +34,8 @@ const INSPECT: Duration = Duration::from_hours(6);
 const SAY: Duration = Duration::from_secs(5);
 /// A store that could not be looked into is tried again after this long.
 const AGAIN: Duration = Duration::from_mins(1);
+/// Operations wait so long at most for the first look into a store.
+const FIRST_LOOK: Duration = Duration::from_mins(2);
 
 /// Sees that the store has been looked into by this process, and says how it is.
 pub(super) async fn look(
@@ -48,6 +54,7 @@ pub(super) async fn look(
             "a store in a cluster is a claim: use `spec.volumeClaim`",
         );
         context.operator.publish_store(operation, Err(&failure), StoreNews::default()).await?;
+        context.link.looks.of(&key.0, &key.1).settle();
         return Ok(Action::await_change());
     }
     // Once for each generation, every few hours, and whenever somebody asks for it.
@@ -56,7 +63,10 @@ pub(super) async fn look(
     // One that was deleted and made again counts from one again, and is another.
     let look =
         format!("{}/{}/{hours}/{asked}", object.uid().unwrap_or_default(), operation.generation);
-    let recent = context.known_stores.contains(&key) && is_recent(object, operation, &asked);
+    // After another's term the catalog has missed what was removed meanwhile.
+    let recent = context.knows_what_was_done
+        && context.known_stores.contains(&key)
+        && is_recent(object, operation, &asked);
     {
         let mut inspected = context.inspected.lock().unwrap_or_else(PoisonError::into_inner);
         let earlier = inspected.insert(key.clone(), look.clone());
@@ -68,7 +78,8 @@ pub(super) async fn look(
     // A mover takes seconds: the next object need not wait for it.
     let (context, operation) = (Arc::clone(context), operation.clone());
     tokio::spawn(async move {
-        if let Err(error) = inspect(&operation, &binding, asked, &context).await {
+        let looked = context.operator.look_into_store(&operation, &binding, Some(asked)).await;
+        if let Err(error) = looked {
             warn!(%operation, "{error}");
             context
                 .link
@@ -98,6 +109,33 @@ pub(in crate::operator) struct StoreNews {
     pub(in crate::operator) waits: bool,
 }
 
+/// What an operation waits for that has not begun: after another's term the stores of its namespace that hold
+/// something are looked into first, or nobody would know what its Backup is to be compared with. Not for long.
+pub(super) async fn awaits_look(
+    operation: &OperationId,
+    context: &Context,
+) -> Result<Option<Failure>, LookError> {
+    if context.knows_what_was_done || context.begun.elapsed() > FIRST_LOOK {
+        return Ok(None);
+    }
+    let operator = &context.operator;
+    let catalog = operator.catalog();
+    if !catalog.journal(operation).await.map_err(OperatorError::from)?.is_empty() {
+        return Ok(None);
+    }
+    let stores = catalog.resources(Some(Kind::BackupStore.as_str().to_owned())).await;
+    let awaited = stores.map_err(OperatorError::from)?.into_iter().find(|store| {
+        store.namespace == operation.namespace
+            && store.removed_at.is_none()
+            && store.status["backups"].as_i64().is_some_and(|backups| backups > 0)
+            && !context.link.looks.of(&store.namespace, &store.name).is_settled()
+    });
+    Ok(awaited.map(|store| {
+        let message = format!("store {} is looked into first: another replica has led", store.name);
+        Failure::new(Reason::Pending, message)
+    }))
+}
+
 /// Whether the status is that of a look into the store which need not be repeated yet.
 fn is_recent(object: &DynamicObject, operation: &OperationId, asked: &str) -> bool {
     let status = serde_json::from_value::<BackupStoreStatus>(object.data["status"].clone());
@@ -112,89 +150,220 @@ fn is_recent(object: &DynamicObject, operation: &OperationId, asked: &str) -> bo
     })
 }
 
-/// Has a mover look into the store, records what no record is of, and says what is there.
-async fn inspect(
-    operation: &OperationId,
-    binding: &StoreBinding,
-    asked: String,
-    context: &Arc<Context>,
-) -> Result<(), LookError> {
-    let purpose = format!("inspect-{}", Timestamp::now().as_second());
-    let writer = context.operator.store_writer(&operation.namespace, &operation.name).await?;
-    let meter = Arc::new(Meter::new(None));
-    let errand = StoreErrand {
-        work: StoreWork::Inspect,
-        writer,
-        progress: Arc::clone(&meter) as Arc<dyn Progress>,
-        turn: context.operator.take_turn().await,
-    };
-    let mut work =
-        Box::pin(context.link.runtime.work_on_store(operation, &purpose, binding, errand));
-    let mut said = None;
-    let done = loop {
-        tokio::select! {
-            done = &mut work => break done,
-            () = tokio::time::sleep(SAY) => {}
-        }
-        let cause = meter.cause_of_waiting();
-        if let Some((reason, message)) = cause.clone().filter(|_| cause != said) {
-            let failure = Failure::new(reason, message);
-            let news = StoreNews { waits: true, ..StoreNews::default() };
-            context.operator.publish_store(operation, Err(&failure), news).await?;
-            said = cause;
-        }
-    };
-    match done {
-        Ok(StoreAnswer { figures, manifests, .. }) => {
-            context.operator.record_manifests(operation, binding, manifests).await?;
-            let news = StoreNews { answers: Some(asked), ..StoreNews::default() };
-            context.operator.publish_store(operation, Ok(figures), news).await?;
-            Ok(())
-        }
-        Err(failure) => {
-            context.operator.publish_store(operation, Err(&failure), StoreNews::default()).await?;
-            Err(failure.into())
+impl Operator {
+    /// Has a mover look into the store, makes the records say what is there, and publishes the figures. `asked` is
+    /// the request that it answers. Returns whether everything that lies there was heard of.
+    pub(in crate::operator) async fn look_into_store(
+        &self,
+        operation: &OperationId,
+        binding: &StoreBinding,
+        asked: Option<String>,
+    ) -> Result<bool, OperatorError> {
+        let Some(link) = &self.cluster else { return Ok(false) };
+        let look = link.looks.of(&operation.namespace, &operation.name);
+        // A second look at the same time would dismiss the mover of the first.
+        let _turn = look.turn.lock().await;
+        let result = self.send_a_mover(link, operation, binding, asked, &look).await;
+        look.settle();
+        result
+    }
+
+    async fn send_a_mover(
+        &self,
+        link: &ClusterLink,
+        operation: &OperationId,
+        binding: &StoreBinding,
+        asked: Option<String>,
+        look: &StoreLook,
+    ) -> Result<bool, OperatorError> {
+        let before = self.records_of_store(operation).await?;
+        let purpose = format!("inspect-{}", Timestamp::now().as_millisecond());
+        let writer = self.store_writer(&operation.namespace, &operation.name).await?;
+        let meter = Arc::new(Meter::new(None));
+        let errand = StoreErrand {
+            work: StoreWork::Inspect,
+            writer,
+            progress: Arc::clone(&meter) as Arc<dyn Progress>,
+            turn: self.take_turn().await,
+        };
+        let mut work = Box::pin(link.runtime.work_on_store(operation, &purpose, binding, errand));
+        let mut said = None;
+        let done = loop {
+            tokio::select! {
+                done = &mut work => break done,
+                () = tokio::time::sleep(SAY) => {}
+            }
+            let cause = meter.cause_of_waiting();
+            if let Some((reason, message)) = cause.clone().filter(|_| cause != said) {
+                // Nobody knows how long.
+                look.settle();
+                let failure = Failure::new(reason, message);
+                let news = StoreNews { waits: true, ..StoreNews::default() };
+                self.publish_store(operation, Err(&failure), news).await?;
+                said = cause;
+            }
+        };
+        match done {
+            Ok(StoreAnswer { figures, manifests, present, .. }) => {
+                self.record_manifests(operation, binding, &before, manifests).await?;
+                match &present {
+                    Some(present) => self.end_the_gone(binding, &before, present).await?,
+                    None => warn!(store = binding.name, "not all that lies in it was heard of"),
+                }
+                let news = StoreNews { answers: asked, ..StoreNews::default() };
+                self.publish_store(operation, Ok(figures), news).await?;
+                Ok(present.is_some())
+            }
+            Err(failure) => {
+                self.publish_store(operation, Err(&failure), StoreNews::default()).await?;
+                Err(failure.into())
+            }
         }
     }
-}
 
-impl Operator {
-    /// Adds records for archives that have none.
-    async fn record_manifests(
+    pub(super) async fn records_of_store(
+        &self,
+        store: &OperationId,
+    ) -> Result<Vec<BackupRecord>, OperatorError> {
+        let filter = BackupFilter {
+            namespace: Some(store.namespace.clone()),
+            store: Some(store.name.clone()),
+            ..BackupFilter::default()
+        };
+        Ok(self.catalog.backups(filter).await?)
+    }
+
+    /// Adds records for archives that have none, and takes up again those of archives that are back. `before` is
+    /// what was recorded before the look.
+    pub(super) async fn record_manifests(
         &self,
         store: &OperationId,
         binding: &StoreBinding,
+        before: &[BackupRecord],
         manifests: Vec<Value>,
     ) -> Result<(), OperatorError> {
-        let filter = BackupFilter {
-            namespace: Some(store.namespace.clone()),
-            store: Some(binding.name.clone()),
-            ..BackupFilter::default()
-        };
-        let known = self.catalog.backups(filter).await?;
+        let known = self.records_of_store(store).await?;
         let mut open = Vec::new();
         for operation in self.catalog.open_operations().await? {
             open.push((operation.namespace, operation.name));
         }
-        let claim = binding.spec.volume_claim.as_ref();
-        let directory =
-            claim.map(|claim| format!("{}/{}", claim.name, claim.path.trim_matches('/')));
-        let directory = directory.unwrap_or_default();
-        let directory = std::path::Path::new(directory.trim_end_matches('/'));
+        let directory = directory_of(binding);
+        let before: HashMap<i64, &BackupRecord> =
+            before.iter().map(|record| (record.id, record)).collect();
         let mut rows = Vec::new();
         for manifest in manifests {
             let Ok(manifest) = serde_json::from_value::<Manifest>(manifest) else { continue };
-            let mut record = record_of(&manifest, directory);
+            let mut record = record_of(&manifest, &directory);
             record.store.clone_from(&binding.name);
             let running = open.contains(&(record.namespace.clone(), record.object.clone()));
-            let there = known.iter().any(|known| known.is_same_archive(&record));
-            if !there && !running && record.namespace == store.namespace {
-                rows.push(record);
+            if running || record.namespace != store.namespace {
+                continue;
+            }
+            let mut same: Vec<&BackupRecord> =
+                known.iter().filter(|known| known.is_same_archive(&record)).collect();
+            same.sort_by_key(|known| (known.deleted_at.is_some(), std::cmp::Reverse(known.id)));
+            match same.first() {
+                None => rows.push(record),
+                // Deleted meanwhile: it was there when the mover looked.
+                Some(known) if before.get(&known.id) != Some(known) => {}
+                Some(known) => self.take_up_again(known, &record).await?,
             }
         }
         if !rows.is_empty() {
             self.catalog.rebuild(rows).await?;
         }
+        Ok(())
+    }
+
+    /// Makes a record say again where its archive is, if it was ended, or was made of the store's earlier claim.
+    async fn take_up_again(
+        &self,
+        known: &BackupRecord,
+        found: &BackupRecord,
+    ) -> Result<(), OperatorError> {
+        let ended = known.deleted_at.is_some() && known.status == RecordStatus::Deleted;
+        let elsewhere = known.deleted_at.is_none()
+            && known.status != RecordStatus::Running
+            && known.backup_path != found.backup_path;
+        if !ended && !elsewhere {
+            return Ok(());
+        }
+        let mut record = BackupRecord { backup_path: found.backup_path.clone(), ..known.clone() };
+        if ended {
+            record.status = RecordStatus::Succeeded;
+            record.deleted_at = None;
+            record.error_message = None;
+            record.verified_at = known.verified_at.or(found.verified_at);
+            let message = format!("{} is in store {} again", known.backup_name, known.store);
+            self.tell_object(&record, true, &message).await?;
+        }
+        Ok(self.catalog.update_backup(record).await?)
+    }
+
+    /// Ends the records of archives that are not there any more, and says so on their objects.
+    pub(super) async fn end_the_gone(
+        &self,
+        binding: &StoreBinding,
+        before: &[BackupRecord],
+        present: &HashSet<String>,
+    ) -> Result<(), OperatorError> {
+        for record in gone(before, &directory_of(binding), present) {
+            let key = BackupKey::Id(record.id);
+            // One that retention, or its object's deletion, has ended meanwhile has its own end.
+            if self.catalog.backup(key).await?.as_ref() != Some(record) {
+                continue;
+            }
+            // The object first: a record that has ended is not looked at again.
+            if record.status == RecordStatus::Succeeded {
+                self.tell_object(record, false, &gone_message(record)).await?;
+            }
+            self.end_as_gone(record).await?;
+        }
+        Ok(())
+    }
+
+    /// Says on the object of a finished Backup whether its archive is there.
+    async fn tell_object(
+        &self,
+        record: &BackupRecord,
+        there: bool,
+        message: &str,
+    ) -> Result<(), OperatorError> {
+        let (Some(link), kind) = (&self.cluster, Kind::Backup) else { return Ok(()) };
+        let api = link.api(kind, &record.namespace);
+        let what = format!("read Backup {}/{}", record.namespace, record.object);
+        let found = api.get_opt(&record.object).await.map_err(|error| failure(&what, &error))?;
+        let Some(object) = found else { return Ok(()) };
+        let mut operation = super::look::identity(kind, &object);
+        let mut status = object.data["status"].clone();
+        operation.generation = status["observedGeneration"].as_i64().unwrap_or_default();
+        let own = status["archive"]["name"] == record.backup_name.as_str()
+            && object.metadata.deletion_timestamp.is_none()
+            && recorded(&status, operation.generation).is_some();
+        if !own || (record.uid.is_some() && record.uid != object.metadata.uid) {
+            return Ok(());
+        }
+        let mut list: Vec<Condition> =
+            serde_json::from_value(status["conditions"].clone()).unwrap_or_default();
+        let (truth, reason) = match (there, record.verified_at) {
+            (false, _) => (Truth::False, Reason::ArchiveMissing),
+            (true, Some(_)) => (Truth::True, Reason::Verified),
+            (true, None) => (Truth::False, Reason::NotVerified),
+        };
+        let (generation, now) = (operation.generation, Timestamp::now());
+        conditions::set(
+            &mut list,
+            ConditionType::Verified,
+            truth,
+            reason,
+            message,
+            generation,
+            now,
+        );
+        status["conditions"] = json!(list);
+        status["message"] = json!(message);
+        self.put_status(&operation, status).await?;
+        link.event(&operation, !there, reason.as_str(), "Inspect", message).await;
         Ok(())
     }
 

@@ -34,6 +34,8 @@ pub struct StoreAnswer {
     pub figures: StoreFigures,
     /// Every manifest, where it was inspected.
     pub manifests: Vec<Value>,
+    /// The names of all archives that are there; nothing if not all of them were heard of.
+    pub present: Option<HashSet<String>>,
     /// Archives that were to be removed and stay, each with one that builds on it.
     pub stay: Vec<(String, String)>,
 }
@@ -109,26 +111,55 @@ impl KubernetesRuntime {
         };
         let request =
             Request { id: Request::identity(purpose, 0), work, again: false, journal: Vec::new() };
-        let mut manifests = Vec::new();
+        let mut manifests: Vec<Value> = Vec::new();
+        let mut present = HashSet::new();
         // A log that is read again says everything again.
         let mut known = HashSet::new();
         let answer = conversation
-            .ask(request, &mut |said| {
-                if let Saying::Archive { manifest } = said
-                    && known.insert(manifest.to_string())
-                {
-                    manifests.push(manifest);
+            .ask(request, &mut |said| match said {
+                Saying::Archive { manifest } => {
+                    present.extend(manifest["name"].as_str().map(str::to_owned));
+                    if known.insert(manifest.to_string()) {
+                        manifests.push(manifest);
+                    }
                 }
+                Saying::Unreadable { name } => {
+                    present.insert(name);
+                }
+                _ => {}
             })
             .await;
         conversation.let_go().await?;
         let answer = answer?;
         let stay = serde_json::from_value(answer["stay"].clone()).unwrap_or_default();
-        Ok(StoreAnswer { figures: figures(&answer), manifests, stay })
+        let present = all_of(present, &answer);
+        Ok(StoreAnswer { figures: figures(&answer), manifests, present, stay })
     }
+}
+
+/// What was heard of, if it is as much as was told.
+fn all_of(heard: HashSet<String>, answer: &Value) -> Option<HashSet<String>> {
+    let told = answer["told"].as_u64().and_then(|told| usize::try_from(told).ok());
+    (told == Some(heard.len())).then_some(heard)
 }
 
 /// The figures of the store in the facts of an answer.
 pub fn figures(facts: &Value) -> StoreFigures {
     serde_json::from_value(facts["store"].clone()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_that_was_not_heard_to_its_end_is_none() {
+        let heard = || HashSet::from(["a.tar.gz".to_owned(), "b.tar.gz".to_owned()]);
+        assert_eq!(all_of(heard(), &json!({"told": 2})), Some(heard()));
+        assert_eq!(all_of(heard(), &json!({"told": 3})), None);
+        assert_eq!(all_of(heard(), &json!({})), None, "a removal tells nothing");
+        assert_eq!(all_of(HashSet::new(), &json!({"told": 0})), Some(HashSet::new()));
+    }
 }

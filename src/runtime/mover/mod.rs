@@ -152,6 +152,11 @@ pub enum Saying {
         /// Its manifest.
         manifest: Value,
     },
+    /// One archive of the store whose manifest cannot be used or is not there.
+    Unreadable {
+        /// Its name.
+        name: String,
+    },
     /// That it is there.
     Alive,
 }

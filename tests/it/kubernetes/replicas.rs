@@ -104,3 +104,53 @@ fn a_service_whose_data_was_put_back_was_nobodys_until_it_ran() {
     scene.running("db");
     scene.tidy("db");
 }
+
+/// What a record told was taken for an archive that keeps its place: with it in the count, retention removed the last
+/// one that there was, and the Backup whose archive was gone went on to say that it was verified.
+#[test]
+fn retention_counts_the_archives_that_are_there() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let template = "template: {spec: {target: {workload: {kind: StatefulSet, name: db}}, \
+                    storeRef: {name: main}}}";
+    scene.apply(&format!(
+        "apiVersion: eider.dev/v1alpha1\nkind: BackupSchedule\nmetadata: {{name: often}}\nspec:\n  \
+         schedule: \"0 0 1 1 *\"\n  retention: {{keepLast: 2}}\n  {template}\n"
+    ));
+    let back_up = |name: &str| {
+        scene.apply(&format!(
+            "apiVersion: eider.dev/v1alpha1\nkind: Backup\nmetadata:\n  name: {name}\n  \
+             labels: {{eider.dev/schedule: often}}\nspec:\n  \
+             target: {{workload: {{kind: StatefulSet, name: db}}}}\n  storeRef: {{name: main}}\n  \
+             consistency: {{mode: Live}}\n"
+        ));
+        let status = scene.succeeded("backup", name);
+        status["archive"]["name"].as_str().unwrap().to_owned()
+    };
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let process = operator.start();
+    let first = back_up("first");
+    let removed = back_up("removed");
+    let store = scene.cluster.claim_path(&scene.namespace, "backups");
+    for suffix in ["", ".manifest.json"] {
+        std::fs::remove_file(store.join(format!("{removed}{suffix}"))).unwrap();
+    }
+    let third = back_up("third");
+    scene.cluster.wait("the Backup to say that its archive is gone", LONG, || {
+        let status = scene.object("backup", "removed")?["status"].clone();
+        let conditions = status["conditions"].as_array()?;
+        let verified = conditions.iter().find(|one| one["type"] == "Verified")?;
+        (verified["status"] == "False" && verified["reason"] == "ArchiveMissing").then_some(())
+    });
+    let archives = scene.archives();
+    assert!(archives.contains(&first) && archives.contains(&third), "{archives:?}");
+    // What is there is counted as ever.
+    let fourth = back_up("fourth");
+    scene.cluster.wait("the first to be removed", LONG, || {
+        scene.object("backup", "first").is_none().then_some(())
+    });
+    assert_eq!(scene.archives(), [third, fourth]);
+    says(&scene, &process, "is not in store main any more");
+    assert_eq!(process.stop().code, Some(0));
+}

@@ -2,10 +2,11 @@
 
 mod kinds;
 mod server;
+mod terms;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::api::DynamicObject;
@@ -51,6 +52,7 @@ impl Scene {
             operator,
             active: Mutex::default(),
             knows_what_was_done: true,
+            begun: Instant::now(),
             known_stores: HashSet::new(),
             failures: Mutex::default(),
             inspected: Mutex::default(),

@@ -11,6 +11,16 @@ use kube::client::{Body, ClientBuilder};
 use serde_json::{Value, json};
 
 use super::super::{GateLayer, Leadership};
+use crate::spec::Kind;
+
+/// Whether a collection is asked for as a whole.
+fn is_collection(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let kinds = Kind::ALL.iter().any(|kind| kind.plural() == name);
+    ["jobs", "pods", "persistentvolumeclaims", "events"].contains(&name)
+        // A claim may be called `backups`.
+        || (kinds && path.starts_with("/apis/eider.dev/"))
+}
 
 /// One request as the server saw it.
 #[derive(Debug, Clone)]
@@ -63,11 +73,7 @@ impl State {
                 self.objects.insert(place, made.clone());
                 (201, made)
             }
-            "GET"
-                if ["jobs", "pods", "persistentvolumeclaims", "events"]
-                    .iter()
-                    .any(|collection| path.ends_with(&format!("/{collection}"))) =>
-            {
+            "GET" if is_collection(path) => {
                 let beneath = format!("{path}/");
                 let items: Vec<&Value> = self
                     .objects
@@ -92,6 +98,10 @@ impl State {
                 }
                 None => status(404, "NotFound"),
             },
+            "PUT" => {
+                self.objects.insert(path.to_owned(), call.body.clone());
+                (200, call.body.clone())
+            }
             "DELETE" => match self.objects.remove(path) {
                 Some(found) => (200, found),
                 None => status(404, "NotFound"),
