@@ -9,6 +9,7 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use super::error::EngineError;
 
 /// A set of gitignore patterns; empty sets match nothing.
+#[derive(Debug)]
 pub(super) struct Patterns(Option<Gitignore>);
 
 impl Patterns {

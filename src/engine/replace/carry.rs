@@ -6,7 +6,8 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
@@ -18,6 +19,7 @@ use super::is_working_directory;
 use super::metadata::Metadata;
 use super::place::Staging;
 use super::{primitive, remove};
+use crate::engine::select::Patterns;
 
 /// Which live entries come along, and who wins where both trees have one.
 #[derive(Debug)]
@@ -25,14 +27,41 @@ pub struct CarryRules(Rules);
 
 #[derive(Debug)]
 enum Rules {
-    Merge,
+    Merge(Option<Selection>),
     Preserve(Gitignore),
+}
+
+/// What of the archive is put back.
+#[derive(Debug)]
+struct Selection {
+    include: Patterns,
+    root: String,
+}
+
+impl Selection {
+    fn takes(&self, directory: &Path) -> bool {
+        // Components, since joining nothing would leave a slash at the end.
+        let name: PathBuf =
+            Path::new(&self.root).components().chain(directory.components()).collect();
+        self.include.matches_or_lies_below(name.as_os_str().as_bytes(), true)
+    }
 }
 
 impl CarryRules {
     /// Everything live that the staged tree does not have; the staged entry wins.
     pub fn merge() -> Self {
-        Self(Rules::Merge)
+        Self(Rules::Merge(None))
+    }
+
+    /// The same where only what matches `include` is put back, by names in the archive: directories above that
+    /// stay what they are. `root` is the name of the root in the archive.
+    pub fn merge_selected(include: &[String], root: &str) -> Result<Self, ReplaceError> {
+        let include = Patterns::parse(include).map_err(|error| ReplaceError::Pattern {
+            pattern: include.join(", "),
+            why: error.to_string(),
+        })?;
+        let selection = Selection { include, root: root.to_owned() };
+        Ok(Self(Rules::Merge((!selection.include.is_empty()).then_some(selection))))
     }
 
     /// What matches a pattern stays exactly as it is now, whole directories included: the live entry
@@ -95,11 +124,8 @@ pub fn carry_over(
             Some(live) => carrier.descend(live, &new, Path::new("")),
             None => Ok(()),
         });
-    kept.apply_mode_and_times(new.as_fd()).map_err(failed(
-        "restore",
-        staging.path(),
-        Step::Stage,
-    ))?;
+    let live = live.as_ref().filter(|_| carrier.stays(Path::new("")));
+    give_back(&kept, live, &new).map_err(failed("restore", staging.path(), Step::Stage))?;
     result.map(|()| carrier.carried)
 }
 
@@ -116,9 +142,14 @@ fn is_directory(status: &Stat) -> bool {
 impl Carrier<'_> {
     fn is_preserved(&self, path: &Path, directory: bool) -> bool {
         match self.rules {
-            Rules::Merge => false,
+            Rules::Merge(_) => false,
             Rules::Preserve(rules) => rules.matched(path, directory).is_ignore(),
         }
+    }
+
+    /// Whether a directory that both trees have is as it was: it is only above what is put back.
+    fn stays(&self, path: &Path) -> bool {
+        matches!(self.rules, Rules::Merge(Some(selection)) if !selection.takes(path))
     }
 
     fn check_cancel(&self, path: &Path) -> Result<(), ReplaceError> {
@@ -130,7 +161,7 @@ impl Carrier<'_> {
 
     /// Removes the staged entries that `preserve` excludes from extraction.
     fn prune(&self, staged: &OwnedFd, path: &Path) -> Result<(), ReplaceError> {
-        if matches!(self.rules, Rules::Merge) {
+        if matches!(self.rules, Rules::Merge(_)) {
             return Ok(());
         }
         let step = Step::Stage;
@@ -170,7 +201,7 @@ impl Carrier<'_> {
             let directory = is_directory(&status);
             let present = look(staged.as_fd(), name, &inner)?;
             let wanted = match self.rules {
-                Rules::Merge => present.is_none(),
+                Rules::Merge(_) => present.is_none(),
                 Rules::Preserve(_) => self.is_preserved(&inner, directory),
             };
             if wanted {
@@ -197,7 +228,7 @@ impl Carrier<'_> {
         if !present.as_ref().is_some_and(is_directory) {
             // In Merge the staged entry wins. In Replace a directory that is not in the archive comes
             // back only if something in it is preserved.
-            if matches!(self.rules, Rules::Merge) || !self.holds_preserved(&child, path)? {
+            if matches!(self.rules, Rules::Merge(_)) || !self.holds_preserved(&child, path)? {
                 return Ok(());
             }
             remove::remove_tree(staged, name, path, "carry.middle")?;
@@ -207,7 +238,8 @@ impl Carrier<'_> {
         }
         let (opened, kept) = open_staged(staged, name, path)?;
         let result = self.descend(&child, &opened, path);
-        kept.apply_mode_and_times(opened.as_fd()).map_err(failed("restore", path, step))?;
+        let live = Some(&child).filter(|_| self.stays(path));
+        give_back(&kept, live, &opened).map_err(failed("restore", path, step))?;
         result
     }
 
@@ -293,6 +325,14 @@ impl Carrier<'_> {
             Err(errno) => return Err(failed("link", path, step)(errno)),
         }
         Ok(())
+    }
+}
+
+/// Gives a staged directory its metadata after its children were changed: its own, or all of a live one's.
+fn give_back(kept: &Metadata, live: Option<&OwnedFd>, staged: &OwnedFd) -> rustix::io::Result<()> {
+    match live {
+        Some(live) => Metadata::read(live.as_fd())?.apply(staged.as_fd()),
+        None => kept.apply_mode_and_times(staged.as_fd()),
     }
 }
 

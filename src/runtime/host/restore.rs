@@ -366,17 +366,25 @@ fn extract(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
 
 fn carry(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
     let key = key(job);
-    let rules = if job.spec.mode == RestoreMode::Merge || !job.spec.include.is_empty() {
-        CarryRules::merge()
-    } else {
-        CarryRules::preserve(&job.spec.preserve)?
-    };
+    let (_, manifest) = read_manifest(job)?;
+    let names: HashMap<PathBuf, String> =
+        destinations(job, &manifest)?.into_iter().map(|(name, path)| (path, name)).collect();
     handles.progress.phase("carrying over");
     let cancel = || handles.cancel.is_cancelled();
     let (mut linked, mut copied) = (0, 0);
     for path in paths(job) {
         let Some(staging) = Staging::find(&path, &key)? else {
             continue;
+        };
+        let rules = if !job.spec.include.is_empty() {
+            CarryRules::merge_selected(
+                &job.spec.include,
+                names.get(&path).map_or("", String::as_str),
+            )?
+        } else if job.spec.mode == RestoreMode::Merge {
+            CarryRules::merge()
+        } else {
+            CarryRules::preserve(&job.spec.preserve)?
         };
         let carried = carry_over(&path, &staging, &rules, &cancel)?;
         linked += carried.linked;
