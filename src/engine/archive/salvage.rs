@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
+use super::END;
 use crate::engine::error::EngineError;
 use crate::engine::member::{Decoder, PACKED_LIMIT, Place, RAW_LIMIT, parse_member_header};
 use crate::engine::progress::Cancel;
@@ -14,8 +15,6 @@ use crate::engine::tar::{BLOCK, TarEntry, TarReader, is_header};
 use crate::spec::ArchiveFormat;
 
 const WINDOW: usize = 1 << 20;
-/// Length of the blocks that end a tar stream.
-const END: u64 = 2 * BLOCK as u64;
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Takes an entry in; an error of damage loses this entry only.
