@@ -92,7 +92,7 @@ impl KubernetesRuntime {
     /// Those of the API server.
     pub async fn is_held(&self, job: &Job) -> Result<bool, Failure> {
         let held = self.workload(job).await?.and_then(|workload| workload.held());
-        Ok(held.is_some_and(|held| held.operation == job.operation().to_string()))
+        Ok(held.is_some_and(|held| held.is_of(job.operation())))
     }
 
     /// Ends the movers of an operation that has ended.
@@ -225,13 +225,9 @@ impl KubernetesRuntime {
             Action::Preflight => self.preflight(whole, &job.store, log, handles).await,
             Action::Archive => {
                 self.has_no_other_claims(whole, &log).await?;
-                let facts = self.ask(whole, action, log, handles).await?;
+                let mut facts = self.ask(whole, action, log, handles).await?;
                 self.check_held(whole, &log, backup_step::QUIESCE).await?;
-                if whole.target().workload.is_none() {
-                    // Claims alone are not held still: nobody may have begun to work on them meanwhile.
-                    let claims = self.claims(whole, None, &log).await?;
-                    self.nobody_works_on(whole, None, &claims).await?;
-                }
+                self.tell_of_others(whole, &log, &mut facts).await?;
                 Ok(facts)
             }
             Action::Seal => {

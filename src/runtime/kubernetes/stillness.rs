@@ -127,6 +127,25 @@ impl KubernetesRuntime {
             .hint("see who scales or changes it, and try again"))
     }
 
+    /// Adds to the facts of an archive who works on its claims by now, as a CronJob that began since preflight;
+    /// fails where that is more than a warning.
+    pub(super) async fn tell_of_others(
+        &self,
+        job: &Job,
+        log: &Log<'_>,
+        facts: &mut Value,
+    ) -> Result<(), Failure> {
+        let claims = self.claims(job, None, log).await?;
+        let workload = self.workload(job).await?;
+        let beside = self.nobody_works_on(job, workload.as_ref(), &claims).await?;
+        let known = log.facts::<PreflightFacts>(backup_step::PREFLIGHT).unwrap_or_default();
+        // What preflight has seen is told already.
+        if let Some(message) = beside.filter(|message| !known.warnings.contains(message)) {
+            add_warning(facts, &message);
+        }
+        Ok(())
+    }
+
     /// Fails if the workload that was held still runs by now.
     pub(super) async fn check_held(
         &self,
@@ -153,5 +172,35 @@ impl KubernetesRuntime {
         let operation = job.operation();
         let held = log.intent::<Held>(backup_step::QUIESCE);
         holding::release(&self.cluster, &operation.namespace, target, held, operation).await
+    }
+}
+
+/// Adds a warning to an archive's facts, and to their number.
+fn add_warning(facts: &mut Value, message: &str) {
+    let count = facts["warningCount"].as_u64().unwrap_or(0);
+    facts["warningCount"] = json!(count + 1);
+    match facts["warnings"].as_array_mut() {
+        Some(warnings) => warnings.insert(0, json!(message)),
+        None => facts["warnings"] = json!([message]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::ArchiveFacts;
+
+    #[test]
+    fn who_works_on_the_data_is_counted_among_the_warnings() {
+        let read = ArchiveFacts {
+            warnings: vec!["a socket".to_owned()],
+            warning_count: 200,
+            ..ArchiveFacts::default()
+        };
+        let mut facts = json!(read);
+        add_warning(&mut facts, "pod shop/report works on data");
+        let facts: ArchiveFacts = serde_json::from_value(facts).unwrap();
+        assert_eq!(facts.warning_count, 201);
+        assert_eq!(facts.warnings, ["pod shop/report works on data", "a socket"]);
     }
 }

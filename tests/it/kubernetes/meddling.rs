@@ -97,6 +97,36 @@ fn a_pod_that_is_added_before_the_stop_is_not_left_out_of_the_backup() {
     assert_eq!(scene.archives(), Vec::<String>::new());
 }
 
+/// The pod of a CronJob that began after preflight worked on the data while it was read, and no warning said so.
+#[test]
+fn who_begins_to_work_on_a_claim_after_preflight_is_told() {
+    let Some(cluster) = Cluster::connect() else { return };
+    let scene = Scene::new(cluster);
+    scene.fill("db");
+    let operator = Operator::new(&scene.cluster, &scene.namespace);
+    let process = operator.start_into("backup.quiesce.recorded");
+    scene.back_up("told", "db", "");
+    assert_eq!(process.wait_exit(LONG).signal, Some(9));
+    scene.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: report}}\nspec:\n  \
+         terminationGracePeriodSeconds: 0\n  containers:\n  - name: report\n    image: {}\n    \
+         imagePullPolicy: IfNotPresent\n    command: [/bin/sleep, \"3600\"]\n    \
+         volumeMounts: [{{name: data, mountPath: /data}}]\n  \
+         volumes: [{{name: data, persistentVolumeClaim: {{claimName: data-db-0}}}}]\n",
+        service_image(&scene.cluster, 1)
+    ));
+    scene.cluster.wait("the other pod to run", LONG, || {
+        (scene.object("pod", "report")?["status"]["phase"] == "Running").then_some(())
+    });
+    let _process = operator.start();
+    let status = scene.succeeded("backup", "told");
+    let told = status["warnings"].as_array().unwrap().iter();
+    let told: Vec<&str> = told.filter_map(|warning| warning.as_str()).collect();
+    assert!(told.iter().any(|said| said.contains("/report works on data-db-0 too")), "{told:?}");
+    scene.running("db");
+    scene.tidy("db");
+}
+
 /// An Upgrade succeeded although nobody ran any more who could have failed.
 #[test]
 fn an_upgrade_whose_service_is_scaled_to_zero_while_it_soaks_is_undone() {

@@ -106,6 +106,11 @@ impl Operator {
         self.directory.path()
     }
 
+    /// Takes its catalog away, while no process of it runs: the next one begins with an empty one.
+    pub fn empty_catalog(&self) {
+        fs::remove_dir_all(self.directory.path().join("catalog")).unwrap();
+    }
+
     /// Kills whichever process of this operator runs when it is pressed; can be had, for a proxy,
     /// before the first is started.
     pub fn kill_switch(&self) -> KillSwitch {

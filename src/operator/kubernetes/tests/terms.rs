@@ -47,6 +47,35 @@ impl Scene {
     }
 }
 
+/// The journal of an operation of which nobody has said how it ended, as an earlier term has left it.
+async fn begun(scene: &Scene, operation: &OperationId, spec: &Value) {
+    let job = Job::Backup(BackupJob {
+        operation: operation.clone(),
+        spec: serde_json::from_value(spec.clone()).unwrap(),
+        store: store(),
+        schedule: None,
+        previous: None,
+        origin: None,
+        root_names: Vec::new(),
+        anonymous_volumes: false,
+        places: Vec::new(),
+        definitions: None,
+    });
+    line(scene, operation, OPERATION, Mark::Intent, json!(job)).await;
+}
+
+async fn line(scene: &Scene, operation: &OperationId, step: &str, mark: Mark, detail: Value) {
+    let line = JournalEntry {
+        operation: operation.clone(),
+        step: step.to_owned(),
+        mark,
+        at: Timestamp::now(),
+        session: "of an earlier term".to_owned(),
+        detail,
+    };
+    scene.context.operator.catalog().append_journal(line).await.unwrap();
+}
+
 /// Its record kept the place of the last archive that there was, and retention removed that one.
 #[tokio::test]
 async fn a_backup_whose_archive_is_gone_says_so_until_it_is_back() {
@@ -128,27 +157,7 @@ async fn what_went_while_another_replica_led_is_ended_here() {
     let operation = |name: &str| -> OperationId {
         format!("Backup/shop/{name}/1/uid-of-{name}").parse().unwrap()
     };
-    let job = Job::Backup(BackupJob {
-        operation: operation("begun"),
-        spec: serde_json::from_value(spec.clone()).unwrap(),
-        store: store(),
-        schedule: None,
-        previous: None,
-        origin: None,
-        root_names: Vec::new(),
-        anonymous_volumes: false,
-        places: Vec::new(),
-        definitions: None,
-    });
-    let line = JournalEntry {
-        operation: operation("begun"),
-        step: OPERATION.to_owned(),
-        mark: Mark::Intent,
-        at: Timestamp::now(),
-        session: "of an earlier term".to_owned(),
-        detail: json!(job),
-    };
-    catalog.append_journal(line).await.unwrap();
+    begun(&scene, &operation("begun"), &spec).await;
     leave::forget_the_gone(&["shop".to_owned()], &scene.context).await.unwrap();
     let status = |name: &str, records: &[BackupRecord]| {
         records.iter().find(|record| record.object == name).unwrap().status
@@ -159,6 +168,87 @@ async fn what_went_while_another_replica_led_is_ended_here() {
     // It stayed Running for ever.
     assert_eq!(status("begun", &records), RecordStatus::Failed);
     assert_eq!(catalog.open_operations().await.unwrap(), []);
+}
+
+/// What carries the mark of an operation is still held by it, whoever has led since: without an object nobody else
+/// would let the service run.
+#[tokio::test]
+async fn a_service_that_is_marked_as_held_runs_again_though_another_replica_has_led() {
+    const WORKLOADS: &str = "/apis/apps/v1/namespaces/shop/statefulsets";
+    let spec = json!({
+        "target": {"workload": {"kind": "StatefulSet", "name": "db"}}, "storeRef": {"name": "main"},
+    });
+    let operation: OperationId = "Backup/shop/first/1/uid-of-first".parse().unwrap();
+    let scale = format!("PATCH {WORKLOADS}/db/scale");
+    for holder in [operation.to_string(), "Backup/shop/another/1".to_owned()] {
+        let scene = Scene::again(Server::default());
+        let held = json!({"operation": holder, "replicas": 2});
+        let workload = json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {"name": "db", "namespace": "shop", "generation": 3, "uid": "uid-of-db",
+                         "annotations": {"eider.dev/held": held.to_string()}},
+            "spec": {"replicas": 0, "selector": {"matchLabels": {"app": "db"}},
+                     "template": {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": []}}},
+            "status": {"observedGeneration": 3},
+        });
+        scene.server.put(WORKLOADS, &workload);
+        let replicas = json!({
+            "apiVersion": "autoscaling/v1", "kind": "Scale",
+            "metadata": {"name": "scale", "namespace": "shop"}, "spec": {"replicas": 0},
+        });
+        scene.server.put(&format!("{WORKLOADS}/db"), &replicas);
+        scene.mirror(Kind::Backup, "first", &spec).await;
+        begun(&scene, &operation, &spec).await;
+        line(&scene, &operation, "preflight", Mark::Intent, Value::Null).await;
+        line(&scene, &operation, "preflight", Mark::Done, json!({})).await;
+        line(&scene, &operation, "quiesce", Mark::Intent, held.clone()).await;
+        line(&scene, &operation, "quiesce", Mark::Done, held.clone()).await;
+        leave::forget_the_gone(&["shop".to_owned()], &scene.context).await.unwrap();
+        let is_own = holder == operation.to_string();
+        assert_eq!(scene.context.is_active(&operation), is_own, "{holder}");
+        let mut asked = None;
+        for _ in 0..if is_own { 200 } else { 1 } {
+            asked = scene.server.calls().into_iter().find(|call| call.line == scale);
+            if asked.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(
+            asked.map(|call| call.body["spec"]["replicas"].clone()),
+            is_own.then(|| json!(2))
+        );
+    }
+}
+
+/// A record that was begun here stayed Running, and its journal open, though another replica had brought the Backup
+/// to its end.
+#[tokio::test]
+async fn what_another_replica_has_ended_is_ended_here() {
+    let scene = Scene::again(Server::default());
+    let operation: OperationId = "Backup/shop/first/1/uid-of-first".parse().unwrap();
+    let spec = verified()["spec"].clone();
+    let catalog = scene.context.operator.catalog();
+    begun(&scene, &operation, &spec).await;
+    let record = BackupRecord {
+        backup_name: operation.to_string(),
+        namespace: "shop".to_owned(),
+        object: "first".to_owned(),
+        uid: operation.uid.clone(),
+        generation: Some(1),
+        store: "main".to_owned(),
+        status: RecordStatus::Running,
+        ..BackupRecord::default()
+    };
+    catalog.insert_backup(record).await.unwrap();
+    scene.server.put(BACKUPS, &verified());
+    scene.look(Kind::Backup, &verified()).await.unwrap();
+    assert_eq!(catalog.open_operations().await.unwrap(), []);
+    let records = scene.records().await;
+    let [record] = &records[..] else { panic!("{records:#?}") };
+    assert_eq!((record.status, record.backup_name.as_str()), (RecordStatus::Succeeded, "a.tar.gz"));
+    assert!(record.verified_at.is_some());
+    assert_eq!(scene.server.lines(), [""; 0], "nothing is done a second time");
 }
 
 /// It said that runs were missed which another replica had made, and made the newest of them again.

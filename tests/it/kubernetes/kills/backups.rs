@@ -2,19 +2,20 @@
 
 use std::time::Instant;
 
+use super::Catalog::Kept;
 use super::Mover::{Ends, LosesJob, LosesPod, Stays};
-use super::{Mover, Stage, note};
+use super::{Catalog, Mover, Stage, note};
 use crate::kubernetes::cluster::Cluster;
 use crate::kubernetes::scene::{assert_same, copy_of};
 
 /// One Backup for each point.
-fn backups(mode: &str, points: &[(&str, Mover)]) {
-    backups_with(mode, "", points);
+fn backups(catalog: Catalog, mode: &str, points: &[(&str, Mover)]) {
+    backups_with(catalog, mode, "", points);
 }
 
-fn backups_with(mode: &str, more: &str, points: &[(&str, Mover)]) {
+fn backups_with(catalog: Catalog, mode: &str, more: &str, points: &[(&str, Mover)]) {
     let Some(cluster) = Cluster::connect() else { return };
-    let stage = Stage::new(cluster);
+    let stage = Stage::new(cluster, catalog);
     let data = copy_of(&stage.data());
     let process = stage.operator.start();
     stage.back_up("reference", mode, more);
@@ -41,13 +42,13 @@ fn backups_with(mode: &str, more: &str, points: &[(&str, Mover)]) {
         assert!(status["journal"].is_null(), "{status:#}");
         assert_same(data.path(), &stage.data());
         process.kill();
-        note("Backup", point, *mover, begun);
+        note("Backup", point, (*mover, catalog), begun);
     }
 }
 
-#[test]
-fn a_backup_goes_on_with_its_mover() {
+pub fn with_its_mover(catalog: Catalog) {
     backups(
+        catalog,
         "Live",
         &[
             ("backup.preflight.before", Stays),
@@ -65,9 +66,9 @@ fn a_backup_goes_on_with_its_mover() {
     );
 }
 
-#[test]
-fn a_backup_goes_on_when_its_mover_has_ended() {
+pub fn when_its_mover_has_ended(catalog: Catalog) {
     backups(
+        catalog,
         "Live",
         &[
             ("backup.verify.announced", Stays),
@@ -83,9 +84,9 @@ fn a_backup_goes_on_when_its_mover_has_ended() {
     );
 }
 
-#[test]
-fn a_backup_goes_on_with_another_mover() {
+pub fn with_another_mover(catalog: Catalog) {
     backups(
+        catalog,
         "Live",
         &[
             ("backup.archive.announced", LosesPod),
@@ -102,9 +103,9 @@ fn a_backup_goes_on_with_another_mover() {
     );
 }
 
-#[test]
-fn a_stopped_service_runs_again_after_its_backup() {
+pub fn of_a_stopped_service(catalog: Catalog) {
     backups(
+        catalog,
         "Stop",
         &[
             ("backup.quiesce.intended", Stays),
@@ -119,8 +120,7 @@ fn a_stopped_service_runs_again_after_its_backup() {
     );
 }
 
-#[test]
-fn hooks_run_again_and_before_their_service_is_left_alone() {
+pub fn with_hooks(catalog: Catalog) {
     let hook = |step: &str| {
         format!(
             "[{{exec: {{container: service, command: [/bin/sh, -c, \"echo {step} >> /tmp/hooks\"]}}}}]"
@@ -128,6 +128,7 @@ fn hooks_run_again_and_before_their_service_is_left_alone() {
     };
     let hooks = format!("  hooks: {{before: {}, after: {}}}\n", hook("before"), hook("after"));
     backups_with(
+        catalog,
         "Live",
         &hooks,
         &[
@@ -138,4 +139,29 @@ fn hooks_run_again_and_before_their_service_is_left_alone() {
             ("backup.hooks-after.performed", LosesPod),
         ],
     );
+}
+
+#[test]
+fn a_backup_goes_on_with_its_mover() {
+    with_its_mover(Kept);
+}
+
+#[test]
+fn a_backup_goes_on_when_its_mover_has_ended() {
+    when_its_mover_has_ended(Kept);
+}
+
+#[test]
+fn a_backup_goes_on_with_another_mover() {
+    with_another_mover(Kept);
+}
+
+#[test]
+fn a_stopped_service_runs_again_after_its_backup() {
+    of_a_stopped_service(Kept);
+}
+
+#[test]
+fn hooks_run_again_and_before_their_service_is_left_alone() {
+    with_hooks(Kept);
 }

@@ -1,8 +1,9 @@
 //! The operator killed at the moments of every step, with its mover at work, finished or lost, and
-//! started again: the end is that of an undisturbed run. Judges by `kubectl`, GNU tar, sha256sum and
-//! rsync. May not call the library.
+//! started again, with its catalog or without: the end is that of an undisturbed run. Judges by
+//! `kubectl`, GNU tar, sha256sum and rsync. May not call the library.
 
 mod backups;
+mod emptied;
 mod restores;
 mod upgrades;
 
@@ -29,10 +30,22 @@ enum Mover {
     /// Its Job is deleted.
     LosesJob,
 }
+
+/// What of its own records the operator finds when it is started again.
+#[derive(Clone, Copy, Debug)]
+enum Catalog {
+    /// All, as on a claim.
+    Kept,
+    /// Nothing, as another replica with a catalog of its own: it has the resources, what is written on
+    /// them, and the manifests.
+    Emptied,
+}
+
 /// A Deployment with a claim, and an operator that is to be killed.
 struct Stage {
     scene: Scene,
     operator: Operator,
+    catalog: Catalog,
 }
 
 /// The service of these tests.
@@ -65,13 +78,13 @@ spec:
 ";
 
 impl Stage {
-    fn new(cluster: Cluster) -> Self {
+    fn new(cluster: Cluster, catalog: Catalog) -> Self {
         let scene = Scene::empty(cluster);
         // Not a StatefulSet: its next pod has to wait until the kubelet has removed the last one.
         let image = service_image(&scene.cluster, 1);
         scene.apply(&DEPLOYMENT.replace("IMAGE", &image));
         let operator = Operator::new(&scene.cluster, &scene.namespace);
-        let stage = Self { scene, operator };
+        let stage = Self { scene, operator, catalog };
         stage.runs();
         stage.fill();
         stage
@@ -131,14 +144,17 @@ impl Stage {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Has the operator die at a point of what `begin` asks for, and started again after the mover has
-    /// met its fate.
+    /// Has the operator die at a point of what `begin` asks for, and started again after the mover and
+    /// the catalog have met their fate.
     fn kill(&self, point: &str, mover: Mover, begin: impl FnOnce()) -> OperatorProcess {
         let process = self.operator.start_into(point);
         begin();
         let finished = process.wait_exit(LONG);
         assert_eq!(finished.signal, Some(9), "not killed at {point}:\n{}", finished.stderr);
         self.treat(mover);
+        if matches!(self.catalog, Catalog::Emptied) {
+            self.operator.empty_catalog();
+        }
         self.operator.start()
     }
 
@@ -217,6 +233,7 @@ impl Stage {
 
 /// Says what was done: the counts of a run are read off its output.
 #[allow(clippy::print_stderr)]
-fn note(kind: &str, point: &str, mover: Mover, begun: Instant) {
-    eprintln!("KILLED {kind} at {point}, mover {mover:?}: {:.1} s", begun.elapsed().as_secs_f64());
+fn note(kind: &str, point: &str, (mover, catalog): (Mover, Catalog), begun: Instant) {
+    let seconds = begun.elapsed().as_secs_f64();
+    eprintln!("KILLED {kind} at {point}, mover {mover:?}, catalog {catalog:?}: {seconds:.1} s");
 }

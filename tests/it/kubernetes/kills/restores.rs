@@ -3,15 +3,16 @@
 use std::process::Command;
 use std::time::Instant;
 
+use super::Catalog::Kept;
 use super::Mover::{Ends, LosesJob, LosesPod, Stays};
-use super::{Mover, Stage, note};
+use super::{Catalog, Mover, Stage, note};
 use crate::kubernetes::cluster::Cluster;
 use crate::kubernetes::scene::{STOPS, assert_same, copy_of};
 
 /// One Restore of damaged data for each point.
-fn restores(points: &[(&str, Mover)]) {
+fn restores(catalog: Catalog, points: &[(&str, Mover)]) {
     let Some(cluster) = Cluster::connect() else { return };
-    let stage = Stage::new(cluster);
+    let stage = Stage::new(cluster, catalog);
     let data = copy_of(&stage.data());
     let process = stage.operator.start();
     stage.back_up("base", "Live", "");
@@ -38,53 +39,58 @@ fn restores(points: &[(&str, Mover)]) {
         stage.scene.succeeded("backup", safety);
         assert!(status["journal"].is_null(), "{status:#}");
         process.kill();
-        note("Restore", point, *mover, begun);
+        note("Restore", point, (*mover, catalog), begun);
     }
 }
 
-#[test]
-fn a_restore_goes_on_before_its_swap() {
-    restores(&[
-        ("restore.preflight.performed", Stays),
-        ("restore.verify-source.announced", Stays),
-        ("restore.extract.announced", Stays),
-        ("restore.extract.performed", Stays),
-        ("restore.extract.performed", LosesPod),
-        ("restore.quiesce.announced", Stays),
-        ("restore.safety-backup.announced", Stays),
-    ]);
+pub fn before_its_swap(catalog: Catalog) {
+    restores(
+        catalog,
+        &[
+            ("restore.preflight.performed", Stays),
+            ("restore.verify-source.announced", Stays),
+            ("restore.extract.announced", Stays),
+            ("restore.extract.performed", Stays),
+            ("restore.extract.performed", LosesPod),
+            ("restore.quiesce.announced", Stays),
+            ("restore.safety-backup.announced", Stays),
+        ],
+    );
 }
 
-#[test]
-fn a_restore_goes_on_around_its_swap() {
-    restores(&[
-        ("backup.archive.performed", LosesJob),
-        ("restore.safety-backup.performed", LosesJob),
-        ("restore.swap.announced", Stays),
-        ("restore.swap.announced", LosesPod),
-        ("restore.swap.performed", Stays),
-        ("restore.swap.performed", LosesPod),
-        ("restore.swap.recorded", Ends),
-    ]);
+pub fn around_its_swap(catalog: Catalog) {
+    restores(
+        catalog,
+        &[
+            ("backup.archive.performed", LosesJob),
+            ("restore.safety-backup.performed", LosesJob),
+            ("restore.swap.announced", Stays),
+            ("restore.swap.announced", LosesPod),
+            ("restore.swap.performed", Stays),
+            ("restore.swap.performed", LosesPod),
+            ("restore.swap.recorded", Ends),
+        ],
+    );
 }
 
-#[test]
-fn a_restore_goes_on_after_its_swap() {
-    restores(&[
-        ("restore.resume.announced", Stays),
-        ("restore.resume.performed", Stays),
-        ("restore.health.announced", LosesJob),
-        ("restore.drop-old.announced", Stays),
-        ("restore.drop-old.performed", LosesPod),
-        ("restore.conclude.before", Stays),
-        ("restore.conclude.closed", Stays),
-    ]);
+pub fn after_its_swap(catalog: Catalog) {
+    restores(
+        catalog,
+        &[
+            ("restore.resume.announced", Stays),
+            ("restore.resume.performed", Stays),
+            ("restore.health.announced", LosesJob),
+            ("restore.drop-old.announced", Stays),
+            ("restore.drop-old.performed", LosesPod),
+            ("restore.conclude.before", Stays),
+            ("restore.conclude.closed", Stays),
+        ],
+    );
 }
 
-#[test]
-fn a_restore_goes_on_while_it_carries_over_what_is_to_stay() {
+pub fn with_what_is_to_stay(catalog: Catalog) {
     let Some(cluster) = Cluster::connect() else { return };
-    let stage = Stage::new(cluster);
+    let stage = Stage::new(cluster, catalog);
     let process = stage.operator.start();
     stage.back_up("base", "Live", "");
     stage.scene.succeeded("backup", "base");
@@ -124,14 +130,13 @@ fn a_restore_goes_on_while_it_carries_over_what_is_to_stay() {
         stage.settled(&before, 1);
         assert_same(expected.path(), &stage.data());
         process.kill();
-        note("Restore that preserves", point, mover, begun);
+        note("Restore that preserves", point, (mover, catalog), begun);
     }
 }
 
-#[test]
-fn a_restore_that_fails_after_its_swap_is_undone_whoever_is_killed() {
+pub fn that_is_undone(catalog: Catalog) {
     let Some(cluster) = Cluster::connect() else { return };
-    let stage = Stage::new(cluster);
+    let stage = Stage::new(cluster, catalog);
     let process = stage.operator.start();
     stage.back_up("base", "Live", "");
     stage.scene.succeeded("backup", "base");
@@ -165,6 +170,31 @@ fn a_restore_that_fails_after_its_swap_is_undone_whoever_is_killed() {
         stage.settled(&before, 1);
         assert_same(live.path(), &stage.data());
         process.kill();
-        note("Restore that is undone", point, mover, begun);
+        note("Restore that is undone", point, (mover, catalog), begun);
     }
+}
+
+#[test]
+fn a_restore_goes_on_before_its_swap() {
+    before_its_swap(Kept);
+}
+
+#[test]
+fn a_restore_goes_on_around_its_swap() {
+    around_its_swap(Kept);
+}
+
+#[test]
+fn a_restore_goes_on_after_its_swap() {
+    after_its_swap(Kept);
+}
+
+#[test]
+fn a_restore_goes_on_while_it_carries_over_what_is_to_stay() {
+    with_what_is_to_stay(Kept);
+}
+
+#[test]
+fn a_restore_that_fails_after_its_swap_is_undone_whoever_is_killed() {
+    that_is_undone(Kept);
 }

@@ -3,15 +3,16 @@
 use std::process::Command;
 use std::time::Instant;
 
+use super::Catalog::Kept;
 use super::Mover::{LosesJob, LosesPod, Stays};
-use super::{Mover, Stage, note};
+use super::{Catalog, Mover, Stage, note};
 use crate::kubernetes::cluster::Cluster;
 use crate::kubernetes::scene::{STOPS, assert_same, copy_of, service_image};
 
 /// One Upgrade for each point, to and fro between two versions.
-fn upgrades(points: &[(&str, Mover)]) {
+fn upgrades(catalog: Catalog, points: &[(&str, Mover)]) {
     let Some(cluster) = Cluster::connect() else { return };
-    let stage = Stage::new(cluster);
+    let stage = Stage::new(cluster, catalog);
     let expected = copy_of(&stage.data());
     for (number, (point, mover)) in points.iter().enumerate() {
         let begun = Instant::now();
@@ -32,7 +33,7 @@ fn upgrades(points: &[(&str, Mover)]) {
         assert_same(expected.path(), &stage.data());
         stage.scene.succeeded("backup", status["backupName"].as_str().unwrap());
         process.kill();
-        note("Upgrade", point, *mover, begun);
+        note("Upgrade", point, (*mover, catalog), begun);
     }
 }
 
@@ -45,38 +46,41 @@ fn upgrade(name: &str, version: u32, image: &str, timeout: u32) -> String {
     )
 }
 
-#[test]
-fn an_upgrade_goes_on_before_its_change() {
-    upgrades(&[
-        ("upgrade.preflight.announced", Stays),
-        ("upgrade.fetch.performed", Stays),
-        ("upgrade.quiesce.performed", Stays),
-        ("upgrade.backup.announced", Stays),
-        ("backup.seal.performed", LosesJob),
-        ("upgrade.backup.performed", Stays),
-        ("upgrade.keep-old.announced", Stays),
-        ("upgrade.keep-old.performed", Stays),
-    ]);
+pub fn before_its_change(catalog: Catalog) {
+    upgrades(
+        catalog,
+        &[
+            ("upgrade.preflight.announced", Stays),
+            ("upgrade.fetch.performed", Stays),
+            ("upgrade.quiesce.performed", Stays),
+            ("upgrade.backup.announced", Stays),
+            ("backup.seal.performed", LosesJob),
+            ("upgrade.backup.performed", Stays),
+            ("upgrade.keep-old.announced", Stays),
+            ("upgrade.keep-old.performed", Stays),
+        ],
+    );
 }
 
-#[test]
-fn an_upgrade_goes_on_after_its_change() {
-    upgrades(&[
-        ("upgrade.apply.announced", Stays),
-        ("upgrade.apply.performed", Stays),
-        ("upgrade.start.announced", Stays),
-        ("upgrade.start.performed", Stays),
-        ("upgrade.health.announced", Stays),
-        ("upgrade.soak.announced", Stays),
-        ("upgrade.commit.performed", Stays),
-        ("upgrade.conclude.closed", Stays),
-    ]);
+pub fn after_its_change(catalog: Catalog) {
+    upgrades(
+        catalog,
+        &[
+            ("upgrade.apply.announced", Stays),
+            ("upgrade.apply.performed", Stays),
+            ("upgrade.start.announced", Stays),
+            ("upgrade.start.performed", Stays),
+            ("upgrade.health.announced", Stays),
+            ("upgrade.soak.announced", Stays),
+            ("upgrade.commit.performed", Stays),
+            ("upgrade.conclude.closed", Stays),
+        ],
+    );
 }
 
-#[test]
-fn a_rollback_goes_on() {
+pub fn that_rolls_back(catalog: Catalog) {
     let Some(cluster) = Cluster::connect() else { return };
-    let stage = Stage::new(cluster);
+    let stage = Stage::new(cluster, catalog);
     let expected = copy_of(&stage.data());
     let old = stage.image();
     let image = service_image(&stage.scene.cluster, 3);
@@ -102,6 +106,21 @@ fn a_rollback_goes_on() {
         assert_eq!(stage.image(), old);
         assert_same(expected.path(), &stage.data());
         process.kill();
-        note("Upgrade that rolls back", point, mover, begun);
+        note("Upgrade that rolls back", point, (mover, catalog), begun);
     }
+}
+
+#[test]
+fn an_upgrade_goes_on_before_its_change() {
+    before_its_change(Kept);
+}
+
+#[test]
+fn an_upgrade_goes_on_after_its_change() {
+    after_its_change(Kept);
+}
+
+#[test]
+fn a_rollback_goes_on() {
+    that_rolls_back(Kept);
 }
