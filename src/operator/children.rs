@@ -110,7 +110,10 @@ impl Operator {
         if Log::new(&journal).job().is_none() {
             self.put_child(&operation, owner, document).await?;
             self.adopt_lines(&operation, &object.data["status"]).await?;
-            self.begin_journal(&operation, &job).await?;
+            let journal = self.journal(&operation).await?;
+            if Log::new(&journal).job().is_none() {
+                self.begin_journal(&operation, &job).await?;
+            }
         }
         // One that another replica has brought to its end is not done a second time.
         self.close_from_status(&operation, &object.data["status"]).await?;

@@ -72,6 +72,7 @@ impl Operator {
         permits: Option<&Arc<Semaphore>>,
     ) -> Result<Option<Conclusion>, OperatorError> {
         if let Some(conclusion) = self.recorded_conclusion(operation).await? {
+            self.locks.give_up(operation);
             return Ok(Some(conclusion));
         }
         let journal = self.journal(operation).await?;
@@ -90,7 +91,9 @@ impl Operator {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         };
-        let admission = match self.admit(&resolved, journal.is_empty(), permits).await? {
+        // What it is was written down before it waited, by an earlier process perhaps.
+        let fresh = Log::new(&journal).latest_step().is_none();
+        let admission = match self.admit(&resolved, fresh, permits).await? {
             Admitted::Now(admission) => admission,
             Admitted::Unwanted => {
                 return self.conclude_unresolved(operation, &journal, cancelled()).await.map(Some);

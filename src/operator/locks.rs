@@ -1,6 +1,7 @@
 //! One operation at a time on any target: overlapping targets wait for each other, in the order in
-//! which they came.
+//! which they came. What was under way when the process began has come before everybody.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,6 +32,8 @@ pub(super) struct TargetLocks {
 struct Queue {
     next: u64,
     places: Vec<(u64, Claimed)>,
+    /// Places that are kept for operations which nobody has taken up yet.
+    kept: HashSet<u64>,
 }
 
 /// A place in the queue; its target is held once nobody is ahead. Left when dropped.
@@ -40,13 +43,55 @@ pub(super) struct Place {
 }
 
 impl TargetLocks {
-    /// Takes a place behind everybody who is there.
+    /// Takes a place behind everybody who is there, or the one that is kept for this operation.
     pub(super) fn queue(&self, claimed: Claimed) -> Place {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.next += 1;
-        let number = queue.next;
-        queue.places.push((number, claimed));
+        let number = match queue.kept_for(&claimed.operation) {
+            Some(number) => {
+                queue.kept.remove(&number);
+                number
+            }
+            None => queue.push(claimed),
+        };
+        drop(queue);
         Place { locks: self.clone(), number }
+    }
+
+    /// Keeps a place for an operation that was under way when the process began: who begins now does not get ahead
+    /// of it, whenever it is taken up.
+    pub(super) fn keep(&self, claimed: Claimed) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if !queue.places.iter().any(|(_, known)| known.operation == claimed.operation) {
+            let number = queue.push(claimed);
+            queue.kept.insert(number);
+        }
+    }
+
+    /// Gives up the place that is kept for an operation, which has ended without having been taken up.
+    pub(super) fn give_up(&self, operation: &OperationId) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(number) = queue.kept_for(operation) else { return };
+        queue.leave(number);
+        drop(queue);
+        self.left.notify_waiters();
+    }
+}
+
+impl Queue {
+    fn push(&mut self, claimed: Claimed) -> u64 {
+        self.next += 1;
+        self.places.push((self.next, claimed));
+        self.next
+    }
+
+    fn kept_for(&self, operation: &OperationId) -> Option<u64> {
+        let place = self.places.iter().find(|(_, known)| known.operation == *operation)?;
+        self.kept.contains(&place.0).then_some(place.0)
+    }
+
+    fn leave(&mut self, number: u64) {
+        self.kept.remove(&number);
+        self.places.retain(|(other, _)| *other != number);
     }
 }
 
@@ -79,7 +124,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut queue = self.locks.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.places.retain(|(number, _)| *number != self.number);
+        queue.leave(self.number);
         drop(queue);
         self.locks.left.notify_waiters();
     }
@@ -185,6 +230,31 @@ mod tests {
         });
         drop(first);
         assert!(waiting.await.is_ok());
+    }
+
+    /// After a restart a Backup that had waited came before the Restore that it had waited for, and read what was
+    /// half put back.
+    #[test]
+    fn what_was_under_way_comes_before_whoever_begins() {
+        let locks = TargetLocks::default();
+        let named = |name: &str| {
+            let mut claimed = host(&["/srv/a"]);
+            claimed.operation = format!("Restore/default/{name}/1/u").parse().unwrap();
+            claimed
+        };
+        locks.keep(named("half-done"));
+        locks.keep(named("half-done"));
+        locks.keep(named("ended"));
+        let fresh = locks.queue(host(&["/srv/a"]));
+        let resumed = locks.queue(named("half-done"));
+        assert_eq!(resumed.ahead(), None);
+        assert!(fresh.ahead().is_some());
+        drop(resumed);
+        assert_eq!(fresh.ahead(), Some(named("ended").operation));
+        locks.give_up(&named("ended").operation);
+        assert_eq!(fresh.ahead(), None);
+        locks.give_up(&host(&["/srv/a"]).operation);
+        assert_eq!(locks.queue(host(&["/srv"])).ahead(), Some(host(&["/srv/a"]).operation));
     }
 
     #[test]

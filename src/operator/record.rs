@@ -359,7 +359,7 @@ impl Operator {
             self.record_refused_backup(operation, &conclusion, at).await?;
             self.record_action(operation, &conclusion, at, at).await?;
         }
-        self.write(operation, OPERATION, Mark::Failed, json!(conclusion)).await?;
+        self.close(operation, &conclusion).await?;
         self.note_end(operation, &conclusion).await?;
         let status = status::refused(operation.generation, &conclusion, at);
         self.put_status(operation, status).await?;
@@ -432,7 +432,9 @@ impl Operator {
         conclusion: &Conclusion,
     ) -> Result<(), OperatorError> {
         let mark = if conclusion.is_success() { Mark::Done } else { Mark::Failed };
-        self.write(operation, OPERATION, mark, serde_json::json!(conclusion)).await
+        self.write(operation, OPERATION, mark, serde_json::json!(conclusion)).await?;
+        self.locks.give_up(operation);
+        Ok(())
     }
 
     pub(super) fn entry(

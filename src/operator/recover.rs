@@ -12,7 +12,7 @@ use crate::spec::BackupTrigger;
 
 /// When an operation's turn comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Turn {
+pub(super) enum Turn {
     /// It keeps a service down, which one or two calls bring back.
     Urgent,
     /// Others ask for its outcome.
@@ -24,7 +24,7 @@ enum Turn {
     Last,
 }
 
-fn turn(job: Option<&Job>, log: &Log<'_>) -> Turn {
+pub(super) fn turn(job: Option<&Job>, log: &Log<'_>) -> Turn {
     match job {
         Some(Job::Backup(_)) if left_down(log) => Turn::Urgent,
         Some(Job::Backup(job)) => match job.spec.trigger {

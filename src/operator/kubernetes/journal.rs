@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::plan::{JournalEntry, OPERATION, OperationId};
+use crate::plan::{JournalEntry, Mark, OPERATION, OperationId};
 use crate::spec::JournalLine;
 
 /// Lines up to which all are kept: more than any operation has, unless something is tried again and again.
@@ -14,8 +14,8 @@ const LONGEST: usize = 8 << 10;
 /// The lists that only people read.
 const READ_BY_PEOPLE: [&str; 2] = ["warnings", "checks"];
 
-/// The lines of a journal for the status. The job itself is not among them: the specification is
-/// immutable and is resolved again.
+/// The lines of a journal for the status, the job itself among them: what it refers to may be gone by the time that
+/// somebody else goes on with it, and its service stands still.
 ///
 /// Of a long one repeated attempts are left out, the oldest first. The first and the last line of each step with
 /// each mark stay, whatever their number: a process that reads nothing else has to know of every step that it was
@@ -47,7 +47,7 @@ pub fn to_lines(journal: &[JournalEntry]) -> Vec<JournalLine> {
 }
 
 fn detail(entry: &JournalEntry) -> Option<String> {
-    if entry.step == OPERATION || entry.detail.is_null() {
+    if entry.detail.is_null() {
         return None;
     }
     let text = entry.detail.to_string();
@@ -89,12 +89,17 @@ pub fn from_lines(operation: &OperationId, lines: &[JournalLine]) -> Vec<Journal
         .collect()
 }
 
-/// What of the cluster's journal a local one lacks.
+/// What of the cluster's journal a local one lacks. A job is told by one line, the local one if there is one.
 pub fn missing_from(local: &[JournalEntry], cluster: Vec<JournalEntry>) -> Vec<JournalEntry> {
+    let has_job = local.iter().any(|known| known.step == OPERATION);
+    let is_of_use = |entry: &JournalEntry| {
+        entry.step != OPERATION
+            || (!has_job && entry.mark == Mark::Intent && !entry.detail.is_null())
+    };
     cluster
         .into_iter()
         .filter(|entry| {
-            entry.step != OPERATION
+            is_of_use(entry)
                 && !local.iter().any(|known| {
                     known.step == entry.step
                         && known.mark == entry.mark
@@ -109,7 +114,7 @@ pub fn missing_from(local: &[JournalEntry], cluster: Vec<JournalEntry>) -> Vec<J
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Log, Mark};
+    use crate::plan::Log;
     use serde_json::json;
 
     fn entry(step: &str, mark: Mark, detail: Value) -> JournalEntry {
@@ -124,18 +129,23 @@ mod tests {
     }
 
     #[test]
-    fn lines_read_back_as_the_journal_without_the_job() {
+    fn lines_read_back_as_the_journal() {
         let journal = [
             entry(OPERATION, Mark::Intent, json!({"kind": "Backup"})),
             entry("quiesce", Mark::Intent, json!({"replicas": 3})),
             entry("quiesce", Mark::Done, Value::Null),
         ];
         let lines = to_lines(&journal);
-        assert_eq!(lines[0].detail, None);
         let read = from_lines(&journal[0].operation, &lines);
-        assert_eq!(read[1..], journal[1..]);
+        assert_eq!(read, journal);
         assert_eq!(missing_from(&journal, read.clone()), []);
         assert_eq!(missing_from(&journal[..2], read.clone()), journal[2..]);
+        assert_eq!(missing_from(&[], read.clone()), journal);
+        // That of an older operator has no job: it is looked up again.
+        let mut older = lines;
+        older[0].detail = None;
+        let older = from_lines(&journal[0].operation, &older);
+        assert_eq!(missing_from(&[], older), journal[1..]);
         // A catalog keeps microseconds: a line that has been there and back is the same line.
         let stored = journal.clone().map(|entry| JournalEntry {
             at: jiff::Timestamp::from_microsecond(entry.at.as_microsecond()).unwrap(),

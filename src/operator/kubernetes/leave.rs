@@ -326,7 +326,10 @@ async fn is_certain(operation: &OperationId, context: &Context) -> Result<bool, 
 }
 
 /// Whether another operation has made it: that one drives it, and it holds nothing still itself.
-async fn is_child(operation: &OperationId, context: &Context) -> Result<bool, LookError> {
+pub(super) async fn is_child(
+    operation: &OperationId,
+    context: &Context,
+) -> Result<bool, LookError> {
     let catalog = context.operator.catalog();
     let (kind, namespace) = (&operation.kind, &operation.namespace);
     let found =

@@ -65,17 +65,31 @@ impl ClusterLink {
         kind: Kind,
         namespaces: &[String],
     ) -> Result<Vec<PartialObjectMeta<DynamicObject>>, kube::Error> {
-        let resource = resource(kind);
-        let apis: Vec<Api<DynamicObject>> = if namespaces.is_empty() {
-            vec![Api::all_with(self.client.clone(), &resource)]
-        } else {
-            namespaces.iter().map(|namespace| self.api(kind, namespace)).collect()
-        };
         let mut found = Vec::new();
-        for api in apis {
+        for api in self.apis(kind, namespaces) {
             found.extend(api.list_metadata(&ListParams::default()).await?.items);
         }
         Ok(found)
+    }
+
+    /// The objects of a kind in these namespaces, in all of them if none is named.
+    pub async fn objects(
+        &self,
+        kind: Kind,
+        namespaces: &[String],
+    ) -> Result<Vec<DynamicObject>, kube::Error> {
+        let mut found = Vec::new();
+        for api in self.apis(kind, namespaces) {
+            found.extend(api.list(&ListParams::default()).await?.items);
+        }
+        Ok(found)
+    }
+
+    fn apis(&self, kind: Kind, namespaces: &[String]) -> Vec<Api<DynamicObject>> {
+        if namespaces.is_empty() {
+            return vec![Api::all_with(self.client.clone(), &resource(kind))];
+        }
+        namespaces.iter().map(|namespace| self.api(kind, namespace)).collect()
     }
 
     /// Applies a status. An object that is gone, or another one by now, needs none.

@@ -32,7 +32,7 @@ pub(super) fn identity(kind: Kind, object: &DynamicObject) -> OperationId {
 
 /// The generation that was carried out of an object that is being deleted: an API server counts the
 /// deletion itself as a change of the specification.
-fn generation_before_deletion(object: &DynamicObject) -> i64 {
+pub(super) fn generation_before_deletion(object: &DynamicObject) -> i64 {
     let now = object.metadata.generation.unwrap_or(1);
     object.data["status"]["observedGeneration"].as_i64().unwrap_or_else(|| (now - 1).max(1))
 }
@@ -216,6 +216,13 @@ async fn look_once(
         context.link.event(operation, true, reason, "Validate", message).await;
         return Ok(Action::await_change());
     }
+    if let Some(earlier) = earlier
+        && is_under_way(operation, earlier, said, context).await?
+    {
+        let begun = OperationId { generation: earlier, ..operation.clone() };
+        begin(kind, begun, context);
+        return Ok(Action::requeue(WAIT));
+    }
     if let Some(parent) = object.annotations().get(PARENT_ANNOTATION)
         && is_carried_by(parent, operation, context).await?
     {
@@ -242,11 +249,32 @@ async fn look_once(
     if let Some(failure) = operator.waits_for(operation).await? {
         return wait(kind, operation, said, failure, context).await;
     }
-    if context.enter(operation) {
-        let (context, operation) = (Arc::clone(context), operation.clone());
+    begin(kind, operation.clone(), context);
+    Ok(Action::await_change())
+}
+
+/// Has a task carry an operation out, unless one does.
+fn begin(kind: Kind, operation: OperationId, context: &Arc<Context>) {
+    if context.enter(&operation) {
+        let context = Arc::clone(context);
         tokio::spawn(async move { carry_out(kind, &operation, &context).await });
     }
-    Ok(Action::await_change())
+}
+
+/// Whether an earlier generation of an object was begun by an earlier process and has not ended: what was begun is
+/// finished or undone as it was meant then.
+async fn is_under_way(
+    operation: &OperationId,
+    generation: i64,
+    said: &Value,
+    context: &Context,
+) -> Result<bool, LookError> {
+    let earlier = OperationId { generation, ..operation.clone() };
+    context.operator.adopt_lines(&earlier, said).await?;
+    let journal =
+        context.operator.catalog().journal(&earlier).await.map_err(OperatorError::from)?;
+    let log = Log::new(&journal);
+    Ok(log.job().is_some() && log.latest_step().is_some() && log.conclusion().is_none())
 }
 
 /// Whether the object that made this one is there and has not ended.
@@ -275,7 +303,11 @@ async fn wait(
     context: &Context,
 ) -> Result<Action, LookError> {
     if said["message"].as_str() != Some(failure.message.as_str()) {
-        let value = status::waiting(operation.generation, &failure, Timestamp::now());
+        let mut value = status::waiting(operation.generation, &failure, Timestamp::now());
+        // Another catalog may have nothing else to go on from.
+        if !said["journal"].is_null() && said["observedGeneration"] == operation.generation {
+            value["journal"] = said["journal"].clone();
+        }
         let uid = operation.uid.as_deref();
         context.link.put_status(kind, &operation.namespace, &operation.name, uid, &value).await?;
         let reason = failure.reason.as_str();

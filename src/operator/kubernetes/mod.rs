@@ -4,6 +4,7 @@
 //! the same `drive` as everywhere. It decides nothing about an operation's steps.
 
 mod adopt;
+mod before;
 pub(super) mod journal;
 mod lease;
 mod leave;
@@ -211,11 +212,16 @@ pub async fn run(
         "watching {}",
         if namespaces.is_empty() { "every namespace".to_owned() } else { namespaces.join(", ") }
     );
-    let maintenance = maintain(Arc::clone(&context), namespaces);
+    let work = async {
+        Box::pin(before::keep_places(namespaces, &context)).await;
+        tokio::select! {
+            _ = join_all(controllers) => error!("every controller has ended"),
+            () = maintain(Arc::clone(&context), namespaces) => {}
+        }
+    };
     tokio::select! {
         () = stop => info!("stopping: operations are picked up by the next start"),
-        _ = join_all(controllers) => error!("every controller has ended"),
-        () = maintenance => {}
+        () = work => {}
     }
     operator.catalog().stop_session(None, jiff::Timestamp::now()).await?;
     Ok(())

@@ -162,6 +162,7 @@ pub async fn still_held(
     namespace: &str,
     target: &WorkloadTarget,
     stopped: Stopped,
+    template: Template,
 ) -> Result<(), Failure> {
     let found = Workload::find(cluster, namespace, target).await?;
     let workload = found.ok_or_else(|| gone(namespace, target))?;
@@ -169,7 +170,17 @@ pub async fn still_held(
         Some(_) => workload.replica_sets(cluster).await?,
         None => None,
     };
-    stands_still(&workload, stopped, replica_sets)
+    stands_still(&workload, stopped, replica_sets, template)
+}
+
+/// Whose template a held workload has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Template {
+    /// That with which it was stopped.
+    Before,
+    /// Another one, which an Upgrade has applied itself, or may have: its controller removes ReplicaSets that have
+    /// become too old for `revisionHistoryLimit`.
+    Applied,
 }
 
 /// `replica_sets` are those of now, where those of then are known.
@@ -177,6 +188,7 @@ fn stands_still(
     workload: &Workload,
     stopped: Stopped,
     replica_sets: Option<BTreeMap<String, i64>>,
+    template: Template,
 ) -> Result<(), Failure> {
     if stopped.uid.is_some() && workload.object.metadata.uid != stopped.uid {
         let message = format!(
@@ -193,7 +205,7 @@ fn stands_still(
         let is_same = stopped.managers.is_some_and(|then| then == workload.managers_of("replicas"));
         // Servers before 1.22 do not tell who has scaled.
         let is_scaled = match stopped.replica_sets.zip(replica_sets) {
-            Some((then, now)) => changes >= 2 && are_scaled(&then, &now),
+            Some((then, now)) => changes >= 2 && are_scaled(&then, &now, template),
             None => changes >= 2 && !(workload.kind == WorkloadKind::Deployment && is_same),
         };
         if !is_scaled {
@@ -214,10 +226,14 @@ fn stands_still(
 
 /// Whether any of these ReplicaSets was scaled up and down again: two changes of its specification. One that a new
 /// template has made begins with as many replicas as are wanted then, so that one more change is enough; of one that is
-/// gone nobody knows.
-fn are_scaled(then: &BTreeMap<String, i64>, now: &BTreeMap<String, i64>) -> bool {
+/// gone nobody knows, unless a template that was applied has made it superfluous.
+fn are_scaled(
+    then: &BTreeMap<String, i64>,
+    now: &BTreeMap<String, i64>,
+    template: Template,
+) -> bool {
     now.iter().any(|(uid, generation)| generation - then.get(uid).copied().unwrap_or(0) >= 2)
-        || then.keys().any(|uid| !now.contains_key(uid))
+        || (template == Template::Before && then.keys().any(|uid| !now.contains_key(uid)))
 }
 
 /// Somebody else wants it to run.
@@ -321,7 +337,12 @@ mod tests {
         let stopped =
             Stopped { generation: Some(7), managers: Some(Vec::new()), ..Stopped::default() };
         let reason = |replicas, generation| {
-            let found = stands_still(&workload(replicas, generation), stopped.clone(), None);
+            let found = stands_still(
+                &workload(replicas, generation),
+                stopped.clone(),
+                None,
+                Template::Before,
+            );
             found.err().map(|found| found.reason)
         };
         assert_eq!(reason(0, 7), None);
@@ -331,11 +352,11 @@ mod tests {
         // Annotations of a Deployment count, too: it is somebody else at its replicas that tells.
         let mut deployment = workload(0, 9);
         deployment.kind = WorkloadKind::Deployment;
-        assert!(stands_still(&deployment, stopped.clone(), None).is_ok());
+        assert!(stands_still(&deployment, stopped.clone(), None, Template::Before).is_ok());
         let others = Stopped { managers: Some(vec!["kubectl".to_owned()]), ..stopped.clone() };
-        assert!(stands_still(&deployment, others, None).is_err());
+        assert!(stands_still(&deployment, others, None, Template::Before).is_err());
         // The journal of an older operator does not know it.
-        assert!(stands_still(&workload(0, 9), Stopped::default(), None).is_ok());
+        assert!(stands_still(&workload(0, 9), Stopped::default(), None, Template::Before).is_ok());
     }
 
     /// A Backup of a Deployment that ran meanwhile succeeded: its server did not tell who had scaled it.
@@ -352,8 +373,10 @@ mod tests {
         };
         let mut deployment = workload(0, 9);
         deployment.kind = WorkloadKind::Deployment;
-        let is_still =
-            |now: &[(&str, i64)]| stands_still(&deployment, stopped.clone(), sets(now)).is_ok();
+        let of = |now: &[(&str, i64)], template| {
+            stands_still(&deployment, stopped.clone(), sets(now), template).is_ok()
+        };
+        let is_still = |now: &[(&str, i64)]| of(now, Template::Before);
         assert!(!is_still(&[("one", 6), ("old", 9)]));
         assert!(is_still(&[("one", 4), ("old", 9)]), "its annotations have changed");
         assert!(is_still(&[("one", 5), ("old", 9)]));
@@ -363,6 +386,9 @@ mod tests {
         );
         assert!(!is_still(&[("one", 4), ("old", 9), ("new", 2)]), "it came with replicas");
         assert!(!is_still(&[("one", 4), ("new", 1)]), "what the old one did is not known");
+        // With `revisionHistoryLimit: 0` an Upgrade that had applied its image went back for that.
+        assert!(of(&[("new", 1)], Template::Applied));
+        assert!(!of(&[("new", 2)], Template::Applied));
     }
 
     /// A StatefulSet that was deleted with its pods left, and applied anew, counted as the one that stood still.
@@ -371,9 +397,9 @@ mod tests {
         let stopped = Stopped { uid: Some("first".to_owned()), ..Stopped::default() };
         let mut found = workload(0, 1);
         found.object.metadata.uid = Some("first".to_owned());
-        assert!(stands_still(&found, stopped.clone(), None).is_ok());
+        assert!(stands_still(&found, stopped.clone(), None, Template::Before).is_ok());
         found.object.metadata.uid = Some("second".to_owned());
-        let failure = stands_still(&found, stopped, None).unwrap_err();
+        let failure = stands_still(&found, stopped, None, Template::Before).unwrap_err();
         assert_eq!(failure.reason, Reason::ReplicasChanged);
     }
 

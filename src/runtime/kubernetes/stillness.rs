@@ -6,12 +6,13 @@ use std::time::Instant;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::holding::{self, Held, Stopped};
+use super::holding::{self, Held, Stopped, Template};
 use super::workload::Workload;
 use super::{KubernetesRuntime, claims, current_step, no_mover, revision};
 use crate::engine::Cancel;
 use crate::plan::backup::step as backup_step;
 use crate::plan::restore::step as restore_step;
+use crate::plan::upgrade::step as upgrade_step;
 use crate::plan::{Failure, Job, Log, PreflightFacts};
 use crate::runtime::Handles;
 use crate::spec::target::WorkloadTarget;
@@ -156,8 +157,10 @@ impl KubernetesRuntime {
         match &job.target().workload {
             Some(target) if log.done(step) => {
                 let stopped = log.facts::<Stopped>(step).unwrap_or_default();
-                holding::still_held(&self.cluster, &job.operation().namespace, target, stopped)
-                    .await
+                let template =
+                    if is_applied(job, log) { Template::Applied } else { Template::Before };
+                let namespace = &job.operation().namespace;
+                holding::still_held(&self.cluster, namespace, target, stopped, template).await
             }
             _ => Ok(()),
         }
@@ -173,6 +176,13 @@ impl KubernetesRuntime {
         let held = log.intent::<Held>(backup_step::QUIESCE);
         holding::release(&self.cluster, &operation.namespace, target, held, operation).await
     }
+}
+
+/// Whether an Upgrade has applied its images, or has tried to before this attempt.
+fn is_applied(job: &Job, log: &Log<'_>) -> bool {
+    let begun = log.entries().iter().filter(|entry| entry.step == upgrade_step::APPLY);
+    // The attempt that asks has written its intent.
+    matches!(job, Job::Upgrade(_)) && begun.count() > 1
 }
 
 /// Adds a warning to an archive's facts, and to their number.

@@ -24,6 +24,7 @@ mod removal;
 mod replicas;
 mod restores;
 mod restricted;
+mod resumed;
 mod scale;
 mod scene;
 mod sidecar;
