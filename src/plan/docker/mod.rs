@@ -2,6 +2,7 @@
 //! in which order, what is not covered, and where an archive goes. Pure: from facts to lists.
 
 mod aside;
+mod before;
 mod company;
 mod disturbance;
 mod facts;

@@ -144,14 +144,10 @@ impl DockerRuntime {
     pub(super) async fn look(&self, job: &Job) -> Result<Look, Failure> {
         let target = docker_target(job)?;
         let mut facts = host_facts(&self.connection).await?;
-        // What another operation holds would run if it were not for that.
-        let mut held = self.holds.of_others(job.operation());
-        held.retain(|id| facts.container(id).is_some_and(|found| found.state == RunState::Stopped));
-        for container in &mut facts.containers {
-            if held.contains(&container.id) {
-                container.state = RunState::Running;
-            }
-        }
+        // One that is let go in the middle of the look may have been seen before that.
+        let mut found_by_others = self.holds.as_found_by_others(job.operation());
+        found_by_others.extend(self.holds.as_found_by_others(job.operation()));
+        let held = facts.as_before(&found_by_others);
         let Job::Restore(restore) = job else {
             let selection = match job {
                 Job::Backup(backup) if !backup.places.is_empty() => {
