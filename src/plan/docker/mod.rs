@@ -14,6 +14,7 @@ mod placement;
 mod placement_tests;
 mod recreation;
 mod replacing;
+mod returning;
 mod revival;
 mod rollback;
 mod selection;

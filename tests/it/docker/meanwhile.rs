@@ -252,3 +252,20 @@ fn one_that_two_backups_pause_runs_again_after_the_last() {
     assert_eq!(state(), "running");
     assert_eq!(daemon.stop(), Some(0));
 }
+
+/// It is not stopped, so nothing removes it.
+#[test]
+fn one_that_is_frozen_and_removes_itself_is_backed_up_as_it_is() {
+    let Some(project) = Project::new() else { return };
+    let data = format!("{}:/data", project.volume("data"));
+    project.start("once", &["--rm", "-v", &data], SERVICE);
+    let ready = project.at("data").join("log");
+    wait_longer("it runs", Duration::from_secs(20), &mut || ready.exists());
+    project.back_up("refused", "").code(1).says("was started with --rm").says("Pause");
+    docker(&["pause", &project.of("once")]);
+    project.back_up("night", "").ok();
+    assert_eq!(project.states()["once"], "paused");
+    let spec = "{from: {backupRef: {name: night}}}";
+    project.scene.restore("back", spec).code(1).says("was started with --rm").says("is paused now");
+    assert_eq!(project.states()["once"], "paused");
+}
