@@ -42,7 +42,8 @@ pub use placement::{
 };
 pub use recreation::{Recreation, chosen_address, recreate};
 pub use replacing::{Replaced, replaced};
-pub use revival::{Missing, making_order, missing, networks, revive};
+pub use returning::check_company;
+pub use revival::{Missing, making_order, missing, networks, revive, stranded};
 pub use selection::{Place, Root, RootSource, Selection, Uncovered, directory, is_beneath, select};
 pub use starting::{Resting, Starting, resting, starting};
 pub use stopping::{StopEntry, Stopping, Touch, entries, stop_set};

@@ -1,7 +1,7 @@
 //! Whether a container that is stopped can be started again.
 
-use super::facts::{ContainerFacts, KUBELET, RunState};
-use super::stopping::Touch;
+use super::facts::{ContainerFacts, HostFacts, KUBELET, RunState};
+use super::stopping::{Stopping, Touch};
 use crate::plan::Failure;
 use crate::spec::Reason;
 
@@ -48,11 +48,55 @@ pub(super) fn check_comes_back(container: &ContainerFacts, touch: Touch) -> Resu
     Ok(())
 }
 
+/// Refuses one that runs in the network, processes or memory of another one that is gone or has ended: its engine
+/// starts it only beside that one. Those that `is_held` by another operation are stopped by that one.
+///
+/// # Errors
+/// [`Reason::QuiesceFailed`]
+pub fn check_company(
+    stopping: &Stopping,
+    host: &HostFacts,
+    touch: Touch,
+    is_held: impl Fn(&str) -> bool,
+) -> Result<(), Failure> {
+    let stopped = stopping.order.iter().filter(|entry| !is_held(&entry.id));
+    let stopped = stopped.filter_map(|entry| host.container(&entry.id));
+    for container in stopped.filter(|container| is_stopped(container, touch)) {
+        let Some((used, found)) = missed(container, host) else { continue };
+        let (other, how, hint) = match found {
+            Some(other) => (other.name.as_str(), "has ended", "start that one before"),
+            None => (used, "is gone", "remove it, and have it made again beside a new one"),
+        };
+        let name = &container.name;
+        let message = format!(
+            "container {name} lives in {other}, which {how}: once stopped it could not be started again"
+        );
+        return Err(Failure::new(Reason::QuiesceFailed, message)
+            .hint(format!("{hint}, or {WITHOUT_A_STOP}")));
+    }
+    Ok(())
+}
+
+/// The first that a container lives in and that does not run, by what it calls it.
+pub(super) fn missed<'a>(
+    container: &'a ContainerFacts,
+    host: &'a HostFacts,
+) -> Option<(&'a str, Option<&'a ContainerFacts>)> {
+    container.uses.iter().find_map(|used| {
+        let found = host.containers.iter().find(|other| {
+            // The engine takes the beginning of an id, however short.
+            other.is_called(used) || (!used.is_empty() && other.id.starts_with(used))
+        });
+        let runs = found.is_some_and(ContainerFacts::is_up);
+        (!runs).then_some((used.as_str(), found))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::selection::{Root, RootSource, Selection};
-    use super::super::stopping::{Stopping, stop_set};
-    use super::super::{HostFacts, MountFacts, MountKind};
+    use super::super::stopping::stop_set;
+    use super::super::{MountFacts, MountKind};
     use super::*;
     use crate::spec::ConsistencyMode::{Pause, Stop};
 
@@ -106,5 +150,29 @@ mod tests {
         assert!(stopping.order[0].paused);
         let refused = stop_set(&selection, &host, Touch::Replace, Stop).unwrap_err();
         assert!(refused.message.contains("--rm") && refused.message.contains("is paused now"));
+    }
+
+    /// It ran in what is left of the other one, and nobody could start it again.
+    #[test]
+    fn one_whose_company_is_gone_is_not_stopped() {
+        let (mut host, selection) = shop();
+        let stopping = stop_set(&selection, &host, Touch::Read, Stop).unwrap();
+        let check = |host: &HostFacts, held: bool| {
+            check_company(&stopping, host, Touch::Read, |_| held).map_err(|found| found.message)
+        };
+        check(&host, false).unwrap();
+        host.containers[1].uses = vec!["id-d".to_owned()];
+        check(&host, false).unwrap();
+        host.containers[0].state = RunState::Stopped;
+        assert!(check(&host, false).unwrap_err().contains("lives in db, which has ended"));
+        let db = host.containers.remove(0);
+        assert!(check(&host, false).unwrap_err().contains("lives in id-d, which is gone"));
+        // Whoever stops it for another operation has looked.
+        check(&host, true).unwrap();
+        host.containers[0].state = RunState::Paused;
+        check(&host, false).unwrap();
+        host.containers.insert(0, db);
+        host.containers[1].state = RunState::Running;
+        assert!(check(&host, false).is_err());
     }
 }
