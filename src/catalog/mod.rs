@@ -17,6 +17,7 @@ mod maintenance;
 mod methods;
 mod migration;
 mod open;
+mod private;
 mod query;
 mod remote;
 mod request;
@@ -105,16 +106,19 @@ impl Catalog {
         let file = path.clone();
         // Opened by the thread that owns it from then on: the C library's allocator gives each thread
         // memory of its own, and what opening frees is used again only by the thread that opened.
-        let owner = move || match open::open(&path, &options, &migrations) {
-            Ok((connection, report)) => {
-                let store = store::Store::new(connection, path, claim);
-                // The caller has to be waiting: it does nothing else until it has this.
-                let _ = opened.send(Ok(report));
-                actor::run(store, requests, &tell);
-            }
-            Err(error) => {
-                drop(claim);
-                let _ = opened.send(Err(error));
+        let owner = move || {
+            private::is_private_from_now_on();
+            match open::open(&path, &options, &migrations) {
+                Ok((connection, report)) => {
+                    let store = store::Store::new(connection, path, claim);
+                    // The caller has to be waiting: it does nothing else until it has this.
+                    let _ = opened.send(Ok(report));
+                    actor::run(store, requests, &tell);
+                }
+                Err(error) => {
+                    drop(claim);
+                    let _ = opened.send(Err(error));
+                }
             }
         };
         std::thread::Builder::new()

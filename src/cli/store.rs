@@ -7,6 +7,7 @@ use super::output::format::size;
 use super::output::{CliError, ExitCode, Output};
 use super::session::Session;
 use crate::catalog::UserAction;
+use crate::operator::stores::which_there_are;
 use crate::spec::{Reason, counted};
 
 /// Carries one of them out.
@@ -92,8 +93,12 @@ async fn check(
             || "no store is known".to_owned(),
             |name| format!("there is no store `{name}`"),
         );
-        return Err(CliError::new(ExitCode::NotFound, Reason::StoreNotFound, which)
-            .hint("`eider store list` shows what there is"));
+        let known = session.operator.stores().await?;
+        let hint = name.and_then(|name| which_there_are(name, None, &known));
+        let hint = hint.unwrap_or_else(|| {
+            "make a document of kind BackupStore known with `eider run -f FILE`".to_owned()
+        });
+        return Err(CliError::new(ExitCode::NotFound, Reason::StoreNotFound, which).hint(hint));
     }
     let mut problems = 0;
     let mut rows = Vec::new();

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::stores::which_there_are;
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupFilter, BackupKey, BackupRecord, RecordStatus, ResourceRecord};
 use crate::engine::{LocalStore, Manifest};
@@ -334,16 +335,20 @@ impl Operator {
         }
         let resource = self.catalog.resource(Kind::BackupStore.as_str(), namespace, name).await?;
         let Some(resource) = resource.filter(|found| found.removed_at.is_none()) else {
-            return Ok(Err(Failure::new(
-                Reason::StoreNotFound,
-                format!("there is no BackupStore {namespace}/{name}"),
-            )
-            .hint(match self.cluster {
+            let mut known = self.stores().await?;
+            known.extend(self.overlay.iter().cloned());
+            let there_are = which_there_are(name, Some(namespace), &known);
+            let how = match self.cluster {
                 Some(_) => "apply a BackupStore with that name, in the same namespace",
                 None => {
-                    "a document of kind BackupStore with that name is missing: put it beside the                      others, or name its file too with `-f`"
+                    "a document of kind BackupStore with that name is missing: put it beside the \
+                     others, or name its file too with `-f`"
                 }
-            })));
+            };
+            let message = format!("there is no BackupStore {namespace}/{name}");
+            let hint =
+                there_are.into_iter().chain([how.to_owned()]).collect::<Vec<_>>().join("; or ");
+            return Ok(Err(Failure::new(Reason::StoreNotFound, message).hint(hint)));
         };
         match serde_json::from_value::<BackupStoreSpec>(resource.document["spec"].clone()) {
             Ok(spec) => Ok(Ok(StoreBinding { name: name.to_owned(), spec })),

@@ -14,9 +14,13 @@ use crate::engine::{
 use crate::plan::{Failure, StoreBinding, chain, conditions};
 use crate::runtime::host;
 use crate::spec::{
-    BackupStoreSpec, BackupStoreStatus, ByteSize, Kind, Reason, VerifyMode, counted, readable_size,
+    BackupStoreSpec, BackupStoreStatus, ByteSize, Kind, Reason, VerifyMode, counted, did_you_mean,
+    readable_size,
 };
 use crate::telemetry::metrics::StoreFacts;
+
+/// More names than this help nobody to find the right one.
+const MANY_NAMES: usize = 10;
 
 /// What a look into a store found.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -244,6 +248,31 @@ impl Operator {
     }
 }
 
+/// Which stores there are instead of one that is not, the nearest name first; none if there is none at all.
+pub fn which_there_are(
+    name: &str,
+    namespace: Option<&str>,
+    known: &[(String, StoreBinding)],
+) -> Option<String> {
+    let is_here = |found: &str| namespace.is_none_or(|namespace| namespace == found);
+    let (here, elsewhere): (Vec<_>, Vec<_>) = known.iter().partition(|(found, _)| is_here(found));
+    let mut names: Vec<String> = here.iter().map(|(_, store)| store.name.clone()).collect();
+    let nearest = did_you_mean(name, names.iter().map(String::as_str));
+    let same = elsewhere.iter().find(|(_, store)| store.name == name);
+    let same = same.map(|(found, _)| format!("there is one of that name in namespace {found};"));
+    if names.is_empty() {
+        names = elsewhere.iter().map(|(found, store)| format!("{found}/{}", store.name)).collect();
+    }
+    names.sort();
+    names.dedup();
+    let more = names.len().saturating_sub(MANY_NAMES);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    names.truncate(MANY_NAMES);
+    let all = (!names.is_empty()).then(|| format!("there are: {}{more}", names.join(", ")));
+    let words: Vec<String> = nearest.or(same).into_iter().chain(all).collect();
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
 fn binding_of(resource: &ResourceRecord) -> Option<(String, StoreBinding)> {
     if resource.removed_at.is_some() {
         return None;
@@ -350,4 +379,29 @@ pub(super) async fn blocking<T: Send + 'static>(
             format!("a worker thread ended unexpectedly: {error}"),
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_names_a_store_that_is_not_there_is_told_which_are() {
+        let store = |namespace: &str, name: &str| {
+            let spec = serde_json::from_value(json!({"local": {"path": "/srv/x"}})).unwrap();
+            (namespace.to_owned(), StoreBinding { name: name.to_owned(), spec })
+        };
+        let known = [store("default", "main"), store("default", "cold"), store("shop", "offsite")];
+        let here = |name: &str| which_there_are(name, Some("default"), &known).unwrap();
+        assert_eq!(here("mian"), "did you mean `main`? there are: cold, main");
+        assert_eq!(here("nowhere"), "there are: cold, main");
+        let same = "there is one of that name in namespace shop; there are: cold, main";
+        assert_eq!(here("offsite"), same);
+        let shop = |name: &str| which_there_are(name, Some("x"), &known).unwrap();
+        assert_eq!(shop("mian"), "there are: default/cold, default/main, shop/offsite");
+        assert_eq!(which_there_are("x", None, &known).unwrap(), "there are: cold, main, offsite");
+        assert_eq!(which_there_are("x", Some("default"), &[]), None);
+        let many: Vec<_> = (0..12).map(|number| store("default", &format!("s{number}"))).collect();
+        assert!(which_there_are("x", None, &many).unwrap().ends_with(" and 2 more"));
+    }
 }

@@ -36,7 +36,7 @@ pub use document::{
     is_object_name,
 };
 pub use hooks::{ExecHook, Hook, Hooks, HttpHook, HttpMethod, OnError};
-pub use problem::Problem;
+pub use problem::{Problem, did_you_mean};
 pub use quantity::{ByteSize, DurationText, QuantityError, counted, readable_size};
 pub use reason::Reason;
 pub use reference::{NameReference, SecretReference};

@@ -137,7 +137,7 @@ pub(super) fn is_within(path: &str, ancestor: &str) -> bool {
 }
 
 /// "did you mean `x`?" for the nearest of `candidates`, when one is near enough to be a slip.
-pub(super) fn did_you_mean<'a>(
+pub fn did_you_mean<'a>(
     written: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<String> {

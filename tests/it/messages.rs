@@ -44,6 +44,28 @@ fn a_store_that_is_a_file_is_told_to_be_one() {
     assert_ne!(failed.code, 0);
 }
 
+/// `backup`, `upgrade` and `store` say which there are, the nearest first.
+#[test]
+fn a_store_that_is_not_there_is_told_with_those_that_are() {
+    let scene = Scene::new();
+    scene.write("live/f", "content");
+    scene.write("other/f", "content");
+    scene.backup("one", "@/live", "").ok();
+    let create = ["backup", "create", "--path", "live", "--store"];
+    let upgrade = ["upgrade", "create", "--project", "shop", "--image", "web=shop:2", "--store"];
+    let archive = scene.archive("one");
+    let import = ["backup", "import", archive.to_str().unwrap(), "--store"];
+    for command in [&create[..], &upgrade, &import, &["store", "check"]] {
+        let code = scene.run(&[command, &["mian"]].concat()).code;
+        let ended = scene.run(&[command, &["mian"]].concat()).code(code);
+        assert_ne!(code, 0, "{command:?}");
+        ended.says("did you mean `main`? there are: main");
+        scene.run(&[command, &["zzzzzz"]].concat()).code(code).says("hint: there are: main");
+    }
+    scene.run(&["store", "migrate", "mian", "main", "--yes"]).says("did you mean `main`?");
+    scene.run(&[&create[..], &["other"]].concat()).says("`--store ./other`");
+}
+
 #[test]
 fn an_error_in_json_is_all_that_stands_on_standard_error() {
     let scene = Scene::new();

@@ -201,8 +201,17 @@ pub(in crate::cli) async fn store_reference(
             absolute(Path::new(&directory))?
         }
         word => {
-            let store = session.operator.store_or_only(namespace, word).await?;
-            return Ok((store.name, Vec::new()));
+            let found = session.operator.store_or_only(namespace, word).await;
+            return match (found.map_err(CliError::from), word) {
+                (Ok(store), _) => Ok((store.name, Vec::new())),
+                (Err(error), Some(word))
+                    if error.reason == Reason::StoreNotFound && Path::new(word).is_dir() =>
+                {
+                    Err(error
+                        .hint(format!("a directory is named with a slash: `--store ./{word}`")))
+                }
+                (Err(error), _) => Err(error),
+            };
         }
     };
     for (found, store) in known {

@@ -17,7 +17,7 @@ const ONE_OFF: &str = "com.docker.compose.oneoff";
 /// Label with what the service depends on: `name:condition:restart`, with commas between them.
 const DEPENDS_ON: &str = "com.docker.compose.depends_on";
 /// Digits of an id that the engine shows people; nobody writes less of one into a script.
-const SHORT_ID: usize = 12;
+pub(super) const SHORT_ID: usize = 12;
 /// Label on a volume with its name in the Compose file.
 pub(super) const VOLUME: &str = "com.docker.compose.volume";
 

@@ -2,6 +2,7 @@
 //! in which order, what is not covered, and where an archive goes. Pure: from facts to lists.
 
 mod aside;
+mod before;
 mod company;
 mod disturbance;
 mod facts;
@@ -13,6 +14,7 @@ mod placement;
 mod placement_tests;
 mod recreation;
 mod replacing;
+mod returning;
 mod revival;
 mod rollback;
 mod selection;
@@ -40,8 +42,9 @@ pub use placement::{
 };
 pub use recreation::{Recreation, chosen_address, recreate};
 pub use replacing::{Replaced, replaced};
-pub use revival::{Missing, making_order, missing, networks, revive};
-pub use selection::{Place, Root, RootSource, Selection, Uncovered, is_beneath, select};
+pub use returning::check_company;
+pub use revival::{Missing, making_order, missing, networks, revive, stranded};
+pub use selection::{Place, Root, RootSource, Selection, Uncovered, directory, is_beneath, select};
 pub use starting::{Resting, Starting, resting, starting};
 pub use stopping::{StopEntry, Stopping, Touch, entries, stop_set};
 pub use watching::{Health, Sighting, Usage, is_up};

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::facts::SHORT_ID;
+
 /// Label that Compose compares with the id of the image that it would use.
 const COMPOSE_IMAGE: &str = "com.docker.compose.image";
 
@@ -54,14 +56,14 @@ pub fn recreate(
     keep_anonymous_volumes(&mut host, &old["Mounts"]);
     for field in ["NetworkMode", "PidMode", "IpcMode"] {
         let id = host[field].as_str().and_then(|mode| mode.strip_prefix("container:"));
-        if let Some(name) = id.and_then(|id| names.get(id)) {
+        if let Some(name) = id.and_then(|id| name_of(id, names)) {
             host[field] = json!(format!("container:{name}"));
         }
     }
     for entry in host["VolumesFrom"].as_array_mut().into_iter().flatten() {
         let text = entry.as_str().unwrap_or_default();
         let (id, mode) = text.split_once(':').map_or((text, None), |(id, mode)| (id, Some(mode)));
-        if let Some(name) = names.get(id) {
+        if let Some(name) = name_of(id, names) {
             *entry = json!(mode.map_or_else(|| name.clone(), |mode| format!("{name}:{mode}")));
         }
     }
@@ -87,6 +89,12 @@ pub fn recreate(
         body.insert("NetworkingConfig".to_owned(), json!({"EndpointsConfig": {name: settings}}));
     }
     Recreation { body: Value::Object(body), networks }
+}
+
+/// The name of the one that is meant by its id, in full or in short as the engine keeps it in `VolumesFrom`.
+fn name_of<'a>(id: &str, names: &'a BTreeMap<String, String>) -> Option<&'a String> {
+    let means = |full: &str| id.len() >= SHORT_ID && full.starts_with(id);
+    names.get(id).or_else(|| names.iter().find(|(full, _)| means(full)).map(|(_, name)| name))
 }
 
 /// The fields of a container's configuration that are not its image's.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::facts::{ContainerFacts, HostFacts};
 use super::placement::Definitions;
 use super::recreation::{Recreation, recreate};
+use super::returning::missed;
 use super::stopping::in_order;
 
 /// A container of the archive that is not on the host.
@@ -73,6 +74,24 @@ pub fn making_order(missing: &[Missing]) -> Vec<&Missing> {
     let order = in_order(&facts.iter().collect::<Vec<_>>());
     let found = |facts: &ContainerFacts| missing.iter().find(|one| one.name == facts.name);
     order.into_iter().rev().filter_map(found).collect()
+}
+
+/// What is to be said of those of an archive that are there and cannot be started: they were made with the very one
+/// that is gone, and another one in its place is not enough. Who calls it by its name finds the new one.
+pub fn stranded(definitions: &Definitions, host: &HostFacts) -> Vec<String> {
+    let is_kept = |name: &str| definitions.containers.iter().any(|one| one["name"] == name);
+    let found = host.containers.iter().filter(|container| is_kept(&container.name));
+    let found = found.filter_map(|container| {
+        let (used, _) = missed(container, host).filter(|(_, found)| found.is_none())?;
+        let name = &container.name;
+        (!is_kept(used)).then(|| {
+            format!(
+                "{name} cannot be started any more: it lives in a container that is gone; remove {name}, and it is \
+                 made again as well"
+            )
+        })
+    });
+    found.collect()
 }
 
 /// The container to make; `image` is what the host calls the image.
@@ -225,6 +244,55 @@ mod tests {
         };
         assert_eq!(names("c0123456789:ro"), json!(["c:ro"]));
         assert_eq!(names("other"), json!(["other"]));
+    }
+
+    /// The engine keeps a short id as it was given: nobody has it on the new host.
+    #[test]
+    fn who_was_given_mounts_by_a_short_id_finds_them_by_name() {
+        let id = "c0123456789abcdef";
+        let definitions = Definitions {
+            containers: vec![
+                json!({"id": "u", "name": "user", "hostConfig": {
+                    "VolumesFrom": ["c0123456789a:ro", "c0123456789a", "c01"],
+                    "NetworkMode": format!("container:{id}"), "PidMode": "container:c0123456789a",
+                }}),
+                json!({"id": id, "name": "zz", "hostConfig": {}}),
+            ],
+            ..Definitions::default()
+        };
+        let found = missing(&definitions, &HostFacts::default(), ("l", "m"));
+        let order: Vec<&str> = making_order(&found).iter().map(|one| &*one.name).collect();
+        assert_eq!(order, ["zz", "user"]);
+        let host =
+            revive(&found[0], &definitions, "i", "d", &BTreeMap::new()).body["HostConfig"].clone();
+        assert_eq!(host["VolumesFrom"], json!(["zz:ro", "zz", "c01"]));
+        assert_eq!(host["NetworkMode"], "container:zz");
+        assert_eq!(host["PidMode"], "container:zz");
+    }
+
+    #[test]
+    fn who_lives_in_one_that_is_made_again_and_was_left_is_told() {
+        let definitions = definitions();
+        let proxy = |uses: &str| HostFacts {
+            containers: vec![ContainerFacts {
+                id: "cafe0000".to_owned(),
+                name: "shop-proxy-1".to_owned(),
+                uses: vec![uses.to_owned()],
+                ..ContainerFacts::default()
+            }],
+            ..HostFacts::default()
+        };
+        let told = |uses: &str| {
+            let host = proxy(uses);
+            stranded(&definitions, &host)
+        };
+        assert!(told("beef0000")[0].starts_with("shop-proxy-1 cannot be started any more"));
+        // It was made anew after the archive was, and is gone by now.
+        assert_eq!(told("feed0000").len(), 1);
+        assert_eq!(told("shop-db-1"), Vec::<String>::new());
+        let mut others = proxy("feed0000");
+        others.containers[0].name = "of-others".to_owned();
+        assert_eq!(stranded(&definitions, &others), Vec::<String>::new());
     }
 
     #[test]

@@ -445,7 +445,7 @@ fn add(roots: &mut Vec<Root>, source: RootSource, container: Option<&str>) {
 }
 
 /// Where the data of a root really is, if that is known.
-pub(super) fn directory<'a>(source: &'a RootSource, host: &'a HostFacts) -> Option<&'a str> {
+pub fn directory<'a>(source: &'a RootSource, host: &'a HostFacts) -> Option<&'a str> {
     match source {
         RootSource::Bind(path) => Some(host.real_path(path)),
         RootSource::Volume(name) => host.volume_path(name),

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::{ContainerFacts, FOREVER, HostFacts, KUBELET, MountFacts, MountKind, RunState};
+use super::facts::{ContainerFacts, FOREVER, HostFacts, MountFacts, MountKind, RunState};
+use super::returning::{check_comes_back, is_stopped};
 use super::selection::{Root, RootSource, Selection, directory, is_beneath};
 use crate::plan::Failure;
-use crate::spec::{ConsistencyMode, Reason};
+use crate::spec::ConsistencyMode;
 
 /// Seconds that the engine waits after SIGTERM where nobody said otherwise.
 const DEFAULT_STOP: u32 = 10;
@@ -228,7 +229,7 @@ pub fn stop_set(
     for one in &chosen {
         stopping.warnings.extend(one.stopped_against_its_label());
         if mode == ConsistencyMode::Stop {
-            check_comes_back(one.container)?;
+            check_comes_back(one.container, touch)?;
         }
     }
     let containers: Vec<&ContainerFacts> = chosen.iter().map(|one| one.container).collect();
@@ -277,6 +278,9 @@ fn add_who_lives_with<'a>(
     let mut next = 0;
     while let Some(other) = chosen.get(next).map(|one| one.container) {
         next += 1;
+        if !is_stopped(other, touch) {
+            continue;
+        }
         for container in host.containers.iter().filter(|container| container.is_up()) {
             if container.id == other.id || !cannot_go_on_without(container, other, touch) {
                 continue;
@@ -300,28 +304,6 @@ fn cannot_go_on_without(one: &ContainerFacts, other: &ContainerFacts, touch: Tou
         Touch::Read => one.uses.iter().any(|used| other.is_called(used)),
         Touch::Replace => one.is_made_with(other),
     }
-}
-
-/// Refuses one that would not be there to be started again, or be another by then.
-fn check_comes_back(container: &ContainerFacts) -> Result<(), Failure> {
-    let name = &container.name;
-    if container.auto_remove {
-        let message =
-            format!("container {name} was started with --rm and would be removed when it stops");
-        return Err(Failure::new(Reason::QuiesceFailed, message)
-            .hint("use `consistency.mode: Pause` or `Live`, or start it without --rm"));
-    }
-    if let Some(keeper) = container.keeper() {
-        let message = format!("{keeper} would start another container when {name} stops");
-        let hint = match keeper {
-            KUBELET => {
-                "use `consistency.mode: Pause` or `Live`, or run Eider's operator in the cluster"
-            }
-            _ => "use `consistency.mode: Pause` or `Live`",
-        };
-        return Err(Failure::new(Reason::QuiesceFailed, message).hint(hint));
-    }
-    Ok(())
 }
 
 /// These containers in the order of stopping; they start in reverse order.

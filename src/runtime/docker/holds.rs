@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 
 use crate::plan::backup::step as backup;
-use crate::plan::docker::Stopping;
+use crate::plan::docker::{StopEntry, Stopping};
 use crate::plan::restore::step as restore;
 use crate::plan::upgrade::step as upgrade;
 use crate::plan::{JournalEntry, Log, Mark, OperationId};
@@ -21,15 +21,14 @@ const RELEASING: &[&str] =
 /// before anything is let go.
 #[derive(Clone, Default)]
 pub struct Holds {
-    by_operation: Arc<Mutex<HashMap<OperationId, HashSet<String>>>>,
+    by_operation: Arc<Mutex<HashMap<OperationId, Vec<StopEntry>>>>,
 }
 
 impl Holds {
     /// Notes what an operation holds from now on.
     pub fn take(&self, operation: &OperationId, stopping: &Stopping) {
-        let ids = stopping.order.iter().map(|entry| entry.id.clone()).collect();
         let mut map = self.by_operation.lock().unwrap_or_else(PoisonError::into_inner);
-        map.insert(operation.clone(), ids);
+        map.insert(operation.clone(), stopping.order.clone());
     }
 
     /// Ends the hold of an operation.
@@ -40,9 +39,14 @@ impl Holds {
 
     /// Ids of the containers that other operations hold.
     pub fn of_others(&self, operation: &OperationId) -> HashSet<String> {
+        self.as_found_by_others(operation).into_iter().map(|entry| entry.id).collect()
+    }
+
+    /// The same containers, each as the operation that holds it has found it.
+    pub fn as_found_by_others(&self, operation: &OperationId) -> Vec<StopEntry> {
         let map = self.by_operation.lock().unwrap_or_else(PoisonError::into_inner);
         let others = map.iter().filter(|(other, _)| *other != operation);
-        others.flat_map(|(_, ids)| ids.iter().cloned()).collect()
+        others.flat_map(|(_, entries)| entries.iter().cloned()).collect()
     }
 }
 

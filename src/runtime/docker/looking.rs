@@ -13,7 +13,7 @@ use super::{DockerRuntime, definitions, docker_target, translate, worker};
 use crate::engine::{EntryKind, LocalStore, Manifest, root_kinds};
 use crate::plan::docker::{
     Definitions, Disturbers, HostFacts, Place, Placements, Root, RootSource, RunState, Selection,
-    Stopping, Touch, VolumeDefinition, place, select, stop_set,
+    Stopping, Touch, VolumeDefinition, check_company, place, select, stop_set,
 };
 use crate::plan::version::of_image;
 use crate::plan::{Action, Failure, Job, Log, PreflightFacts, RestoreJob, safety};
@@ -110,6 +110,7 @@ pub(super) fn foreseen(look: &Look, job: &Job) -> Result<Stopping, Failure> {
     let mut stopping = stop_set(&look.selection, &look.facts, touch(job), mode)?;
     if mode == ConsistencyMode::Stop {
         stopping.warn_if_slower_than(timeout(job));
+        check_company(&stopping, &look.facts, touch(job), |id| look.held.contains(id))?;
     }
     if touch(job) == Touch::Replace {
         if mode == ConsistencyMode::Live {
@@ -143,15 +144,11 @@ impl DockerRuntime {
     /// Looks at what a job is about.
     pub(super) async fn look(&self, job: &Job) -> Result<Look, Failure> {
         let target = docker_target(job)?;
+        // One that is let go in the middle of the look may have been seen before that.
+        let mut found_by_others = self.holds.as_found_by_others(job.operation());
         let mut facts = host_facts(&self.connection).await?;
-        // What another operation holds would run if it were not for that.
-        let mut held = self.holds.of_others(job.operation());
-        held.retain(|id| facts.container(id).is_some_and(|found| found.state == RunState::Stopped));
-        for container in &mut facts.containers {
-            if held.contains(&container.id) {
-                container.state = RunState::Running;
-            }
-        }
+        found_by_others.extend(self.holds.as_found_by_others(job.operation()));
+        let held = facts.as_before(&found_by_others);
         let Job::Restore(restore) = job else {
             let selection = match job {
                 Job::Backup(backup) if !backup.places.is_empty() => {

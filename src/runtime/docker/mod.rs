@@ -304,8 +304,7 @@ impl Runtime for DockerRuntime {
                 }
             }
             if let Job::Restore(restore) = job {
-                let missing = reviving::missing_ones(restore, &look.facts)?;
-                lines.extend(missing.iter().map(|name| format!("{name} is made again")));
+                lines.extend(reviving::foretold(restore, &look.facts)?);
             }
             // In a container the store is the worker's to see.
             if self.connected().await?.1.is_none() {

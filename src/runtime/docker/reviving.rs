@@ -18,7 +18,7 @@ use super::making::{label, make, mark, stop_and_remove};
 use crate::engine::Cancel;
 use crate::plan::docker::{
     ContainerFacts, Definitions, HostFacts, Missing, StopEntry, Stopping, entries, making_order,
-    missing, networks, revive,
+    missing, networks, revive, stranded,
 };
 use crate::plan::{Failure, RestoreJob};
 use crate::spec::Reason;
@@ -34,13 +34,15 @@ fn wanted(job: &RestoreJob, definitions: &Definitions, host: &HostFacts) -> Vec<
     missing(definitions, host, (MADE_LABEL, &mark(&job.operation)))
 }
 
-/// The names of the containers that a Restore would make again.
-pub fn missing_ones(job: &RestoreJob, host: &HostFacts) -> Result<Vec<String>, Failure> {
+/// What a plan says of the containers that a Restore would make again, and of those that it cannot.
+pub fn foretold(job: &RestoreJob, host: &HostFacts) -> Result<Vec<String>, Failure> {
     if !job.spec.recreate_containers {
         return Ok(Vec::new());
     }
-    let found = wanted(job, &kept(&read_manifest(job)?), host);
-    Ok(found.into_iter().map(|one| one.name).collect())
+    let definitions = kept(&read_manifest(job)?);
+    let found = wanted(job, &definitions, host);
+    let made = found.iter().map(|one| format!("{} is made again", one.name));
+    Ok(made.chain(stranded(&definitions, host)).collect())
 }
 
 /// What the host calls the image of a missing container, and its id: the very same one, by id or by
@@ -74,8 +76,12 @@ impl DockerRuntime {
         cancel: &Cancel,
     ) -> Result<Vec<String>, Failure> {
         let manifest = read_manifest(job)?;
-        let found = wanted(job, &kept(&manifest), host);
-        let mut warnings = Vec::new();
+        if !job.spec.recreate_containers {
+            return Ok(Vec::new());
+        }
+        let definitions = kept(&manifest);
+        let found = wanted(job, &definitions, host);
+        let mut warnings = stranded(&definitions, host);
         if found.is_empty() {
             return Ok(warnings);
         }

@@ -118,6 +118,14 @@ impl Holding<'_> {
             // Frozen processes write nothing; they are in the way only of what replaces their files.
             (ConsistencyMode::Stop, RunState::Paused) if self.touch == Touch::Read => None,
             (ConsistencyMode::Stop, _) => {
+                // One that was paused a moment ago was not to be stopped.
+                if found.host_config.and_then(|host| host.auto_remove) == Some(true) {
+                    let message = format!(
+                        "{} was started with --rm and would be removed when it stops",
+                        entry.name
+                    );
+                    return Err(Failure::new(Reason::QuiesceFailed, message));
+                }
                 if state == RunState::Paused {
                     let what = format!("unpause {}", entry.name);
                     quiet(&what, left, self.docker.unpause_container(&entry.id)).await?;

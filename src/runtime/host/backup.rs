@@ -1,13 +1,13 @@
 //! The actions of a Backup on a host.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::parent;
+use super::place::lies_in;
 use super::store::{local_path, open_store};
 use super::{Handles, HostRuntime, blocking, unsupported};
 use crate::engine::{
@@ -157,20 +157,6 @@ fn options(job: &BackupJob) -> Result<PackOptions, Failure> {
 /// How the containers and volumes were made whose data it is.
 fn definitions(job: &BackupJob) -> Option<Value> {
     job.definitions.as_ref().map(|definitions| json!(definitions))
-}
-
-/// Whether `inner` is `outer` or lies in it, symlinks resolved as far as the paths exist.
-fn lies_in(inner: &Path, outer: &Path) -> bool {
-    let resolve = |path: &Path| -> PathBuf {
-        path.ancestors()
-            .find_map(|ancestor| {
-                let real = ancestor.canonicalize().ok()?;
-                let rest = path.strip_prefix(ancestor).ok()?;
-                Some(real.join(rest))
-            })
-            .unwrap_or_else(|| path.to_owned())
-    };
-    resolve(inner).starts_with(resolve(outer))
 }
 
 /// What a backup finds before it begins; changes nothing.

@@ -7,6 +7,7 @@ mod backup;
 mod failure;
 pub mod hooks;
 mod parent;
+mod place;
 mod restore;
 mod store;
 mod web_hook;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::place::lies_in;
 use super::store::{local_path, open_store};
 use super::{Handles, blocking, unsupported};
 use crate::engine::replace::{
@@ -201,7 +202,7 @@ fn preflight(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
     let mut spaces: HashMap<u64, Space> = HashMap::new();
     let by_root = engine::space_needed(&archive, manifest.format)?;
     for (root, path) in &destinations {
-        if archive.starts_with(path) {
+        if lies_in(&archive, path) {
             return Err(Failure::new(
                 Reason::InvalidSpec,
                 format!(

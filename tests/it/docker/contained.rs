@@ -204,6 +204,42 @@ fn a_store_that_would_go_with_the_container_or_lies_on_the_data_is_refused() {
     assert_eq!(workers(&project), "");
 }
 
+/// Names do not tell: a Backup would lie in what it backs up, and a Restore swap it away.
+#[test]
+fn a_store_that_shows_the_data_by_another_name_is_refused() {
+    let Some(project) = Project::new() else { return };
+    project.scene.write("live/shop/file", "kept");
+    let shop = project.scene.path("live/shop");
+    std::fs::create_dir(shop.join("backups")).unwrap();
+    let volume = |name: &str, device: &Path| {
+        let (name, device) = (project.of(name), format!("device={}", device.display()));
+        let bind = ["--opt", "type=none", "--opt", "o=bind", "--opt", &device];
+        docker(&[&["volume", "create"], &bind[..], &[&name]].concat());
+        name
+    };
+    let data = volume("data", &shop);
+    let (same, inner) = (volume("same", &shop), volume("inner", &shop.join("backups")));
+    // Only the kernel knows where it leads.
+    let link = project.scene.path("link");
+    std::os::unix::fs::symlink(&shop, &link).unwrap();
+    let link = link.to_string_lossy().into_owned();
+    project.start("db", &["-v", &format!("{data}:/data")], SERVICE);
+    let target = format!("project: {}", project.name);
+    for (number, store) in [same, inner, link].iter().enumerate() {
+        let mount = format!("--volume={store}:/backups");
+        let mut arguments = arguments(&project, &["--rm", &mount]);
+        let document = backup(&format!("night{number}"), &target, "");
+        let document = format!("{STORE}---\n{document}").replace("@/store", "/backups/main");
+        let file = project.scene.write("specs/again.yaml", project.scene.fill(&document));
+        arguments.extend(["run", "-f", file.to_str().unwrap()].map(str::to_owned));
+        let ended: Ended = Command::new("docker").args(arguments).output().unwrap().into();
+        assert_ne!(ended.code, 0, "{store}: {ended:#?}");
+        ended.says("which is to be backed up");
+    }
+    assert_eq!(lines(&shop.join("log")), ["started"], "somebody was stopped");
+    assert_eq!(workers(&project), "");
+}
+
 /// A worker that dies at any of these points: the operation ends with its reason, or succeeds by
 /// another worker, and the services run.
 #[test]

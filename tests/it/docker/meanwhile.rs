@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::engine::{DEAF, IMAGE, Project, SERVICE, backup, docker, lines};
 use super::upgrades::{self, Version};
-use crate::scene::{Ended, STORE, tool, wait_longer};
+use crate::scene::{Daemon, Ended, STORE, shell, tool, wait_longer};
 
 /// Longer than the deaf one of [`stage`] takes until its engine kills it.
 const KILLED_BY_THEN: Duration = Duration::from_secs(10);
@@ -213,4 +213,59 @@ fn who_ran_between_the_backup_and_the_change_of_an_upgrade_is_not_overlooked() {
     end(running).code(1).says(&format!("{} ran while it was to stand still", project.of("db")));
     assert!(project.states().values().all(|state| state == "running"), "{:?}", project.states());
     assert_eq!(lines(&project.at("data").join("version")), ["1.0.0"]);
+}
+
+/// The second one took what the first had paused for what somebody else had, and paused it for good.
+#[test]
+fn one_that_two_backups_pause_runs_again_after_the_last() {
+    let Some(project) = Project::new() else { return };
+    let mounts = ["one", "two"].map(|name| format!("{}:/{name}", project.volume(name)));
+    // Operations of one project wait for each other.
+    let projects = ["one", "two"].map(|name| format!("{}{name}", project.name));
+    for (name, mount) in projects.iter().zip(&mounts) {
+        let label = format!("com.docker.compose.project={name}");
+        let web = project.of(&format!("web-{name}"));
+        let web = ["--name", &web, "--label", &label, "-v", mount, IMAGE, "sleep", "1000"];
+        docker(&[&["run", "-d"], &web[..]].concat());
+    }
+    project.start("db", &["-v", &mounts[0], "-v", &mounts[1]], "sleep 1000");
+    for (name, megabytes) in [("one", 8), ("two", 16)] {
+        let noise = format!("dd of=noise bs=1M count={megabytes} if=/dev/urandom status=none");
+        shell(&project.at(name), &noise);
+    }
+    let document = |name: &str, target: &str| {
+        let more = "consistency: {mode: Pause}\narchive: {format: tar, ioLimit: 2Mi}";
+        project.scene.fill(&backup(name, &format!("project: {target}"), more))
+    };
+    let state = || project.states()["db"].clone();
+    project.scene.write("specs/store.yaml", project.scene.fill(STORE));
+    project.scene.write("specs/first.yaml", document("first", &projects[0]));
+    let daemon = Daemon::start(&project.scene, "specs");
+    wait_longer("the first has paused it", Duration::from_mins(1), &mut || state() == "paused");
+    project.scene.write("specs/second.yaml", document("second", &projects[1]));
+    let phase = |name: &str| project.status("backup", name)["phase"].clone();
+    wait_longer("the first is done", Duration::from_mins(2), &mut || phase("first") == "Succeeded");
+    assert_eq!(state(), "paused", "this test is to see the second still at work");
+    wait_longer("the second is done", Duration::from_mins(2), &mut || {
+        phase("second") == "Succeeded"
+    });
+    assert_eq!(state(), "running");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// It is not stopped, so nothing removes it.
+#[test]
+fn one_that_is_frozen_and_removes_itself_is_backed_up_as_it_is() {
+    let Some(project) = Project::new() else { return };
+    let data = format!("{}:/data", project.volume("data"));
+    project.start("once", &["--rm", "-v", &data], SERVICE);
+    let ready = project.at("data").join("log");
+    wait_longer("it runs", Duration::from_secs(20), &mut || ready.exists());
+    project.back_up("refused", "").code(1).says("was started with --rm").says("Pause");
+    docker(&["pause", &project.of("once")]);
+    project.back_up("night", "").ok();
+    assert_eq!(project.states()["once"], "paused");
+    let spec = "{from: {backupRef: {name: night}}}";
+    project.scene.restore("back", spec).code(1).says("was started with --rm").says("is paused now");
+    assert_eq!(project.states()["once"], "paused");
 }

@@ -181,10 +181,54 @@ fn who_uses_volumes_and_processes_of_others_is_made_after_them() {
     project.start("x", &["--pid", &format!("container:{}", of("y"))], "sleep 1000");
     project.start("w", &["--network", &format!("container:{}", of("x"))], "sleep 1000");
     project.start("v", &["--link", &format!("{}:friend", of("z"))], "sleep 1000");
+    // The engine keeps a short id as it was given.
+    let short = text(&project.inspected()["z"]["Id"])[..12].to_owned();
+    project.start("a", &["--volumes-from", &format!("{short}:ro")], "sleep 1000");
     project.back_up("night", "consistency: {mode: Live}").ok();
     lose(&project);
     project.scene.restore("back", SPEC).ok();
     let states = project.states();
-    assert_eq!(states.keys().collect::<Vec<_>>(), ["v", "w", "x", "y", "z"]);
+    assert_eq!(states.keys().collect::<Vec<_>>(), ["a", "v", "w", "x", "y", "z"]);
     assert!(states.values().all(|state| state == "running"), "{states:?}");
+    let found = project.inspected();
+    assert_eq!(found["a"]["HostConfig"]["VolumesFrom"], json!([format!("{}:ro", of("z"))]));
+    assert_eq!(found["a"]["Mounts"][0]["Name"], json!(data));
+}
+
+/// It was stopped, and no engine starts one without the other that it was made with.
+#[test]
+fn one_whose_company_is_made_again_is_made_again_with_it_or_left_alone() {
+    let Some(project) = Project::new() else { return };
+    let data = format!("{}:/data", project.volume("data"));
+    project.start("z", &["-v", &data], SERVICE);
+    let company = format!("container:{}", project.of("z"));
+    project.start("a", &["-v", &data, "--network", &company], SERVICE);
+    project.back_up("night", "").ok();
+    docker(&["rm", "--force", &project.of("z")]);
+    let why = "which is gone: once stopped it could not be started again";
+    project.scene.restore("back", SPEC).code(1).says(why).says("hint: remove it");
+    project.back_up("other", "").code(1).says(why);
+    assert_eq!(project.states()["a"], "running");
+    docker(&["rm", "--force", &project.of("a")]);
+    project.scene.restore("again", SPEC).ok();
+    let states = project.states();
+    assert_eq!([&*states["a"], &*states["z"]], ["running", "running"]);
+    let found = project.inspected();
+    let mode = text(&found["a"]["HostConfig"]["NetworkMode"]);
+    let known = [company.clone(), format!("container:{}", text(&found["z"]["Id"]))];
+    assert!(known.contains(&mode), "{mode}");
+    // One that does not run is left as it is, and people are told.
+    docker(&["rm", "--force", &project.of("a")]);
+    project.start("a", &["-v", &data, "--network", &company], SERVICE);
+    docker(&["stop", &project.of("a")]);
+    docker(&["rm", "--force", &project.of("z")]);
+    let plan = ["restore", "create", "night", "--recreate-containers", "--dry-run"];
+    let told = format!("{} cannot be started any more: it lives in", project.of("a"));
+    let plan = project.scene.run(&plan).ok().stdout;
+    assert!(plan.contains(&told), "{plan}");
+    project.scene.restore("third", SPEC).ok();
+    let warnings = project.status("restore", "third")["warnings"].to_string();
+    assert!(warnings.contains(&told), "{warnings}");
+    let states = project.states();
+    assert_eq!([&*states["a"], &*states["z"]], ["exited", "running"]);
 }

@@ -22,9 +22,9 @@ use serde_json::Value;
 use tokio::sync::{Mutex, OnceCell};
 
 use super::connection::{ANSWER, Connection, failure, is_missing, limited};
-use super::listing::inspect;
+use super::listing::{inspect, volumes};
 use crate::failpoint;
-use crate::plan::docker::Place;
+use crate::plan::docker::{HostFacts, Place};
 use crate::plan::{Action, Failure, Job, Log, Observed, OperationId};
 use crate::runtime::Handles;
 use crate::runtime::host::{local_path, open_store};
@@ -183,7 +183,8 @@ impl Workers {
             if is_new {
                 *slot = None;
                 remove_all(docker, &key).await?;
-                own.check_apart(&store, places)?;
+                let host = HostFacts { volumes: volumes(docker).await?, ..HostFacts::default() };
+                own.check_apart(&store, places, &host)?;
                 // On the host's side of the mount, with the mode that it would have there.
                 open_store(binding)?;
                 *slot = Some(make(docker, &order, &key).await?);

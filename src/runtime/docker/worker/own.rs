@@ -7,7 +7,7 @@ use bollard::models::{ContainerInspectResponse, MountPoint};
 use bollard::query_parameters::ListContainersOptionsBuilder;
 
 use crate::plan::Failure;
-use crate::plan::docker::{Place, RootSource, is_beneath};
+use crate::plan::docker::{HostFacts, Place, RootSource, directory, is_beneath};
 use crate::runtime::docker::connection::{ANSWER, limited};
 use crate::runtime::docker::identity::{Traces, own};
 use crate::runtime::docker::listing::inspected;
@@ -79,12 +79,21 @@ impl Own {
         })
     }
 
-    /// Fails if the store is on what is to be read or replaced: paths in here do not tell.
-    pub fn check_apart(&self, store: &Path, places: &[Place]) -> Result<(), Failure> {
+    /// Fails if the store is on what is to be read or replaced, or that lies in the store: paths in here do not
+    /// tell. `host` has the volumes, as two of them may show one directory.
+    pub fn check_apart(
+        &self,
+        store: &Path,
+        places: &[Place],
+        host: &HostFacts,
+    ) -> Result<(), Failure> {
         let mount = self.store_mount(store)?;
-        let Some(place) = places.iter().find(|place| overlap(&place.source, &mount.source)) else {
-            return Ok(());
+        let inside = store.strip_prefix(&mount.destination).ok().and_then(Path::to_str);
+        let is_touched = |place: &&Place| {
+            let is_same = place.source == mount.source;
+            is_same || overlap(&place.source, &mount.source, inside.unwrap_or_default(), host)
         };
+        let Some(place) = places.iter().find(is_touched) else { return Ok(()) };
         Err(Failure::new(
             Reason::InvalidSpec,
             format!(
@@ -97,14 +106,16 @@ impl Own {
     }
 }
 
-fn overlap(one: &RootSource, other: &RootSource) -> bool {
-    match (one, other) {
-        (RootSource::Volume(one), RootSource::Volume(other)) => one == other,
-        (RootSource::Bind(one), RootSource::Bind(other)) => {
-            is_beneath(one, other) || is_beneath(other, one)
-        }
-        _ => false,
-    }
+/// Whether a root is what lies at a path in a mount, or one lies in the other.
+fn overlap(root: &RootSource, mount: &RootSource, inside: &str, host: &HostFacts) -> bool {
+    let (Some(root), Some(mount)) = (directory(root, host), directory(mount, host)) else {
+        return false;
+    };
+    let store = match inside {
+        "" => mount.to_owned(),
+        inside => format!("{}/{inside}", mount.trim_end_matches('/')),
+    };
+    is_beneath(&store, root) || is_beneath(root, &store)
 }
 
 fn own_mount(point: &MountPoint) -> Option<OwnMount> {
@@ -120,6 +131,7 @@ fn own_mount(point: &MountPoint) -> Option<OwnMount> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::docker::VolumeFacts;
 
     fn own() -> Own {
         let mount =
@@ -155,11 +167,47 @@ mod tests {
         let store = Path::new("/var/lib/eider/backups");
         for path in ["/srv", "/srv/backups", "/srv/backups/deeper"] {
             let places = [place(RootSource::Bind(path.to_owned()))];
-            assert!(own.check_apart(store, &places).is_err(), "{path}");
+            assert!(own.check_apart(store, &places, &HostFacts::default()).is_err(), "{path}");
         }
         let apart = [place(RootSource::Bind("/srv/shop".to_owned()))];
-        own.check_apart(store, &apart).unwrap();
+        own.check_apart(store, &apart, &HostFacts::default()).unwrap();
         let state = [place(RootSource::Volume("state".to_owned()))];
-        assert!(own.check_apart(Path::new("/var/lib/eider"), &state).is_err());
+        let store = Path::new("/var/lib/eider");
+        assert!(own.check_apart(store, &state, &HostFacts::default()).is_err());
+    }
+
+    /// A Backup would lie in what it backs up, and the next Restore take it away.
+    #[test]
+    fn a_store_on_a_volume_that_shows_the_data_too_is_refused() {
+        let volume = |name: &str, device: &str| VolumeFacts {
+            name: name.to_owned(),
+            mountpoint: format!("/var/lib/docker/volumes/{name}/_data"),
+            device: Some(device.to_owned()).filter(|device| !device.is_empty()),
+            elsewhere: Some("it is mounted for containers only".to_owned())
+                .filter(|_| !device.is_empty()),
+            ..VolumeFacts::default()
+        };
+        let refused = |state: &str, data: RootSource| {
+            let volumes = vec![
+                volume("state", state),
+                volume("data", "/srv/shop"),
+                volume("share", "nfs 10.0.0.7 :/export"),
+                volume("plain", ""),
+            ];
+            let host = HostFacts { volumes, ..HostFacts::default() };
+            own().check_apart(Path::new("/var/lib/eider/store"), &[place(data)], &host).is_err()
+        };
+        let named = |name: &str| RootSource::Volume(name.to_owned());
+        let bind = |path: &str| RootSource::Bind(path.to_owned());
+        assert!(refused("/srv/shop", named("data")), "one directory");
+        assert!(refused("/srv/shop/backups", named("data")), "a directory in it");
+        assert!(refused("/srv/shop", bind("/srv/shop")), "a volume and its directory");
+        assert!(refused("/srv", bind("/srv/store")), "the store itself");
+        assert!(refused("nfs 10.0.0.7 :/export", named("share")), "one share");
+        assert!(refused("/var/lib/docker/volumes/plain/_data", named("plain")));
+        assert!(!refused("/srv/shopping", named("data")));
+        assert!(!refused("/srv", named("data")), "beside each other in one directory");
+        assert!(!refused("nfs 10.0.0.8 :/export", named("share")), "another server");
+        assert!(!refused("", named("plain")));
     }
 }
