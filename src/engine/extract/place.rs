@@ -106,6 +106,9 @@ impl Extractor<'_> {
         else {
             return Ok(());
         };
+        for told in &entry.left {
+            self.summary.warn(entry.info.display_name(), WarningKind::Attributes, told);
+        }
         let order = reader.position();
         let (index, relative) = position;
         let prefix = &self.shared.places[index].1;
