@@ -1,9 +1,11 @@
 //! Archives that somebody or something has changed: found by `verify`, refused by `restore`.
 
+mod restores;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::scene::{STORE, Scene, assert_same, shell};
+use crate::scene::{STORE, Scene, assert_same, shell};
 use eider::engine::{Cancel, LocalStore, Silent, verify};
 use eider::spec::VerifyMode;
 
@@ -136,7 +138,7 @@ fn an_archive_without_or_with_a_foreign_manifest_is_refused() {
 #[test]
 fn swapped_archives_are_told_apart() {
     let (scene, one) = scene();
-    scene.apply(&format!("{STORE}---\n{}", super::scene::backup("two", "@/live", ""))).ok();
+    scene.apply(&format!("{STORE}---\n{}", crate::scene::backup("two", "@/live", ""))).ok();
     let two = scene.archive("two");
     let spare = scene.path("spare");
     for pair in [[&one, &two], [&manifest(&one), &manifest(&two)]] {
