@@ -141,15 +141,20 @@ class Bench:
         self.rows = []
         self.missing = [tool for tool in ["pigz", "zstd", "restic", "borg", "bsdtar"] if not shutil.which(tool)]
 
+    def wants(self, title):
+        return not self.only or self.only in title
+
     def has(self, command):
         return not any(f"{tool} " in command for tool in self.missing)
 
-    def row(self, title, contenders):
+    def row(self, title, contenders, by_memory=False):
         """`contenders`: name, command, what to remove before, what to measure the size of, and what to run
         before without measuring it. The first is ours. PLACE in a command is a new directory's name each time:
         ext4 goes out of its way to leave inodes alone that were freed in the last minutes, so that whoever
-        unpacks where a tree was just removed is measured with that search (ext4_create, recently_deleted)."""
-        if self.only and self.only not in title:
+        unpacks where a tree was just removed is measured with that search (ext4_create, recently_deleted). For
+        the same reason `restore` comes before all rows that remove anything. `by_memory` compares the memory of
+        the second half of the contenders with that of the first, one by one, instead of the time with ours."""
+        if not self.wants(title):
             return
         contenders = [contender for contender in contenders if self.has(contender[1])]
         results = {name: Result() for name, *_ in contenders}
@@ -179,6 +184,9 @@ class Bench:
         for number, (name, *_) in enumerate(contenders):
             result = results[name]
             ratio = "" if number == 0 else f"{result.seconds / ours.seconds:.2f}×"
+            if by_memory:
+                before = number - len(contenders) // 2
+                ratio = "" if before < 0 else f"memory {result.memory / results[contenders[before][0]].memory:.2f}×"
             size = "" if result.size is None else f"{result.size / 1e6:.1f} MB"
             if number and result.size and ours.size:
                 size += f" (ours {100 * (ours.size / result.size - 1):+.2f} %)"
@@ -205,12 +213,13 @@ class Bench:
         files = sum(len(files) for *_, files in os.walk(tree))
         self.title = f"source tree: {files} files, {size_of(tree) / 1e6:.0f} MB"
         print(self.title, flush=True)
+        restic, borg = self.work / "restic", self.work / "borg"
+        self.restore(tree, store, restic)
         self.row("gzip level 6", [pack(tree, "six.tar.gz", "6"), peer("tar c \\| gzip -6", "tar c source | gzip -6"),
                                   peer("tar c \\| pigz -6", "tar c source | pigz -6 ")])
         self.row("gzip level 1", [pack(tree, "one.tar.gz", "1"), peer("tar c \\| pigz -1", "tar c source | pigz -1 ")])
         self.row("zstd level 3", [pack(tree, "three.tar.zst", "3"),
                                   peer("tar c \\| zstd -3 -T2", "tar c source | zstd -3 -T2 -q ")])
-        restic, borg = self.work / "restic", self.work / "borg"
         self.row("zstd level 3, first run", [
             pack(tree, "first.tar.zst", "3"),
             ("restic backup, new repository", f"restic -q -r {restic} init && restic -q -r {restic} backup {tree}",
@@ -219,20 +228,7 @@ class Bench:
              [borg, self.work / "borg-home"], borg)])
         self.incremental(tree, store, restic, borg)
         subprocess.run(["rm", "-rf", str(borg), str(restic)], check=True)
-        restic_name = "restic restore"
-        measure(f"{eider} pack {tree} {store} r.tar.gz 6", self.environment)
-        measure(f"{eider} pack {tree} {store} r.tar.zst 3", self.environment)
-        contenders = [("Eider, tar.gz", f"{eider} restore {store} r.tar.gz PLACE", [], None),
-                      ("tar xzf", f"mkdir PLACE && tar xzf {store}/r.tar.gz -C PLACE", [], None),
-                      ("tar xzf, sync -f", f"mkdir PLACE && tar xzf {store}/r.tar.gz -C PLACE && sync -f PLACE",
-                       [], None),
-                      ("Eider, tar.zst", f"{eider} restore {store} r.tar.zst PLACE", [], None),
-                      ("bsdtar xf, tar.zst", f"mkdir PLACE && bsdtar xf {store}/r.tar.zst -C PLACE", [], None)]
-        if not self.missing or "restic" not in self.missing:
-            measure(f"restic -q -r {restic} init && restic -q -r {restic} backup {tree}", self.environment)
-            contenders.append((restic_name, f"restic -q -r {restic} restore latest --target PLACE", [], None))
-        self.row("restore", contenders)
-        subprocess.run(["rm", "-rf", str(restic)], check=True)
+        self.flat(tree, store, restic, part)
         entry = max((Path(directory) / file for directory, _, names in os.walk(tree) for file in names),
                     key=lambda path: str(path))
         entry = f"source/{entry.relative_to(tree)}"
@@ -264,9 +260,46 @@ class Bench:
             self.clear(store)
             subprocess.run(["rm", "-rf", str(root)], check=True)
 
+    def restore(self, tree, store, restic):
+        """Packs the two archives that later rows read too, and unpacks them."""
+        eider = self.binary
+        measure(f"{eider} pack {tree} {store} r.tar.gz 6", self.environment)
+        measure(f"{eider} pack {tree} {store} r.tar.zst 3", self.environment)
+        if not self.wants("restore"):
+            return
+        contenders = [("Eider, tar.gz", f"{eider} restore {store} r.tar.gz PLACE", [], None),
+                      ("tar xzf", f"mkdir PLACE && tar xzf {store}/r.tar.gz -C PLACE", [], None),
+                      ("tar xzf, sync -f", f"mkdir PLACE && tar xzf {store}/r.tar.gz -C PLACE && sync -f PLACE",
+                       [], None),
+                      ("Eider, tar.zst", f"{eider} restore {store} r.tar.zst PLACE", [], None),
+                      ("bsdtar xf, tar.zst", f"mkdir PLACE && bsdtar xf {store}/r.tar.zst -C PLACE", [], None)]
+        if "restic" not in self.missing:
+            measure(f"restic -q -r {restic} init && restic -q -r {restic} backup {tree}", self.environment)
+            contenders.append(("restic restore", f"restic -q -r {restic} restore latest --target PLACE", [], None))
+        self.row("restore", contenders)
+        subprocess.run(["rm", "-rf", str(restic)], check=True)
+
+    def flat(self, tree, store, restic, part):
+        """Peak memory of a quarter of a tree and of all of it: what grows with the data grows here."""
+        title = "memory as data grows, zstd 3"
+        if not self.wants(title):
+            return
+        quarter = source_tree(tree.parent / "quarter", part(505_000_000) // 4)
+        contenders = []
+        for name, root in [("a quarter of the tree", quarter), ("the tree", tree)]:
+            archive = f"{root.name}.tar.zst"
+            contenders += [
+                (f"Eider, {name}", f"{self.binary} pack {root} {store} {archive} 3",
+                 [store / archive, store / f"{archive}.manifest.json"], None),
+                (f"restic backup, {name}", f"restic -q -r {restic} init && restic -q -r {restic} backup {root}",
+                 [restic, self.work / "restic-cache"], None)]
+        self.row(title, contenders, by_memory=True)
+        subprocess.run(["rm", "-rf", str(quarter)], check=True)
+
     def incremental(self, tree, store, restic, borg):
         """A second run over a tree of which nothing, or one file in a hundred, has changed since the first."""
-        if self.only and self.only not in "incremental, unchanged tree; 1 % changed":
+        titles = ["incremental, unchanged tree", "incremental, 1 % changed"]
+        if not any(self.wants(title) for title in titles):
             return
         eider = self.binary
         first = "parent.tar.zst"
@@ -288,7 +321,7 @@ class Bench:
                 with open(path, "ab") as file:
                     file.write(b"changed\n")
 
-        for title, before in [("incremental, unchanged tree", []), ("incremental, 1 % changed", [change])]:
+        for title, before in zip(titles, [[], [change]]):
             self.row(title, [
                 ("Eider", f"{eider} pack {tree} {store} next.tar.zst 3 {first}.again.tar.zst",
                  [store / "next.tar.zst", store / "next.tar.zst.manifest.json"], store / "next.tar.zst", *before),
@@ -331,7 +364,9 @@ def main():
         bench.run(arguments.scale)
     finally:
         shutil.rmtree(bench.work, ignore_errors=True)
-    if arguments.output:
+    if arguments.only:
+        print(f"bench: a part of the table alone is not written to {arguments.output}", file=sys.stderr)
+    elif arguments.output:
         bench.report(arguments.output)
     if bench.missing:
         print(f"bench: not installed here: {', '.join(bench.missing)}", file=sys.stderr)

@@ -28,7 +28,7 @@ pub fn survey(
 ) -> Result<PackSummary, EngineError> {
     let archive = Archive::open(path, format)?;
     if let Some(index) = &archive.index {
-        let contents = read_contents(&archive, index, progress, cancel)?;
+        let contents = read_contents(&archive, index, None, progress, cancel)?;
         return Ok(PackSummary {
             format_version: FORMAT_VERSION,
             counts: contents.counts,

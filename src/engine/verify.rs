@@ -1,11 +1,12 @@
 //! Reads an archive back and compares it with its manifest.
 
+use std::collections::HashSet;
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::archive::{Archive, Broken, EntrySink, Reading, read_units};
 use super::codec::{Tap, hex, open_archive, open_stream};
-use super::entry::{EntryKind, key, trimmed};
+use super::entry::{EntryInfo, EntryKind, Key, key, trimmed};
 use super::error::EngineError;
 use super::extract::entries_elsewhere;
 use super::index::{Index, IndexEntry, Location};
@@ -103,15 +104,18 @@ fn verify_chain(
     if mode == VerifyMode::Full {
         progress.phase("verify");
         progress.total(manifest.counts.entries, manifest.source_bytes);
-        verify_members(&archive, index, &manifest, progress, cancel)?;
+        verify_members(&archive, index, &manifest, None, progress, cancel)?;
         check_references(&archive, index, cancel)?;
     }
-    for ancestor in ancestors.iter().filter(|_| of_ancestors == VerifyMode::Full) {
-        let opened = archive.open_ancestor(ancestor)?;
-        let manifest = store.read_manifest(&ancestor.name)?;
-        if let Some(index) = &opened.index {
-            verify_members(&opened, index, &manifest, progress, cancel)
-                .map_err(|error| archive.lacks(ancestor, error))?;
+    if of_ancestors == VerifyMode::Full {
+        for (position, ancestor) in (0_u32..).zip(ancestors) {
+            let opened = archive.open_ancestor(ancestor)?;
+            let manifest = store.read_manifest(&ancestor.name)?;
+            if let Some(held) = &opened.index {
+                let heir = Heir { archive: &archive, index, position };
+                verify_members(&opened, held, &manifest, Some(heir), progress, cancel)
+                    .map_err(|error| archive.lacks(ancestor, error))?;
+            }
         }
     }
     Ok(manifest)
@@ -141,15 +145,24 @@ fn check_references(archive: &Archive, index: &Index, cancel: &Cancel) -> Result
     }
 }
 
+/// An archive that refers to one that is read: it may have links of its own to files in there.
+pub(super) struct Heir<'a> {
+    archive: &'a Archive,
+    index: &'a Index,
+    /// The position among its ancestors of the one that is read.
+    position: u32,
+}
+
 /// Compares everything in an archive with its index, and the file with the manifest.
 fn verify_members(
     archive: &Archive,
     index: &Index,
     manifest: &Manifest,
+    heir: Option<Heir<'_>>,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<(), EngineError> {
-    let contents = read_contents(archive, index, progress, cancel)?;
+    let contents = read_contents(archive, index, heir, progress, cancel)?;
     if contents.sha256 != manifest.sha256 {
         let detail = format!(
             "its SHA-256 is {}, its manifest says {}; every entry in it is whole",
@@ -179,10 +192,12 @@ pub(super) struct Contents {
     pub length: u64,
 }
 
-/// Reads everything in an archive and compares it with its index; damage names the entries it hits.
+/// Reads everything in an archive and compares it with its index; damage names the entries it hits,
+/// and the hard links to them, here and in the heir.
 pub(super) fn read_contents(
     archive: &Archive,
     index: &Index,
+    heir: Option<Heir<'_>>,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Contents, EngineError> {
@@ -212,6 +227,14 @@ pub(super) fn read_contents(
         bytes = bytes.saturating_add(sink.bytes);
         damage.join(sink.damage);
     }
+    if !damage.hit.is_empty() {
+        let here = |location| matches!(location, Location::Here { .. });
+        damage.add_links(archive, index, &here)?;
+        if let Some(heir) = heir {
+            let there = |location| location == Location::Ancestor(heir.position);
+            damage.add_links(heir.archive, heir.index, &there)?;
+        }
+    }
     if let Some(error) = damage.error(archive) {
         return Err(error);
     }
@@ -225,25 +248,54 @@ pub(super) fn read_contents(
 struct Damage {
     first: Option<String>,
     names: Vec<String>,
-    count: usize,
+    /// Everything that is hit, listed or not.
+    hit: HashSet<Key>,
 }
 
 impl Damage {
-    fn add(&mut self, detail: String, names: impl IntoIterator<Item = String>) {
+    fn add<'a>(&mut self, detail: String, entries: impl IntoIterator<Item = &'a EntryInfo>) {
         self.first.get_or_insert(detail);
-        for name in names {
-            self.count += 1;
-            if self.names.len() < NAMES_LISTED {
-                self.names.push(name);
-            }
+        for entry in entries {
+            self.name(entry);
         }
     }
 
+    fn name(&mut self, entry: &EntryInfo) {
+        if self.hit.insert(key(trimmed(&entry.name))) && self.names.len() < NAMES_LISTED {
+            self.names.push(entry.display_name());
+        }
+    }
+
+    /// Adds the links of an index to files that are hit: who asks for a file may know only that name.
+    /// `holds` tells where an entry has to be for its name to mean what was read.
+    fn add_links(
+        &mut self,
+        archive: &Archive,
+        index: &Index,
+        holds: &dyn Fn(Location) -> bool,
+    ) -> Result<(), EngineError> {
+        let mut files = HashSet::new();
+        // A link comes after what it is a link to.
+        archive.visit_index(index, &mut |entry| {
+            let name = key(trimmed(&entry.info.name));
+            let link = entry.info.kind == EntryKind::HardLink;
+            let target = entry.info.link_target.as_deref().filter(|_| link).map(key);
+            if target.is_some_and(|target| files.contains(&target)) {
+                files.insert(name);
+                self.name(&entry.info);
+            } else if self.hit.contains(&name) && holds(entry.location) {
+                files.insert(name);
+            }
+            Ok(())
+        })
+    }
+
     fn join(&mut self, other: Self) {
-        if let Some(detail) = other.first {
-            let count = self.count + other.count;
-            self.add(detail, other.names);
-            self.count = count;
+        if other.first.is_some() {
+            self.first = self.first.take().or(other.first);
+            self.hit.extend(other.hit);
+            self.names.extend(other.names);
+            self.names.truncate(NAMES_LISTED);
         }
     }
 
@@ -251,7 +303,7 @@ impl Damage {
         let detail = self.first?;
         self.names.sort();
         let shown: Vec<String> = self.names.iter().map(|name| format!("`{name}`")).collect();
-        let more = match self.count - self.names.len() {
+        let more = match self.hit.len() - self.names.len() {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
@@ -305,18 +357,17 @@ impl EntrySink for Verifier<'_> {
         }
         if *hasher.finalize().as_bytes() != expected {
             let detail = "a file does not have the BLAKE3 that its index says".to_owned();
-            self.damage.add(detail, [indexed.info.display_name()]);
+            self.damage.add(detail, [&indexed.info]);
         }
         Ok(())
     }
 
     fn broken(&mut self, broken: Broken) -> Result<(), EngineError> {
-        let names = broken.names();
         let detail = match broken.error {
             EngineError::Damaged { detail, .. } => detail,
             error => return Err(error),
         };
-        self.damage.add(detail, names);
+        self.damage.add(detail, broken.entries.iter().map(|entry| &entry.info));
         Ok(())
     }
 }

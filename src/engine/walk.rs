@@ -3,6 +3,7 @@
 //! Decides what is visited (exclusions, mount points); what is done with it is the visitor's
 //! business. Never follows a symlink except for the root itself, which somebody named.
 
+use std::collections::HashSet;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 
 use super::error::EngineError;
 use super::progress::Cancel;
-use super::replace::is_mount_point;
+use super::replace::{is_mount_point, mounts_below};
 use super::roots::Root;
 use super::select::Patterns;
 use super::source;
@@ -106,7 +107,10 @@ pub(super) fn walk(
         file_type: FileType::Unknown,
         file_name: CString::new(file_name.as_bytes()).unwrap_or_default(),
     };
+    // Asked for once: one question more for every file would cost more than there is to know.
+    let mounts = if boundaries.cross_file_systems { Vec::new() } else { mounts_below(&path) };
     let mut walk = Walk {
+        mounts: mounts.into_iter().collect(),
         root_name: root.name.as_bytes(),
         root_path: path,
         relative: Vec::new(),
@@ -134,6 +138,8 @@ pub(super) fn walk(
 }
 
 struct Walk<'a> {
+    /// What was mounted below the root in the beginning, where that is not crossed.
+    mounts: HashSet<PathBuf>,
     root_name: &'a [u8],
     root_path: PathBuf,
     relative: Vec<u8>,
@@ -190,6 +196,14 @@ impl Walk<'_> {
         let file_name = listed.file_name.as_c_str();
         let found = Found { parent, file_name, name: &name, path: &path, file_type };
         if !is_directory {
+            // A file over a file is another one's data, as a directory over a directory is.
+            if self.mounts.contains(&path)
+                && is_mount_point(parent, OsStr::from_bytes(file_name.to_bytes())).unwrap_or(false)
+            {
+                let message = "another file is mounted here; it is left out";
+                self.visitor.left_out(&path, WarningKind::OtherFileSystem, message);
+                return Ok(None);
+            }
             return self.visitor.leaf(&found).map(|()| None);
         }
         let directory = match source::open(parent, file_name, OFlags::DIRECTORY) {

@@ -196,7 +196,8 @@ fn a_root_that_is_a_mount_point_is_restored_within() {
     assert_same(&scene.path("before"), &scene.path("live"));
 }
 
-/// A bind mount is no other file system by its number: what lay elsewhere was archived unasked.
+/// A bind mount is no other file system by its number: what lay elsewhere was archived unasked, files longer than
+/// directories.
 #[test]
 fn what_is_mounted_from_elsewhere_is_left_out() {
     if !may_mount("what_is_mounted_from_elsewhere_is_left_out") {
@@ -205,17 +206,30 @@ fn what_is_mounted_from_elsewhere_is_left_out() {
     let scene = Scene::new();
     shell(
         &scene.path(""),
-        "mkdir -p live/bound elsewhere; echo 1 > live/f; echo secret > elsewhere/f",
+        "mkdir -p live/bound live/d elsewhere; echo 1 > live/f; echo hidden > 'live/d/a file'; echo secret > elsewhere/f",
     );
-    let bound = scene.path("live/bound");
-    tool("mount", &["--bind", scene.path("elsewhere").to_str().unwrap(), bound.to_str().unwrap()]);
-    let _mounted = SmallDisk::mounted(&bound);
-    scene.backup("one", "@/live", "").ok().says("mounted here");
+    let bind = |from: &str, to: &str| {
+        let (from, to) = (scene.path(from), scene.path(to));
+        tool("mount", &["--bind", from.to_str().unwrap(), to.to_str().unwrap()]);
+        SmallDisk::mounted(&to)
+    };
+    let _mounted = [bind("elsewhere", "live/bound"), bind("elsewhere/f", "live/d/a file")];
+    let ended = scene.backup("one", "@/live", "");
+    ended
+        .ok()
+        .says("live/bound: something is mounted here")
+        .says("d/a file: another file is mounted here");
     let names = tool("tar", &["tzf", scene.archive("one").to_str().unwrap()]);
-    assert_eq!(names, "live/\nlive/bound/\nlive/f\n");
+    let mut names: Vec<&str> = names.lines().collect();
+    names.sort_unstable();
+    assert_eq!(names, ["live/", "live/bound/", "live/d/", "live/f"]);
+    // A root may be mounted itself: it was named.
+    scene.backup("file", "'@/live/d/a file'", "").ok();
+    let held = scene.run(&["backup", "extract", "file", "--stdout", "a file"]).ok();
+    assert_eq!(held.stdout, "secret\n");
     scene.backup("all", "@/live", "crossFileSystems: true").ok();
     let names = tool("tar", &["tzf", scene.archive("all").to_str().unwrap()]);
-    assert!(names.contains("live/bound/f"), "{names}");
+    assert!(names.contains("live/bound/f") && names.contains("live/d/a file"), "{names}");
 }
 
 /// A shell allows a thousand open files, and a walk has one open for each directory above another.

@@ -42,13 +42,6 @@ pub(in crate::engine) struct Broken {
     pub entries: Vec<IndexEntry>,
 }
 
-impl Broken {
-    /// The names of its entries, for people.
-    pub(in crate::engine) fn names(&self) -> Vec<String> {
-        self.entries.iter().map(|entry| entry.info.display_name()).collect()
-    }
-}
-
 struct Unit {
     members: Range<usize>,
     /// Where it ends in the tar stream, end blocks included.

@@ -106,6 +106,9 @@ impl Extractor<'_> {
         else {
             return Ok(());
         };
+        for told in &entry.left {
+            self.summary.warn(entry.info.display_name(), WarningKind::Attributes, told);
+        }
         let order = reader.position();
         let (index, relative) = position;
         let prefix = &self.shared.places[index].1;
@@ -304,7 +307,12 @@ impl Extractor<'_> {
             if info.kind == EntryKind::HardLink {
                 let target = self.target_of(&info)?;
                 match self.placed.get(&target).cloned() {
-                    Some(Some(source)) => self.link(&info, &source, &position)?,
+                    Some(Some(source)) => {
+                        self.link(&info, &source, &position)?;
+                        if self.shared.is_patched(&target) {
+                            self.shared.lose(info.display_name());
+                        }
+                    }
                     _ if self.shared.lose(info.display_name()) => {}
                     _ => return Err(self.link_to_nothing(&info)),
                 }

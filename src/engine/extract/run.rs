@@ -1,5 +1,6 @@
 //! Runs an extraction: on all cores by the index, as a stream without, or what damage has left.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ pub(super) struct Shared<'a> {
 pub(super) struct Lost {
     pub names: Vec<String>,
     pub count: u64,
+    /// Files that are in place, with zeros for a part of them; links to them are named too.
+    patched: HashSet<Key>,
 }
 
 impl Lost {
@@ -81,6 +84,13 @@ impl<'a> Shared<'a> {
         let Some(lost) = self.lost else { return false };
         lost.lock().unwrap_or_else(PoisonError::into_inner).add(name);
         true
+    }
+
+    /// Whether zeros stand in for a part of a file that is in place.
+    pub(super) fn is_patched(&self, file: &Key) -> bool {
+        self.lost.is_some_and(|lost| {
+            lost.lock().unwrap_or_else(PoisonError::into_inner).patched.contains(file)
+        })
     }
 }
 
@@ -141,8 +151,13 @@ fn lose_patched(
             let member = index.members.get(*number);
             member.is_some_and(|member| member.offset < end && member.offset + member.raw > offset)
         };
-        if patched.iter().any(hit) && wanted(&entry)? {
-            shared.lose(entry.info.display_name());
+        if patched.iter().any(hit)
+            && wanted(&entry)?
+            && let Some(lost) = shared.lost
+        {
+            let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
+            lost.add(entry.info.display_name());
+            lost.patched.insert(key(trimmed(&entry.info.name)));
         }
         Ok(())
     })

@@ -64,7 +64,9 @@ pub fn salvage(
     }
 }
 
-fn salvaged(summary: UnpackSummary, lost: Lost, indexed: bool, gaps: u64) -> Salvaged {
+fn salvaged(summary: UnpackSummary, mut lost: Lost, indexed: bool, gaps: u64) -> Salvaged {
+    // Threads come by them in any order.
+    lost.names.sort();
     Salvaged { summary, lost: lost.names, lost_count: lost.count, indexed, gaps }
 }
 

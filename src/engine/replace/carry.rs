@@ -48,14 +48,10 @@ impl Selection {
 }
 
 impl CarryRules {
-    /// Everything live that the staged tree does not have; the staged entry wins.
-    pub fn merge() -> Self {
-        Self(Rules::Merge(None))
-    }
-
-    /// The same where only what matches `include` is put back, by names in the archive: directories above that
-    /// stay what they are. `root` is the name of the root in the archive.
-    pub fn merge_selected(include: &[String], root: &str) -> Result<Self, ReplaceError> {
+    /// Everything live that the staged tree does not have; the staged entry wins. Where only what matches `include`
+    /// is put back, by names in the archive, directories above that stay what they are. `root` is the name of the
+    /// root in the archive.
+    pub fn merge(include: &[String], root: &str) -> Result<Self, ReplaceError> {
         let include = Patterns::parse(include).map_err(|error| ReplaceError::Pattern {
             pattern: include.join(", "),
             why: error.to_string(),

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub use carry::{Carried, CarryRules, carry_over};
 pub use error::{ReplaceError, Step};
+pub(super) use place::mounts_below;
 pub use place::{Layout, StagedKind, Staging, check_replaceable, leftovers};
 pub(super) use remove::is_mount_point;
 

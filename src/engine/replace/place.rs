@@ -256,7 +256,7 @@ fn check_root(
             "name the directory on the other side of the mount",
         );
     }
-    if let Some(inner) = mount_below(root) {
+    if let Some(inner) = mounts_below(root).first() {
         return unsuitable(
             format!("{} is mounted below it", inner.display()),
             "unmount it, or name both as separate roots that do not lie in one another",
@@ -265,15 +265,19 @@ fn check_root(
     Ok(())
 }
 
-/// A mount point strictly below `root`, by `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
-fn mount_below(root: &Path) -> Option<PathBuf> {
-    let root = std::fs::canonicalize(root).ok()?;
-    let table = std::fs::read("/proc/self/mountinfo").ok()?;
-    table.split(|byte| *byte == b'\n').find_map(|line| {
+/// The mount points strictly below `root`, by `/proc/self/mountinfo` (proc_pid_mountinfo(5)); none where that
+/// cannot be read.
+pub(in crate::engine) fn mounts_below(root: &Path) -> Vec<PathBuf> {
+    let (Ok(root), Ok(table)) =
+        (std::fs::canonicalize(root), std::fs::read("/proc/self/mountinfo"))
+    else {
+        return Vec::new();
+    };
+    let points = table.split(|byte| *byte == b'\n').filter_map(|line| {
         let field = line.split(|byte| *byte == b' ').nth(4)?;
-        let point = PathBuf::from(OsStr::from_bytes(&unescape(field)));
-        (point != root && point.starts_with(&root)).then_some(point)
-    })
+        Some(PathBuf::from(OsStr::from_bytes(&unescape(field))))
+    });
+    points.filter(|point| *point != root && point.starts_with(&root)).collect()
 }
 
 /// Resolves the octal escapes of mountinfo (`\040` for a space).

@@ -338,7 +338,7 @@ fn merge_brings_what_the_archive_does_not_have_by_link() {
         let staging = stage(&root, shape);
         let (one, narrow) = (inode(&root.join("data/one")), snapshot(&root.join("narrow")));
         let before = snapshot(&staging.path().join("config"));
-        let carried = carry(&root, &staging, &CarryRules::merge());
+        let carried = carry(&root, &staging, &CarryRules::merge(&[], "").unwrap());
         // data/one, data/again, narrow/file; config/settings and link are in the archive.
         assert_eq!((carried.linked, carried.copied, carried.directories), (3, 0, 1));
         assert_eq!(snapshot(&staging.path().join("config")), before);
@@ -390,10 +390,13 @@ fn a_cancelled_or_broken_carry_leaves_the_live_tree_alone() {
     let root = directory.path().join("root");
     let staging = stage(&root, Shape::Beside);
     let names: Vec<_> = content(&root).into_keys().collect();
-    let error = carry_over(&root, &staging, &CarryRules::merge(), &|| true).unwrap_err();
+    let error =
+        carry_over(&root, &staging, &CarryRules::merge(&[], "").unwrap(), &|| true).unwrap_err();
     assert_eq!(error.reason(), crate::spec::reason::Reason::Cancelled);
     for allowed in 0.. {
-        let work = || carry_over(&root, &staging, &CarryRules::merge(), &|| false).map(|_| ());
+        let work = || {
+            carry_over(&root, &staging, &CarryRules::merge(&[], "").unwrap(), &|| false).map(|_| ())
+        };
         if limited(allowed, work) {
             break;
         }

@@ -4,6 +4,7 @@
 //! (long names, old sparse), star prefixes and every GNU sparse variant. Formats are from POSIX.1
 //! `pax`, and from the GNU tar manual's "Tar Internals". Does no file I/O of its own.
 
+mod attributes;
 mod header;
 mod pax;
 mod reader;

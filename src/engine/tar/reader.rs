@@ -2,8 +2,9 @@
 
 use std::io::Read;
 
+use super::attributes::{Attributes, attributes};
 use super::header::{BadNumber, Header, OldSparse, push_pairs, until_nul};
-use super::pax::{Record, parse_decimal, parse_records, parse_time, unescape_attribute, value};
+use super::pax::{Record, parse_decimal, parse_records, parse_time, value};
 use super::sparse::{Segment, check_map};
 use super::{BLOCK, EXTENDED_LIMIT, SEGMENT_LIMIT};
 use crate::engine::entry::{EntryInfo, EntryKind, Moment, display_bytes};
@@ -20,6 +21,8 @@ pub(crate) struct TarEntry {
     pub segments: Vec<Segment>,
     /// The map that a sparse file's data begins with in the archive, as it stands there.
     pub map: Vec<u8>,
+    /// What the archive says of its attributes and nobody can apply, each with the reason.
+    pub left: Vec<String>,
 }
 
 /// Reads entries one after the other; data that is not read is skipped.
@@ -193,7 +196,9 @@ impl<R: Read> TarReader<R> {
         };
         let info = self.describe(at, &header, kind, &records, extensions)?;
         let map = std::mem::take(&mut self.map);
-        Ok(TarEntry { info: EntryInfo { name, size, sparse, ..info }, segments, map })
+        let Attributes { set: xattrs, left } = attributes(&records);
+        let info = EntryInfo { name, size, xattrs, sparse, ..info };
+        Ok(TarEntry { info, segments, map, left })
     }
 
     /// The metadata of an entry apart from its name and size.
@@ -229,13 +234,6 @@ impl<R: Read> TarReader<R> {
         } else {
             (0, 0)
         };
-        let xattrs = records
-            .iter()
-            .filter_map(|(key, value)| {
-                let name = key.strip_prefix(b"SCHILY.xattr.")?;
-                Some((unescape_attribute(name), value.clone()))
-            })
-            .collect();
         Ok(EntryInfo {
             name: Vec::new(),
             kind,
@@ -246,7 +244,7 @@ impl<R: Read> TarReader<R> {
             modified: Moment { seconds, nanoseconds },
             link_target,
             device,
-            xattrs,
+            xattrs: Vec::new(),
             sparse: false,
         })
     }

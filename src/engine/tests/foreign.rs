@@ -145,3 +145,44 @@ fn python_archives_with_global_headers_and_large_numbers_are_read() {
         assert_eq!(seen, [(5_000_000_000, seconds, 154, 3)]);
     }
 }
+
+/// Their texts of access control lists were passed over without a word: what only a list allowed or forbade was lost.
+#[test]
+fn access_lists_and_attributes_of_gnu_tar_and_bsdtar_are_restored() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("data");
+    std::fs::create_dir_all(root.join("d")).unwrap();
+    shell(
+        &root,
+        "echo 1 > f; chmod 640 f; setfacl -m u:1234:r-x,g:77:rwx f; setfattr -n user.a=b -v x f
+         setfacl -m u:4321:rwx,d:u:4321:r-x,d:g:77:rwx d; touch -d '2020-01-01 UTC' d .",
+    );
+    let unpacked = |archive: &str| {
+        let to = place.path().join(format!("out-{archive}"));
+        let summary = unpack_to(&place.path().join(archive), "data", &to).unwrap();
+        (to, summary)
+    };
+    let gnu = "tar cf gnu.tar --format=posix --acls --xattrs data";
+    let libarchive = "bsdtar cf bsd.tar --format=pax --acls --xattrs data";
+    shell(place.path(), &format!("{gnu}; {libarchive}"));
+    for archive in ["gnu.tar", "bsd.tar"] {
+        let (to, summary) = unpacked(archive);
+        assert_eq!(summary.warnings, [], "{archive}");
+        assert_same_by_rsync(&root, &to);
+    }
+    // Of a user who has a name GNU tar gives no number: that is told, for each file.
+    shell(&root, "setfacl -m u:daemon:rwx f; touch -d '2020-01-01 UTC' f");
+    shell(place.path(), &format!("rm -r *.tar; {gnu}; {libarchive}"));
+    let (to, summary) = unpacked("bsd.tar");
+    assert_eq!(summary.warnings, []);
+    assert_same_by_rsync(&root, &to);
+    let (to, summary) = unpacked("gnu.tar");
+    let [warning] = &summary.warnings[..] else { panic!("{:?}", summary.warnings) };
+    assert_eq!((warning.path.as_str(), warning.kind), ("data/f", WarningKind::Attributes));
+    assert!(warning.message.contains("SCHILY.acl.access is not applied"), "{}", warning.message);
+    // All else of the file is there.
+    let clean = "setfacl -b f; chmod 640 f; touch -d '2020-01-01 UTC' f d .";
+    shell(&to, clean);
+    shell(&root, clean);
+    assert_same_by_rsync(&root, &to);
+}

@@ -110,9 +110,7 @@ fn a_chain_of_thirty_restores_every_state_exactly() {
         shell(place.path(), &format!("cp -a data copies/{number}"));
     }
     for (number, name) in chain.names.iter().enumerate() {
-        if number % 4 == 1 || number == 29 {
-            chain.restore(name, &copies.join(number.to_string()));
-        }
+        chain.restore(name, &copies.join(number.to_string()));
     }
     verify(&chain.store, &chain.names[29], VerifyMode::Full, &Silent, &Cancel::new()).unwrap();
     // One archive of the chain lost: what needs it is refused, what does not is not.
@@ -205,6 +203,63 @@ fn what_damage_in_an_ancestor_hits_is_told_by_its_own_index() {
         assert_eq!(found.lost, ["data/d/small", "data/large"], "{format:?}");
         assert_eq!(std::fs::read(to.join("data/d/replaced")).unwrap(), b"2\n");
         assert_eq!(std::fs::read(to.join("data/new")).unwrap(), b"1\n");
+    }
+}
+
+/// A link holds no data, so no damage was ever found in it: who knows the file by that name alone was told nothing.
+#[test]
+fn hard_links_of_what_damage_hits_are_named_in_every_archive_of_a_chain() {
+    for format in FORMATS {
+        let place = tempfile::tempdir().unwrap();
+        let mut chain = Chain::new(place.path(), format);
+        std::fs::create_dir(&chain.root).unwrap();
+        let mut noise = vec![0; 14_000_000];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        let large = chain.root.join("large");
+        std::fs::write(&large, noise).unwrap();
+        // Behind the file in the order of inodes, so that it is the link that has the name in there.
+        let inode = |path: &Path| path.metadata().unwrap().ino();
+        let old = (0..).map(|number| chain.root.join(format!("d{number}"))).find(|path| {
+            std::fs::create_dir(path).unwrap();
+            inode(path) > inode(&large)
+        });
+        let old = old.unwrap();
+        std::fs::hard_link(&large, old.join("link")).unwrap();
+        shell(&chain.root, "echo 1 > small; ln small whole");
+        chain.add(0);
+        // The file stays as it is, and its link has a name that the ancestor does not know.
+        std::fs::rename(&old, chain.root.join("renamed")).unwrap();
+        let old = format!("data/{}/link", old.file_name().unwrap().display());
+        let last = chain.add(LATER);
+        assert!(last.size_bytes < 100_000, "{format:?}: {}", last.size_bytes);
+        let mut bytes = std::fs::read(chain.store.archive_path(&chain.names[0])).unwrap();
+        let at = bytes.len() / 2;
+        bytes[at..at + 100].fill(0x55);
+        std::fs::write(chain.store.archive_path(&chain.names[0]), &bytes).unwrap();
+
+        let told = |name: &str| {
+            verify(&chain.store, name, VerifyMode::Full, &Silent, &Cancel::new())
+                .unwrap_err()
+                .to_string()
+        };
+        let of_full = told(&chain.names[0]);
+        let ends = |text: &str, names: [&str; 2], more: &[&str]| {
+            let mut names = [&names[..], more].concat();
+            names.sort_unstable();
+            let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+            assert!(text.ends_with(&format!("damaged are {}", names.join(", "))), "{text}");
+        };
+        ends(&of_full, ["data/large", &old], &[]);
+        let of_last = told(&chain.names[1]);
+        ends(&of_last, ["data/large", &old], &["data/renamed/link"]);
+        for (name, link) in chain.names.iter().zip([old.as_str(), "data/renamed/link"]) {
+            let to = place.path().join(name);
+            let path = chain.store.archive_path(name);
+            let found = salvage(&path, format, &[], &to, &Silent, &Cancel::new()).unwrap();
+            let mut expected = ["data/large", link];
+            expected.sort_unstable();
+            assert_eq!((&found.lost[..], found.lost_count), (&expected.map(str::to_owned)[..], 2));
+        }
     }
 }
 

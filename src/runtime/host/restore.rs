@@ -377,13 +377,10 @@ fn carry(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
         let Some(staging) = Staging::find(&path, &key)? else {
             continue;
         };
-        let rules = if !job.spec.include.is_empty() {
-            CarryRules::merge_selected(
-                &job.spec.include,
-                names.get(&path).map_or("", String::as_str),
-            )?
-        } else if job.spec.mode == RestoreMode::Merge {
-            CarryRules::merge()
+        let merges = job.spec.mode == RestoreMode::Merge || !job.spec.include.is_empty();
+        let rules = if merges {
+            let root = names.get(&path).map_or("", String::as_str);
+            CarryRules::merge(&job.spec.include, root)?
         } else {
             CarryRules::preserve(&job.spec.preserve)?
         };

@@ -31,6 +31,8 @@ fn a_chain_of_thirty_restores_every_state_exactly() {
     let scene = scene();
     let live = scene.path("live");
     std::fs::create_dir(scene.path("copies")).unwrap();
+    shell(&scene.path(""), "cp -a live first");
+    let first = scene.path("first");
     let mut names = Vec::new();
     for number in 0..29 {
         change(&live, number);
@@ -44,12 +46,18 @@ fn a_chain_of_thirty_restores_every_state_exactly() {
     let parents: Vec<Value> =
         (1..29).map(|number| scene.record(&format!("i{number}"))["parent"].clone()).collect();
     assert_eq!(parents, names[..28]);
-    for number in [0, 7, 14, 21, 26, 28] {
+    // Every one of them.
+    let mut states = 0;
+    for number in 0..29 {
         let restored = restore(&scene, &format!("i{number}"), &format!("out{number}"));
         let expected = scene.path(&format!("copies/{number}"));
         assert_eq!(walked(&expected), walked(&restored), "{number}");
         assert_same(&expected, &restored);
+        std::fs::remove_dir_all(restored).unwrap();
+        states += 1;
     }
+    assert_eq!(walked(&first), walked(&restore(&scene, "first", "out-first")));
+    assert_eq!(states + 1, 30);
     scene.run(&["backup", "verify", "i28"]).ok();
     // The thirty-first would be one too many: a full one begins a new chain, and says why.
     let last = increment(&scene, "i29", "");

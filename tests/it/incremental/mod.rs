@@ -2,6 +2,7 @@
 //! rsync and a walker in Python.
 
 mod chains;
+mod golden;
 mod keeping;
 mod parents;
 

@@ -2,18 +2,21 @@
 //! something that was there, or is told of.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::counted_by_tar;
+use super::{contents, contents_from, counted_by_tar};
 use crate::scene::{STORE, Scene, backup};
 
 /// Files that are changed in each way.
 const TIMES: usize = 20;
 /// Bytes of each file: several reads, between which the limit makes the reader wait.
 const SIZE: usize = 2_500_000;
+/// By how much a file shrinks in each round.
+const STEP: usize = 200_000;
 
 /// One of the seven ways.
 struct Way {
@@ -22,22 +25,34 @@ struct Way {
     before: fn(&Path),
     /// What happens to it; called again and again until the reader is done.
     change: fn(&Path, usize),
+    /// Whether a file was ever of this size.
+    was: fn(usize) -> bool,
+    /// Whether there is a file of each name all the time, so that all have to be in the archive.
+    stays: bool,
 }
 
-fn whole() -> Vec<u8> {
-    vec![b'x'; SIZE]
+fn name_of(path: &Path) -> &[u8] {
+    path.file_name().unwrap().as_bytes()
 }
 
+/// Puts a file there at once: nobody sees a part of it.
 fn write_whole(path: &Path) {
-    fs::write(path, whole()).unwrap();
+    let beside = path.parent().unwrap().with_file_name(path.file_name().unwrap());
+    fs::write(&beside, contents(name_of(path), SIZE)).unwrap();
+    fs::rename(beside, path).unwrap();
 }
 
 fn append(path: &Path, bytes: usize) {
-    if let Ok(mut file) = OpenOptions::new().append(true).open(path)
-        && file.metadata().is_ok_and(|metadata| metadata.len() < 50_000_000)
+    if let Ok(mut file) = OpenOptions::new().write(true).open(path)
+        && let Ok(length) = file.seek(SeekFrom::End(0))
+        && length < 50_000_000
     {
-        let _ = file.write_all(&vec![b'x'; bytes]);
+        let _ = file.write_all(&contents_from(name_of(path), length, bytes));
     }
+}
+
+fn is_whole(size: usize) -> bool {
+    size == SIZE
 }
 
 const WAYS: [Way; 7] = [
@@ -47,6 +62,8 @@ const WAYS: [Way; 7] = [
         change: |path, _| {
             let _ = fs::remove_file(path);
         },
+        was: is_whole,
+        stays: false,
     },
     Way {
         name: "created",
@@ -56,6 +73,8 @@ const WAYS: [Way; 7] = [
                 write_whole(path);
             }
         },
+        was: is_whole,
+        stays: false,
     },
     Way {
         name: "a file becomes a directory",
@@ -66,6 +85,8 @@ const WAYS: [Way; 7] = [
                 let _ = fs::write(path.join("within"), "y");
             }
         },
+        was: is_whole,
+        stays: false,
     },
     Way {
         name: "a directory becomes a file",
@@ -75,21 +96,38 @@ const WAYS: [Way; 7] = [
         },
         change: |path, _| {
             if path.is_dir() && fs::remove_dir_all(path).is_ok() {
-                let _ = fs::write(path, whole());
+                write_whole(path);
             }
         },
+        was: is_whole,
+        stays: false,
     },
-    Way { name: "grows fast", before: write_whole, change: |path, _| append(path, 400_000) },
-    Way { name: "grows slowly", before: write_whole, change: |path, _| append(path, 7) },
+    // The kernel shows a file that is appended to with every page more.
+    Way {
+        name: "grows fast",
+        before: write_whole,
+        change: |path, _| append(path, 400_000),
+        was: |size| size >= SIZE,
+        stays: true,
+    },
+    Way {
+        name: "grows slowly",
+        before: write_whole,
+        change: |path, _| append(path, 7),
+        was: |size| (SIZE..2 * SIZE).contains(&size),
+        stays: true,
+    },
     Way {
         name: "shrinks",
         before: write_whole,
         change: |path, round| {
             if let Ok(file) = OpenOptions::new().write(true).open(path) {
-                let length = SIZE.saturating_sub(200_000 * (round + 1));
+                let length = SIZE.saturating_sub(STEP * (round + 1));
                 let _ = file.set_len(length as u64);
             }
         },
+        was: |size| size == 0 || (size <= SIZE && (SIZE - size).is_multiple_of(STEP)),
+        stays: true,
     },
 ];
 
@@ -113,7 +151,7 @@ fn disturb(scene: &Scene, way: &Way, done: &AtomicBool) {
 
 #[test]
 fn the_seven_kinds_of_change_leave_valid_archives_that_say_so() {
-    let mut told = 0;
+    let (mut told, mut sizes) = (0, 0);
     for way in &WAYS {
         let scene = Scene::new();
         scene.apply(STORE).ok();
@@ -121,7 +159,7 @@ fn the_seven_kinds_of_change_leave_valid_archives_that_say_so() {
             (way.before)(&scene.path(&format!("live/f{number:02}")));
         }
         // Enough beside them that reading takes a while whatever they hold.
-        fs::write(scene.path("live/m"), vec![b'm'; 2_000_000]).unwrap();
+        fs::write(scene.path("live/m"), contents(b"m", 2_000_000)).unwrap();
         let more = "archive: {ioLimit: 24Mi}\nguards: {allowEmpty: true}";
         scene.write("documents.yaml", scene.fill(&backup("moving", "@/live", more)));
         let done = AtomicBool::new(false);
@@ -145,21 +183,35 @@ fn the_seven_kinds_of_change_leave_valid_archives_that_say_so() {
         for number in 0..TIMES {
             let name = format!("f{number:02}");
             let path = scene.path(&format!("out/live/{name}"));
-            let Ok(found) = fs::symlink_metadata(&path) else { continue };
+            let Ok(found) = fs::symlink_metadata(&path) else {
+                assert!(!way.stays, "{}: {name} is not there", way.name);
+                continue;
+            };
             if found.is_dir() {
                 continue;
             }
-            // Nothing that was never there, unless it is said.
+            // Every byte is the one of its name and place, and the size one that it had. What was cut off
+            // before it was read is zeros to the end, and said.
             let data = fs::read(&path).unwrap();
-            let wrong = data.iter().any(|byte| *byte != b'x');
-            assert!(!wrong || is_told(&name), "{}: {name} is silently wrong", way.name);
+            assert!((way.was)(data.len()), "{}: {name} was never of {}", way.name, data.len());
+            let expected = contents(name.as_bytes(), data.len());
+            if data != expected {
+                let at = data.iter().zip(&expected).position(|(is, was)| is != was).unwrap();
+                let zeros = data[at..].iter().all(|byte| *byte == 0);
+                assert!(zeros && is_told(&name), "{}: {name} is wrong from {at} on", way.name);
+            }
+            sizes += data.len();
         }
+        assert!(fs::read(scene.path("out/live/m")).unwrap() == contents(b"m", 2_000_000));
         println!(
             "{}: {TIMES} files, {} entries in the archive, {} warnings",
             way.name, manifest["counts"]["entries"], manifest["warningCount"]
         );
     }
-    println!("seven kinds of change, {} files, {told} warnings, every archive whole", 7 * TIMES);
+    println!(
+        "seven kinds of change, {} files, {told} warnings, {sizes} bytes in their places",
+        7 * TIMES
+    );
     // Some of the changes must have hit the reader, or nothing has been tested.
     assert!(told >= 10, "only {told} changes were noticed");
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mkdirat, mknodat, openat};
 use serde_json::Value;
 
-use super::{FORMATS, counted_by_tar, there_and_back};
+use super::{FORMATS, contents, counted_by_tar, there_and_back};
 use crate::incremental::walked;
 use crate::scene::{STORE, Scene, backup, shell};
 
@@ -45,7 +45,7 @@ fn names_of_every_byte(root: &Path) {
             files.push([&directory[..], b"/", number.to_string().as_bytes()].concat());
         }
         for (number, name) in files.iter().enumerate() {
-            fs::write(path(&one, name), [byte, b'\n']).unwrap();
+            fs::write(path(&one, name), contents(name, 100 * number + usize::from(byte))).unwrap();
             let link = format!("{byte:03}-{number}");
             fs::hard_link(path(&one, name), other.join(link)).unwrap();
         }
@@ -60,8 +60,27 @@ fn names_of_every_length(root: &Path) {
     fs::create_dir(&directory).unwrap();
     for length in 1..=NAME_MAX {
         let file = directory.join("n".repeat(length));
-        fs::write(&file, length.to_string()).unwrap();
+        fs::write(&file, contents(&length.to_le_bytes(), length)).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o557)).unwrap();
+    }
+}
+
+/// Files of every size around which something begins anew: blocks of tar, buffers, members of each format.
+fn sizes_around_every_bound(root: &Path) {
+    let directory = root.join("sizes");
+    fs::create_dir(&directory).unwrap();
+    for bound in [0_usize, 512, 1_024, 4_096, 10_240, 65_536, 256 << 10, 1 << 20, 4 << 20] {
+        for size in [bound.saturating_sub(1), bound, bound + 1] {
+            for kind in ["0", "1"] {
+                let name = format!("{size}-{kind}");
+                let data = contents(name.as_bytes(), size);
+                fs::write(directory.join(&name), data).unwrap();
+            }
+        }
+    }
+    // Many members of one file, of which each could be in the place of another.
+    for name in ["large-0", "large-1"] {
+        fs::write(directory.join(name), contents(name.as_bytes(), 13_000_001)).unwrap();
     }
 }
 
@@ -79,7 +98,7 @@ fn deeper_than_a_path_may_be(root: &Path) {
         let name = "f".repeat(length);
         let flags = OFlags::WRONLY | OFlags::CREATE;
         let file = openat(&at, name.as_str(), flags, Mode::RUSR | Mode::WUSR).unwrap();
-        File::from(file).write_all(name.as_bytes()).unwrap();
+        File::from(file).write_all(&contents(name.as_bytes(), 3 * length)).unwrap();
     }
 }
 
@@ -96,7 +115,7 @@ fn targets_of_every_length(root: &Path) {
 fn thousands_of_links(root: &Path) {
     let directory = root.join("many");
     fs::create_dir(&directory).unwrap();
-    fs::write(root.join("plain"), "one dull line after the other\n".repeat(10_001)).unwrap();
+    fs::write(root.join("plain"), contents(b"plain", 300_030)).unwrap();
     for number in 0..3_000 {
         fs::hard_link(root.join("plain"), directory.join(number.to_string())).unwrap();
     }
@@ -114,11 +133,13 @@ fn holes(root: &Path) {
         }
         file.set_len(length).unwrap();
     };
-    file("large", &[(10_240_000, b"after the hole")], 10_240_014);
-    file("deceptive", &[(0, &[0; 4096]), (8192, b"after zeros and a hole")], 8_214);
-    file("at-the-end", &[(0, b"before the hole")], 5_000_000);
+    let data = contents(b"holes", 500 * 300);
+    file("large", &[(10_240_000, &data[..14])], 10_240_014);
+    file("deceptive", &[(0, &[0; 4096]), (8192, &data[20..42])], 8_214);
+    file("at-the-end", &[(0, &data[50..15_050])], 5_000_000);
     file("nothing-else", &[], 7_000_001);
-    let many: Vec<(u64, &[u8])> = (0..500).map(|number| (number * 16_384, &b"x"[..])).collect();
+    let many: Vec<(u64, &[u8])> =
+        (0..).map(|number| number * 16_384).zip(data.chunks(300)).collect();
     file("many", &many, 500 * 16_384);
     file("zeros", &[(0, &vec![0; 100_000])], 100_000);
 }
@@ -127,12 +148,12 @@ fn holes(root: &Path) {
 fn modes(root: &Path) {
     let directory = root.join("modes");
     fs::create_dir(&directory).unwrap();
-    for mode in [0o000, 0o555, 0o777, 0o4755, 0o2755, 0o1777, 0o7000, 0o6111] {
+    for mode in [0o000_u32, 0o555, 0o777, 0o4755, 0o2755, 0o1777, 0o7000, 0o6111] {
         let (file, inner) =
             (directory.join(format!("f{mode:o}")), directory.join(format!("d{mode:o}")));
-        fs::write(&file, "x").unwrap();
+        fs::write(&file, contents(&mode.to_le_bytes(), 700)).unwrap();
         fs::create_dir(&inner).unwrap();
-        fs::write(inner.join("within"), "y").unwrap();
+        fs::write(inner.join("within"), contents(&mode.to_be_bytes(), 7)).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         fs::set_permissions(&inner, fs::Permissions::from_mode(mode)).unwrap();
     }
@@ -176,6 +197,7 @@ fn whatever_a_tree_may_hold_comes_back_in_every_format() {
     let live = scene.path("live");
     names_of_every_byte(&live);
     names_of_every_length(&live);
+    sizes_around_every_bound(&live);
     deeper_than_a_path_may_be(&live);
     targets_of_every_length(&live);
     thousands_of_links(&live);
@@ -184,6 +206,10 @@ fn whatever_a_tree_may_hold_comes_back_in_every_format() {
     kinds(&live);
     let expected = walked(&live);
     let entries = expected.lines().filter(|line| !line.contains(" one inode: ")).count() as u64;
+    // Each file once, however many names it has, to a program that knows nothing of Eider either.
+    let sizes =
+        "find . -type f -printf '%i %s\\n' | sort -u | awk '{n += $2} END {printf \"%d\", n}'";
+    let bytes: u64 = shell(&live, sizes).parse().unwrap();
     for format in FORMATS {
         let manifest = there_and_back(&scene, format);
         let name = format.replace('.', "-");
@@ -196,10 +222,13 @@ fn whatever_a_tree_may_hold_comes_back_in_every_format() {
         }
         let counts = &manifest["counts"];
         assert_eq!(counts["entries"], entries, "{format}");
+        assert_eq!(manifest["sourceBytes"], bytes, "{format}");
         assert_eq!(counted_by_tar(&scene.archive(&name)), entries, "{format}");
         // The socket, and nothing else, is told of.
         assert_eq!(manifest["warningCount"], 1, "{}", manifest["warnings"]);
-        println!("{format}: {entries} entries the same to Python and counted by GNU tar: {counts}");
+        println!(
+            "{format}: {entries} entries of {bytes} bytes the same to Python and counted by GNU tar: {counts}"
+        );
     }
     // Holes are holes again: no more blocks than before, but for one at the edges of each.
     let blocks = |root: &Path| -> u64 {
