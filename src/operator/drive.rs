@@ -407,14 +407,22 @@ impl Operator {
         // Its archive is in the store now, which nobody else would say.
         self.after_operation(&operation).await?;
         if let Some(failure) = conclusion.failure {
+            let failure = match child {
+                Child::UpgradeRollback => {
+                    super::going_back::or_unmounted(&parent.job, failure).await
+                }
+                _ => failure,
+            };
             let reason = match child {
                 _ if failure.reason == Reason::Cancelled => Reason::Cancelled,
                 Child::SafetyBackup | Child::UpgradeBackup => Reason::SafetyBackupFailed,
-                // It is not tried again: what is gone is gone.
-                Child::UpgradeRollback if failure.reason == Reason::ArchiveMissing => {
-                    failure.reason
-                }
-                Child::UpgradeRollback => Reason::RollbackFailed,
+                Child::UpgradeRollback => match failure.reason {
+                    // What is gone is not tried for again.
+                    Reason::ArchiveMissing => failure.reason,
+                    // A disk that is away is waited for; a claim is there or is not.
+                    Reason::StoreUnavailable if self.cluster.is_none() => failure.reason,
+                    _ => Reason::RollbackFailed,
+                },
                 Child::UpgradeData => failure.reason,
             };
             let message = format!("{} {}: {}", operation.kind, operation.name, failure.message);

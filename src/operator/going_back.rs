@@ -1,13 +1,16 @@
 //! The way back from an Upgrade that has succeeded, as an Upgrade of its own: to the images that ran
 //! before it, with the data of the backup that it took.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupKey, ResourceRecord};
-use crate::plan::Failure;
+use crate::engine::LocalStore;
 use crate::plan::docker::{Definitions, is_put_aside};
+use crate::plan::{Failure, Job};
 use crate::runtime::host::open_store;
 use crate::spec::{API_VERSION, Kind, Reason, UpgradeSpec};
 
@@ -155,6 +158,26 @@ fn images_before(
         });
     }
     Ok(images)
+}
+
+/// What a Restore failed with that was to put an Upgrade's data back: an archive that is missed in a directory without
+/// any archive is not gone, its disk is not mounted.
+pub(super) async fn or_unmounted(upgrade: &Job, failure: Failure) -> Failure {
+    let Job::Upgrade(job) = upgrade else { return failure };
+    let local = job.store.as_ref().and_then(|store| store.spec.local.as_ref());
+    let Some(local) = local.filter(|_| failure.reason == Reason::ArchiveMissing) else {
+        return failure;
+    };
+    let path = PathBuf::from(&local.path);
+    let list = move || LocalStore::open(&path, "store", false)?.list();
+    let listed = tokio::task::spawn_blocking(list).await;
+    let is_bare = matches!(listed, Ok(Ok(listing)) if listing.archives.is_empty());
+    if !is_bare {
+        return failure;
+    }
+    let message = format!("{}, and no archive at all is in {}", failure.message, local.path);
+    Failure::new(Reason::StoreUnavailable, message)
+        .hint("mount the store's disk: the data is put back as soon as its archive is there")
 }
 
 #[cfg(test)]

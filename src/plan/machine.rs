@@ -169,11 +169,15 @@ impl<'a> Log<'a> {
     }
 
     /// How often the step has failed because the engine, or the cluster, was away or did not allow it: that says
-    /// nothing about the step, and permissions are put right more slowly than a few attempts take.
+    /// nothing about the step, and permissions are put right more slowly than a few attempts take. Neither says
+    /// a disk that is not mounted anything about the data that an Upgrade is to put back from it.
     fn failures_while_away(&self, step: &str) -> u32 {
         let is_away = |entry: &&JournalEntry| {
             let away = [Reason::EngineUnavailable, Reason::ClusterUnavailable, Reason::Forbidden];
-            entry.mark == Mark::Failed && away.contains(&failure_of(entry).reason)
+            let reason = failure_of(entry).reason;
+            let is_unmounted =
+                step == super::upgrade::step::RESTORE_DATA && reason == Reason::StoreUnavailable;
+            entry.mark == Mark::Failed && (is_unmounted || away.contains(&reason))
         };
         u32::try_from(self.of(step).filter(is_away).count()).unwrap_or(u32::MAX)
     }
@@ -408,5 +412,17 @@ mod tests {
         assert!(!given_up(Reason::ClusterUnavailable, 60));
         assert!(!given_up(Reason::Forbidden, 60), "fifteen seconds decided whose data it is");
         assert!(given_up(Reason::ArchiveMissing, 1), "nobody waits for what is gone");
+        assert!(given_up(Reason::StoreUnavailable, 6), "it has nothing to do with a store");
+    }
+
+    /// A recovery whose store was not mounted yet gave the data up at once.
+    #[test]
+    fn data_is_not_given_up_because_a_disk_is_not_mounted() {
+        use crate::plan::upgrade::step::RESTORE_DATA;
+        let mut journal = tried(Reason::StoreUnavailable, 60);
+        for entry in &mut journal {
+            RESTORE_DATA.clone_into(&mut entry.step);
+        }
+        assert!(!Log::new(&journal).is_given_up(RESTORE_DATA, 8));
     }
 }

@@ -105,7 +105,9 @@ pub fn downtime(log: &Log<'_>) -> Option<jiff::SignedDuration> {
         let from = told(log, QUIESCE).or_else(|| log.started_at(QUIESCE))?;
         return Some(back.max()?.duration_since(from).max(SignedDuration::ZERO));
     }
-    log.between(HOOKS_BEFORE, HOOKS_AFTER)
+    // Elsewhere it is the engine that stops, and a hook may only ask for a dump.
+    let is_of_a_host = log.job().is_some_and(|job| job.target().host.is_some());
+    if is_of_a_host { log.between(HOOKS_BEFORE, HOOKS_AFTER) } else { None }
 }
 
 /// When a step did it, by its own facts: lines of the journal are written a little before and after.
@@ -457,5 +459,29 @@ mod tests {
         lines[0].3 = json!({"replicas": 0});
         assert_eq!(seconds(&lines), None);
         assert_eq!(seconds(&lines[3..]), None);
+    }
+
+    /// A dump by a hook in a running container counted as time that the service was down.
+    #[test]
+    fn hooks_stop_services_on_plain_hosts_alone() {
+        use super::super::OPERATION;
+        use backup::step::{HOOKS_AFTER, HOOKS_BEFORE};
+        let seconds = |target: Value| {
+            let job = json!({
+                "kind": "Backup", "operation": "Backup/shop/x/1",
+                "spec": {"target": target, "storeRef": {"name": "main"}},
+                "store": {"name": "main", "spec": {"local": {"path": "/srv"}}},
+            });
+            let journal = journal(&[
+                (OPERATION, Mark::Intent, 9, job),
+                (HOOKS_BEFORE, Mark::Intent, 10, Value::Null),
+                (HOOKS_BEFORE, Mark::Done, 15, Value::Null),
+                (HOOKS_AFTER, Mark::Done, 22, Value::Null),
+            ]);
+            downtime(&Log::new(&journal)).map(|span| span.as_secs())
+        };
+        assert_eq!(seconds(json!({"host": {"paths": ["/srv"]}})), Some(12));
+        assert_eq!(seconds(json!({"docker": {"project": "shop"}})), None);
+        assert_eq!(seconds(json!({"volumeClaims": ["data"]})), None);
     }
 }

@@ -219,7 +219,7 @@ fn hard_links_of_what_damage_hits_are_named_in_every_archive_of_a_chain() {
         std::fs::write(&large, noise).unwrap();
         // Behind the file in the order of inodes, so that it is the link that has the name in there.
         let inode = |path: &Path| path.metadata().unwrap().ino();
-        let old = (0..).map(|number| chain.root.join(format!("d{number}"))).find(|path| {
+        let old = (0..10_000).map(|number| chain.root.join(format!("d{number}"))).find(|path| {
             std::fs::create_dir(path).unwrap();
             inode(path) > inode(&large)
         });

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::facts::{ContainerFacts, HostFacts};
+use super::facts::{ContainerFacts, HostFacts, PROJECT};
 use super::placement::Definitions;
 use super::recreation::{Recreation, recreate};
 use super::returning::missed;
 use super::stopping::in_order;
+use crate::spec::target::DockerTarget;
 
 /// A container of the archive that is not on the host.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +29,18 @@ pub struct Missing {
     pub paused: bool,
     /// How it was made.
     pub definition: Value,
+}
+
+impl Missing {
+    /// Whether this is a target that it was of when its definition was kept: its project, or its name.
+    pub fn is_of(&self, target: Option<&DockerTarget>) -> bool {
+        let labels = &self.definition["config"]["Labels"];
+        target.is_some_and(|target| {
+            let of_project =
+                target.project.as_deref().is_some_and(|project| labels[PROJECT] == project);
+            of_project || target.containers.iter().flatten().any(|name| *name == self.name)
+        })
+    }
 }
 
 /// The containers of an archive whose names nobody has on this host, and those that have this label

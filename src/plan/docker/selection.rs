@@ -269,14 +269,21 @@ impl Selection {
     }
 }
 
+/// More names than this help nobody to find the right one.
+const MANY_NAMES: usize = 10;
+
 fn not_found(message: String, there_are: impl IntoIterator<Item = String>) -> Failure {
     let mut known: Vec<String> = there_are.into_iter().collect();
+    // Those of a kubelet are nobody's target, and a host may have hundreds.
+    known.retain(|name| !name.starts_with("k8s_"));
     known.sort();
     known.dedup();
-    let hint = if known.is_empty() {
-        "there are none on this host".to_owned()
-    } else {
-        format!("there are: {}", known.join(", "))
+    let more = known.len().saturating_sub(MANY_NAMES);
+    known.truncate(MANY_NAMES);
+    let hint = match more {
+        _ if known.is_empty() => "there are none on this host".to_owned(),
+        0 => format!("there are: {}", known.join(", ")),
+        more => format!("there are: {} and {more} more", known.join(", ")),
     };
     Failure::new(Reason::TargetNotFound, message).hint(hint)
 }

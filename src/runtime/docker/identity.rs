@@ -3,8 +3,9 @@
 //! May not look at data: it goes by what the kernel says of this process and the engine of its containers.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, UdpSocket};
 
-use bollard::models::{ContainerInspectResponse, NetworkSettings};
+use bollard::models::{ContainerInspectResponse, EndpointSettings, NetworkSettings};
 
 use super::listing::run_state;
 use crate::plan::Failure;
@@ -119,12 +120,20 @@ pub fn own(traces: &Traces, found: &[ContainerInspectResponse]) -> Result<Option
     .hint("give Eider's container a network of its own, or `network_mode: host` or `none`"))
 }
 
+/// Whether an address is one of this machine, or of this container.
+pub fn is_local(address: IpAddr) -> bool {
+    // The system binds to its own addresses alone, and sends nothing for that.
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
 /// Ids of the containers by which the engine at this address is reached, as far as the address tells: without
-/// them Eider could let nobody run again.
+/// them Eider could let nobody run again. Names mean something only in a network that Eider's own container is in:
+/// elsewhere others may bear them as well.
 pub fn ways(
     address: &str,
     own: Option<&str>,
     found: &[ContainerInspectResponse],
+    is_local: impl Fn(IpAddr) -> bool,
 ) -> BTreeSet<String> {
     let Some((scheme, rest)) = address.split_once("://") else { return BTreeSet::new() };
     if !matches!(scheme, "tcp" | "http" | "https") {
@@ -136,16 +145,30 @@ pub fn ways(
         _ => (authority, ""),
     };
     let host = host.trim_matches(['[', ']']);
-    let is_here = host == "localhost" || host == "::1" || host.starts_with("127.");
+    let is_gateway = || found.iter().flat_map(gateways).any(|gateway| gateway == host);
+    let is_here = ["localhost", "host.docker.internal"].contains(&host)
+        || host.parse().is_ok_and(|address: IpAddr| address.is_loopback() || is_local(address))
+        || is_gateway();
     let home = found.iter().find(|one| one.id.as_deref() == own && own.is_some()).map(network_of);
+    let networks: BTreeSet<&str> = found
+        .iter()
+        .filter(|one| home.is_some() && one.id == home)
+        .flat_map(|one| networks_of(one).map(|(name, _)| name))
+        .collect();
     let serves = |one: &&ContainerInspectResponse| {
         let settings = one.network_settings.as_ref();
         let is_self = own.is_some() && one.id.as_deref() == own;
         if !is_up(one) || is_self {
             return false;
         }
+        let shared = networks_of(one).filter(|(network, _)| networks.contains(network));
+        let is_named = shared.clone().any(|(_, endpoint)| is_called(endpoint, host))
+            || (name(one) == host && shared.count() > 0);
+        if is_named || networks_of(one).any(|(_, endpoint)| has_address(endpoint, host)) {
+            return true;
+        }
         if !is_here {
-            return name(one) == host || settings.is_some_and(|found| is_reached_by(found, host));
+            return false;
         }
         let is_beside = home.as_ref().is_some_and(|home| network_of(one) == *home);
         is_beside || settings.is_some_and(|found| publishes(found, port))
@@ -153,13 +176,28 @@ pub fn ways(
     found.iter().filter(serves).filter_map(|one| one.id.clone()).collect()
 }
 
-fn is_reached_by(settings: &NetworkSettings, host: &str) -> bool {
-    let mut networks = settings.networks.iter().flat_map(|networks| networks.values());
-    networks.any(|network| {
-        let names = [&network.aliases, &network.dns_names].into_iter().flatten().flatten();
-        let addresses = [&network.ip_address, &network.global_ipv6_address].into_iter().flatten();
-        names.chain(addresses).any(|known| known == host)
-    })
+/// The networks that a container is in, by name.
+fn networks_of(
+    found: &ContainerInspectResponse,
+) -> impl Iterator<Item = (&str, &EndpointSettings)> + Clone {
+    let settings = found.network_settings.iter();
+    let networks = settings.flat_map(|settings| settings.networks.iter()).flatten();
+    networks.map(|(name, endpoint)| (name.as_str(), endpoint))
+}
+
+/// Addresses of the host in the networks that a container is in.
+fn gateways(found: &ContainerInspectResponse) -> impl Iterator<Item = &str> {
+    networks_of(found).filter_map(|(_, endpoint)| endpoint.gateway.as_deref())
+}
+
+fn is_called(endpoint: &EndpointSettings, host: &str) -> bool {
+    let names = [&endpoint.aliases, &endpoint.dns_names].into_iter().flatten().flatten();
+    names.into_iter().any(|known| known == host)
+}
+
+fn has_address(endpoint: &EndpointSettings, host: &str) -> bool {
+    let addresses = [&endpoint.ip_address, &endpoint.global_ipv6_address].into_iter().flatten();
+    addresses.into_iter().any(|known| known == host)
 }
 
 fn publishes(settings: &NetworkSettings, port: &str) -> bool {
@@ -274,19 +312,35 @@ mod tests {
     #[test]
     fn who_serves_the_engine_is_known_by_its_address() {
         let settings = json!({"NetworkSettings": {
-            "Networks": {"back": {"Aliases": ["socket-proxy"], "IPAddress": "10.0.0.7"}},
+            "Networks": {"back": {
+                "Aliases": ["socket-proxy"], "IPAddress": "10.0.0.7", "Gateway": "10.0.0.1",
+            }},
             "Ports": {"2375/tcp": [{"HostIp": "127.0.0.1", "HostPort": "12375"}]},
         }});
+        let of = |network: &str, name: &str, address: &str| {
+            let endpoint = json!({"Aliases": [name], "IPAddress": address});
+            json!({"NetworkSettings": {"Networks": {network: endpoint}}})
+        };
         let found = [
             container("proxy", "proxy", &settings),
-            container("eider", "eider", &json!({})),
+            container("eider", "eider", &of("back", "eider", "10.0.0.8")),
             container("beside", "eider", &json!({})),
+            // Another project's, which Eider has nothing to do with.
+            container("namesake", "namesake", &of("shop", "socket-proxy", "10.0.1.7")),
         ];
         let ways = |address: &str, own: Option<&str>| -> Vec<String> {
-            ways(address, own, &found).into_iter().collect()
+            let is_local = |address: IpAddr| address == IpAddr::from([192, 0, 2, 5]);
+            ways(address, own, &found, is_local).into_iter().collect()
         };
         for host in ["socket-proxy", "10.0.0.7", "name-of-proxy"] {
             assert_eq!(ways(&format!("tcp://{host}:2375"), Some("eider")), ["proxy"], "{host}");
+        }
+        // On the host those names are nobody's.
+        assert!(ways("tcp://socket-proxy:2375", None).is_empty());
+        assert_eq!(ways("tcp://10.0.0.7:2375", None), ["proxy"]);
+        // It was stopped by an Eider that reached it by the host's own address, and nobody could start it again.
+        for host in ["10.0.0.1", "192.0.2.5", "host.docker.internal"] {
+            assert_eq!(ways(&format!("tcp://{host}:12375"), None), ["proxy"], "{host}");
         }
         assert_eq!(ways("https://localhost:12375", None), ["proxy"]);
         assert_eq!(ways("tcp://127.0.0.1:2375", Some("eider")), ["beside"]);

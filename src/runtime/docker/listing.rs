@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::connection::{ANSWER, Connection, address, is_missing, limited};
-use super::identity::{Traces, own, ways};
+use super::identity::{Traces, is_local, own, ways};
 use super::reach::remote;
 use super::worker::WORKER_LABEL;
 use crate::plan::Failure;
@@ -73,7 +73,7 @@ pub fn facts_of(
     let containers: Vec<ContainerFacts> = found.iter().map(container_facts).collect();
     let own_container = own(&Traces::of_this_process(), found)?;
     let remote = remote(&address(), found);
-    let ways_to_engine = ways(&address(), own_container.as_deref(), found);
+    let ways_to_engine = ways(&address(), own_container.as_deref(), found, is_local);
     let facts = HostFacts::default();
     Ok(HostFacts { containers, volumes, own_container, ways_to_engine, remote, ..facts })
 }

@@ -108,7 +108,12 @@ pub async fn there(
     inspect(docker.clone(), id.to_owned()).await?.ok_or_else(|| is_gone(name))
 }
 
+/// What helps where somebody has removed a container that stood still on behalf of an operation.
+pub const MADE_AGAIN: &str = "`docker container prune` removes what is stopped, an operation's containers too; \
+     `eider restore create BACKUP --recreate-containers` makes them again, with their data";
+
 /// That a container is not there that has to be.
 pub fn is_gone(name: &str) -> Failure {
     Failure::new(Reason::TargetNotFound, format!("container {name} is not there any more"))
+        .hint(MADE_AGAIN)
 }

@@ -85,7 +85,13 @@ impl DockerRuntime {
         if found.is_empty() {
             return Ok(warnings);
         }
-        if manifest.target.docker.as_ref() != job.target.docker.as_ref() {
+        let target = job.target.docker.as_ref();
+        let is_where_they_were = match &manifest.target.docker {
+            Some(known) => Some(known) == target,
+            // An archive without its manifest: the containers say it themselves.
+            None => found.iter().all(|one| one.is_of(target)),
+        };
+        if !is_where_they_were {
             return Err(Failure::new(
                 Reason::InvalidSpec,
                 "containers can be made again only where they were, with their own volumes",

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 
 use super::connection::{ANSWER, is_already, limited};
 use super::listing::{inspect, run_state};
+use super::making::MADE_AGAIN;
 use super::stamps::first_event;
 use crate::engine::Cancel;
 use crate::failpoint;
@@ -248,6 +249,7 @@ pub fn gone(entry: &StopEntry) -> Failure {
         Reason::TargetNotFound,
         format!("container {} was removed in the middle of the operation", entry.name),
     )
+    .hint(MADE_AGAIN)
 }
 
 fn exit_code(found: &ContainerInspectResponse) -> Option<i64> {

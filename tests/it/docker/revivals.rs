@@ -100,6 +100,31 @@ fn definitions_were_lost_with_the_manifest() {
     assert!(labels(&data).contains(&project.name), "{}", labels(&data));
 }
 
+/// Who backs up a path of the host too was told to name the target, and then to leave it out.
+#[test]
+fn one_with_a_path_of_the_host_is_made_again_without_a_manifest() {
+    let Some(project) = Project::new() else { return };
+    let bound = project.scene.path("bound");
+    std::fs::create_dir(&bound).unwrap();
+    let mounts =
+        [format!("{}:/data", project.volume("data")), format!("{}:/bound", bound.display())];
+    project.start("db", &["-v", &mounts[0], "-v", &mounts[1]], SERVICE);
+    shell(&bound, "echo kept > file");
+    project.back_up("night", "").ok();
+    let only = project.scene.path("only_the_archive.tar.gz");
+    std::fs::copy(project.scene.archive("night"), &only).unwrap();
+    lose(&project);
+    shell(&bound, "rm file");
+    project.scene.run(&["backup", "import", only.to_str().unwrap(), "--store", "main"]).ok();
+    let spec = |target: &str| {
+        let from = SPEC.replace("night", "only-the-archive");
+        format!("{}, target: {{docker: {{project: {target}}}}}}}", from.trim_end_matches('}'))
+    };
+    project.scene.restore("back", &spec(&project.name)).ok();
+    assert_eq!(project.states()["db"], "running");
+    assert_eq!(shell(&bound, "cat file"), "kept\n");
+}
+
 #[test]
 fn one_that_was_frozen_is_frozen_when_it_is_made_again() {
     let Some(project) = Project::new() else { return };

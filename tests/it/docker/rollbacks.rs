@@ -1,7 +1,7 @@
 //! What an Upgrade leaves behind and what the way back from it puts back: images whose names have moved,
 //! containers that do their work once or do not run, volumes without names, and what others have kept.
 
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::engine::{IMAGE, Project, SERVICE, docker, lines, text};
@@ -180,27 +180,61 @@ fn what_a_version_that_goes_back_has_made_for_itself_goes_with_it() {
     assert_eq!(docker(&["exec", &project.of("db"), "cat", "/cache/state"]).trim(), "warm");
 }
 
-#[test]
-fn a_rollback_whose_archive_is_gone_does_not_keep_the_old_version_waiting() {
-    let Some(project) = small(&[]) else { return };
-    let text = document(&project, "up", Version::FailsToStart, "");
+/// An Upgrade to a version that fails, held up right before it goes back, with what it says in a file.
+fn before_it_goes_back(project: &Project) -> (std::process::Child, PathBuf, PathBuf) {
+    let text = document(project, "up", Version::FailsToStart, "");
     project.scene.write("documents.yaml", project.scene.fill(&format!("{STORE}---\n{text}")));
-    let gate = project.scene.path("gate");
+    let (gate, said) = (project.scene.path("gate"), project.scene.path("said"));
     let mut command = project.scene.command(&["run", "-f", "documents.yaml"]);
     let point = format!("upgrade.rollback-remove-new.announced@{}", gate.display());
     command.env("EIDER_FAILPOINT", point);
-    let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let output = std::fs::File::create(&said).unwrap();
+    command.stdout(output.try_clone().unwrap()).stderr(output);
+    let running = command.spawn().unwrap();
     wait_longer("the old version is kept", Duration::from_mins(2), &mut || {
         project.states().into_keys().any(|name| name.starts_with("db.before-"))
     });
+    (running, gate, said)
+}
+
+#[test]
+fn a_rollback_whose_archive_is_gone_does_not_keep_the_old_version_waiting() {
+    let Some(project) = small(&[]) else { return };
+    let (mut running, gate, said) = before_it_goes_back(&project);
+    let store = project.scene.path("store");
     for name in project.scene.stored().iter().filter(|name| name.starts_with("backup_")) {
-        std::fs::remove_file(project.scene.path("store").join(name)).unwrap();
+        // Another one says that its disk is there.
+        std::fs::rename(store.join(name), store.join(name.replace("backup_", "another_"))).unwrap();
     }
     std::fs::write(&gate, "").unwrap();
-    let ended: Ended = running.wait_with_output().unwrap().into();
-    ended.code(1).says("and the archive of the backup up-before-upgrade is gone");
+    assert_eq!(running.wait().unwrap().code(), Some(1));
+    let said = std::fs::read_to_string(said).unwrap();
+    assert!(said.contains("and the archive of the backup up-before-upgrade is gone"), "{said}");
     assert_eq!(project.states()["db"], "running");
     assert_eq!(self::text(&project.inspected()["db"]["Config"]["Image"]), Version::First.image());
     let restores = project.scene.run(&["get", "restores", "-o", "json"]).ok().items();
     assert_eq!(restores.len(), 1, "it was tried again: {restores:#?}");
+}
+
+/// A store whose disk was not mounted yet, as after a power cut, counted as one whose archive is gone: the old version
+/// ran on the data of the new one.
+#[test]
+fn a_rollback_waits_for_a_store_that_is_not_mounted() {
+    let Some(project) = small(&[]) else { return };
+    let (mut running, gate, said) = before_it_goes_back(&project);
+    let (store, away) = (project.scene.path("store"), project.scene.path("away"));
+    std::fs::rename(&store, &away).unwrap();
+    std::fs::create_dir(&store).unwrap();
+    std::fs::write(&gate, "").unwrap();
+    wait_longer("the data to be missed", Duration::from_mins(2), &mut || {
+        std::fs::read_to_string(&said).unwrap().contains("no archive at all is in")
+    });
+    std::fs::remove_dir(&store).unwrap();
+    std::fs::rename(&away, &store).unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(1));
+    let said = std::fs::read_to_string(said).unwrap();
+    assert!(!said.contains("is gone"), "{said}");
+    assert_eq!(project.states()["db"], "running");
+    assert_eq!(self::text(&project.inspected()["db"]["Config"]["Image"]), Version::First.image());
+    assert_eq!(lines(&project.at("data").join("version")), ["1.0.0"], "{said}");
 }
