@@ -53,6 +53,8 @@ struct Policy<'a> {
 }
 
 /// The stores that were looked into by one turn of retention.
+    /// Whether the backups of schedules stay here, as each is judged by its own.
+    schedules_stay: bool,
 type Looked = BTreeMap<StoreKey, Result<(), Failure>>;
 
 impl Operator {
@@ -70,7 +72,12 @@ impl Operator {
             schedule: Some(schedule.to_owned()),
             ..BackupFilter::default()
         };
-        let policy = Policy { rules: &spec.retention, time_zone: &spec.time_zone, now };
+        let policy = Policy {
+            rules: &spec.retention,
+            time_zone: &spec.time_zone,
+            now,
+            schedules_stay: false,
+        };
         self.retain_of_what_is_there(filter, policy, dry_run, &mut Looked::new()).await
     }
 
@@ -129,7 +136,7 @@ impl Operator {
                 target: Some(target.clone()),
                 ..BackupFilter::default()
             };
-            let policy = Policy { rules: &rules, time_zone: "UTC", now };
+            let policy = Policy { rules: &rules, time_zone: "UTC", now, schedules_stay: true };
             match self.retain_of_what_is_there(filter, policy, false, &mut looked).await {
                 Ok(report) => {
                     removed += report.backups.iter().filter(|backup| !backup.keep).count() as u64;
@@ -167,7 +174,10 @@ impl Operator {
         let needed = chain::needed_by_others(&judged, &links);
         let facts: Vec<BackupFacts> = records
             .iter()
-            .map(|record| facts_of(record, &in_use, needed.get(&record.backup_name)))
+            .map(|record| BackupFacts {
+                of_schedule: policy.schedules_stay && record.schedule.is_some(),
+                ..facts_of(record, &in_use, needed.get(&record.backup_name))
+            })
             .collect();
         let Policy { rules, time_zone, now } = policy;
         let verdicts = retention::decide(&facts, rules, time_zone, now)
@@ -405,3 +415,4 @@ fn facts_of(record: &BackupRecord, in_use: &[String], needed: Option<&String>) -
         needed_by: needed.cloned(),
     }
 }
+        of_schedule: false,

@@ -13,6 +13,7 @@
 //! - **Never dropped:** the newest verified success, what is running, what is being read, and every
 //!   ancestor of what is kept or of what is not judged here, as the backups of another schedule. A failed record counts as a child too: after `SuspiciousShrink` its
 //!   archive is still there and needs its parents.
+//! - **What a schedule keeps** counts where the others of its target are judged, and only its own rules drop it.
 //! - **Failed records** are counted by `keepFailed` alone; unset keeps them all.
 //! - **A name has one fate.** Archives are removed by name, so records that share one are kept
 //!   together.
@@ -56,6 +57,8 @@ pub struct BackupFacts {
     pub expires_at: Option<Timestamp>,
     /// Whether somebody is reading it.
     pub in_use: bool,
+    /// Whether its schedule judges it: here it counts, and stays.
+    pub of_schedule: bool,
     /// A backup that is not judged here and needs this one; see [`super::chain::needed_by_others`].
     pub needed_by: Option<String>,
 }
@@ -90,6 +93,8 @@ pub enum Rule {
     Running,
     /// It is being read.
     InUse,
+    /// Its schedule judges it.
+    OfSchedule,
     /// Its time to expire has not come.
     NotExpired,
     /// The policy sets no limit for its sort.
@@ -137,6 +142,7 @@ impl fmt::Display for Rule {
             Self::Failed(rank, of) => write!(formatter, "failed {rank} of {of}"),
             Self::Running => formatter.write_str("running"),
             Self::InUse => formatter.write_str("in use"),
+            Self::OfSchedule => formatter.write_str("judged by its schedule"),
             Self::NotExpired => formatter.write_str("not expired"),
             Self::Unlimited => formatter.write_str("nothing limits it"),
             Self::Expired => formatter.write_str("expired"),
@@ -228,7 +234,8 @@ fn newest_first(backups: &[BackupFacts]) -> Vec<&BackupFacts> {
     let mut sorted: Vec<&BackupFacts> = backups.iter().collect();
     sorted.sort_by(|one, other| {
         let rest = |backup: &BackupFacts| {
-            (backup.verified, backup.expires_at, backup.in_use, backup.needed_by.clone())
+            let BackupFacts { verified, expires_at, in_use, of_schedule, needed_by, .. } = backup;
+            (*verified, *expires_at, *in_use, *of_schedule, needed_by.clone())
         };
         other
             .created_at
@@ -349,6 +356,9 @@ fn protect<'a>(backup: &'a BackupFacts, limited: bool, now: Timestamp, kept: &mu
     }
     if backup.in_use {
         add(Rule::InUse);
+    }
+    if backup.of_schedule {
+        add(Rule::OfSchedule);
     }
     if let Some(child) = &backup.needed_by {
         add(Rule::ParentOf(child.clone()));

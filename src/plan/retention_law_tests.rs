@@ -32,10 +32,21 @@ fn any_backups() -> impl Strategy<Value = Vec<BackupFacts>> {
         proptest::option::weighted(0.3, 0_u8..18),
         proptest::option::weighted(0.3, any_time()),
         proptest::bool::weighted(0.1),
+        proptest::bool::weighted(0.2),
         proptest::bool::weighted(0.1),
     )
         .prop_map(
-            move |(number, created_at, state, verified, parent, expires_at, in_use, needed)| {
+            move |(
+                number,
+                created_at,
+                state,
+                verified,
+                parent,
+                expires_at,
+                in_use,
+                own,
+                needed,
+            )| {
                 BackupFacts {
                     name: name(number),
                     created_at,
@@ -44,6 +55,7 @@ fn any_backups() -> impl Strategy<Value = Vec<BackupFacts>> {
                     parent: parent.map(name),
                     expires_at,
                     in_use,
+                    of_schedule: own,
                     needed_by: needed.then(|| "elsewhere".to_owned()),
                 }
             },
@@ -130,7 +142,7 @@ proptest! {
         let kept = kept(&backups, &retention, zone);
         for backup in &backups {
             let ahead = backup.expires_at.is_some_and(|expires_at| expires_at > at(NOW));
-            if backup.in_use || backup.needed_by.is_some() || backup.state == BackupState::Running || ahead {
+            if backup.in_use || backup.of_schedule || backup.needed_by.is_some() || backup.state == BackupState::Running || ahead {
                 prop_assert!(kept.contains(backup), "{backup:?}");
             }
         }
