@@ -15,11 +15,14 @@ use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
 use crate::plan::backup::step::PREFLIGHT;
 use crate::plan::chain::{self, Link};
 use crate::plan::retention::{self, BackupFacts, BackupState};
-use crate::plan::{Failure, Job, Log, OperationId, PreflightFacts};
+use crate::plan::{
+    ChildFacts, Failure, Job, Log, OperationId, PreflightFacts, UpgradeJob, upgrade,
+};
 use crate::runtime::host;
 use crate::runtime::kubernetes::{StoreErrand, StoreWork};
 use crate::spec::{
-    BackupScheduleSpec, BackupStoreStatus, Kind, MoverSecurityContext, Reason, Retention,
+    BackupScheduleSpec, BackupStoreStatus, BackupTrigger, Kind, MoverSecurityContext, Reason,
+    Retention,
 };
 
 /// What retention makes of one backup.
@@ -50,11 +53,11 @@ struct Policy<'a> {
     rules: &'a Retention,
     time_zone: &'a str,
     now: Timestamp,
+    /// Whether the backups of schedules stay here, as each is judged by its own.
+    schedules_stay: bool,
 }
 
 /// The stores that were looked into by one turn of retention.
-    /// Whether the backups of schedules stay here, as each is judged by its own.
-    schedules_stay: bool,
 type Looked = BTreeMap<StoreKey, Result<(), Failure>>;
 
 impl Operator {
@@ -179,7 +182,7 @@ impl Operator {
                 ..facts_of(record, &in_use, needed.get(&record.backup_name))
             })
             .collect();
-        let Policy { rules, time_zone, now } = policy;
+        let Policy { rules, time_zone, now, .. } = policy;
         let verdicts = retention::decide(&facts, rules, time_zone, now)
             .map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
         let mut report = PruneReport::default();
@@ -387,10 +390,39 @@ impl Operator {
                     let looked: PreflightFacts = log.facts(PREFLIGHT).unwrap_or_default();
                     names.extend(looked.parent.map(|parent| parent.name));
                 }
-                _ => {}
+                Some(Job::Upgrade(job)) => {
+                    names.extend(self.archives_of_upgrade(&job, &log).await?);
+                }
+                None => {}
             }
         }
         Ok(names)
+    }
+
+    /// Names of the archives that an Upgrade under way may yet put back: the one that it has taken itself, and the
+    /// one that its data is to come from.
+    async fn archives_of_upgrade(
+        &self,
+        job: &UpgradeJob,
+        log: &Log<'_>,
+    ) -> Result<Vec<String>, OperatorError> {
+        let own: Option<ChildFacts> = log.facts(upgrade::step::BACKUP);
+        let data = job.spec.data_from.as_ref().map(|backup| backup.name.clone());
+        let named: Vec<String> = own.map(|own| own.name).into_iter().chain(data).collect();
+        let filter = BackupFilter {
+            namespace: Some(job.operation.namespace.clone()),
+            ..BackupFilter::default()
+        };
+        let (target, began) = (job.spec.target.summary(), log.began_at());
+        // The Backup may have ended, and its Upgrade not have heard of it yet.
+        let taken = |record: &BackupRecord| {
+            record.trigger.as_deref() == Some(BackupTrigger::PreUpgrade.as_str())
+                && record.target == target
+                && began.is_some_and(|began| record.created_at >= began)
+        };
+        let records = self.catalog.backups(filter).await?.into_iter();
+        let used = records.filter(|record| named.contains(&record.object) || taken(record));
+        Ok(used.map(|record| record.backup_name).collect())
     }
 }
 
@@ -412,7 +444,7 @@ fn facts_of(record: &BackupRecord, in_use: &[String], needed: Option<&String>) -
         parent: record.parent.clone(),
         expires_at: record.expires_at,
         in_use: in_use.contains(&record.backup_name),
+        of_schedule: false,
         needed_by: needed.cloned(),
     }
 }
-        of_schedule: false,

@@ -9,7 +9,7 @@ use crate::spec::ArchiveFormat;
 const STORES: &str = "/apis/eider.dev/v1alpha1/namespaces/shop/backupstores";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/eider/leases";
 
-fn store() -> StoreBinding {
+pub(super) fn store() -> StoreBinding {
     let spec = json!({"volumeClaim": {"name": "backups"}});
     StoreBinding { name: "main".to_owned(), spec: serde_json::from_value(spec).unwrap() }
 }
@@ -33,15 +33,15 @@ impl Scene {
         scene
     }
 
-    async fn records(&self) -> Vec<BackupRecord> {
+    pub(super) async fn records(&self) -> Vec<BackupRecord> {
         self.context.operator.catalog().backups(BackupFilter::default()).await.unwrap()
     }
 
-    fn store_identity() -> OperationId {
+    pub(super) fn store_identity() -> OperationId {
         "BackupStore/shop/main/1".parse().unwrap()
     }
 
-    async fn hears_of(&self, before: &[BackupRecord], present: &[&str]) {
+    pub(super) async fn hears_of(&self, before: &[BackupRecord], present: &[&str]) {
         let present: HashSet<String> = present.iter().map(|name| (*name).to_owned()).collect();
         self.context.operator.end_the_gone(&store(), before, &present).await.unwrap();
     }
@@ -61,10 +61,20 @@ async fn begun(scene: &Scene, operation: &OperationId, spec: &Value) {
         places: Vec::new(),
         definitions: None,
     });
-    line(scene, operation, OPERATION, Mark::Intent, json!(job)).await;
+    begun_as(scene, &job).await;
 }
 
-async fn line(scene: &Scene, operation: &OperationId, step: &str, mark: Mark, detail: Value) {
+pub(super) async fn begun_as(scene: &Scene, job: &Job) {
+    line(scene, job.operation(), OPERATION, Mark::Intent, json!(job)).await;
+}
+
+pub(super) async fn line(
+    scene: &Scene,
+    operation: &OperationId,
+    step: &str,
+    mark: Mark,
+    detail: Value,
+) {
     let line = JournalEntry {
         operation: operation.clone(),
         step: step.to_owned(),
