@@ -281,7 +281,7 @@ impl Operator {
         known: &BackupRecord,
         found: &BackupRecord,
     ) -> Result<(), OperatorError> {
-        let ended = known.deleted_at.is_some() && known.status == RecordStatus::Deleted;
+        let ended = known.deleted_at.is_some();
         let elsewhere = known.deleted_at.is_none()
             && known.status != RecordStatus::Running
             && known.backup_path != found.backup_path;
@@ -290,8 +290,11 @@ impl Operator {
         }
         let mut record = BackupRecord { backup_path: found.backup_path.clone(), ..known.clone() };
         if ended {
-            record.status = RecordStatus::Succeeded;
             record.deleted_at = None;
+        }
+        // The archive of a failure, as one that had shrunk, was kept to be looked at: a failure it stays.
+        if ended && known.status == RecordStatus::Deleted {
+            record.status = RecordStatus::Succeeded;
             record.error_message = None;
             record.verified_at = known.verified_at.or(found.verified_at);
             let message = format!("{} is in store {} again", known.backup_name, known.store);

@@ -3,7 +3,9 @@
 use super::terms::{begun_as, line, store};
 use super::*;
 use crate::catalog::{BackupRecord, RecordStatus};
+use crate::engine::{Manifest, PackSummary};
 use crate::plan::{Job, Mark, OperationId, UpgradeJob};
+use crate::spec::ArchiveFormat;
 
 fn record(name: &str) -> BackupRecord {
     BackupRecord {
@@ -17,6 +19,14 @@ fn record(name: &str) -> BackupRecord {
         target: "StatefulSet/db".to_owned(),
         ..BackupRecord::default()
     }
+}
+
+fn manifest(name: &str) -> Manifest {
+    let at = Timestamp::UNIX_EPOCH;
+    let summary = PackSummary::default();
+    let mut manifest = Manifest::new(&format!("{name}.tar.gz"), ArchiveFormat::TarGz, &summary, at);
+    (manifest.namespace, manifest.backup) = ("shop".to_owned(), name.to_owned());
+    manifest
 }
 
 /// Retention removed what an Upgrade would have gone back to, and what its data was to come from.
@@ -57,4 +67,29 @@ async fn what_an_upgrade_under_way_may_put_back_is_in_use() {
     let mut used = scene.context.operator.archives_in_use().await.unwrap();
     used.sort();
     assert_eq!(used, ["being-told.tar.gz", "earlier.tar.gz", "other.tar.gz"]);
+}
+
+/// The archive of a Backup that had shrunk is kept to be looked at; back in its store it had no record for good.
+#[tokio::test]
+async fn the_archive_of_a_failure_that_is_back_has_its_record_again() {
+    let scene = Scene::new();
+    let failed = BackupRecord {
+        status: RecordStatus::Failed,
+        error_message: Some("SuspiciousShrink: 1 file and not 100".to_owned()),
+        ..record("shrunk")
+    };
+    scene.context.operator.catalog().insert_backup(failed.clone()).await.unwrap();
+    let recorded = scene.records().await;
+    scene.hears_of(&recorded, &["another.tar.gz"]).await;
+    let ended = scene.records().await;
+    assert_eq!(ended[0].status, RecordStatus::Failed);
+    assert!(ended[0].deleted_at.is_some());
+    let manifests = vec![serde_json::to_value(manifest("shrunk")).unwrap()];
+    let owner = Scene::store_identity();
+    let operator = &scene.context.operator;
+    operator.record_manifests(&owner, &store(), &ended, manifests).await.unwrap();
+    let back = scene.records().await;
+    assert_eq!((back.len(), back[0].deleted_at), (1, None));
+    assert_eq!((back[0].status, &back[0].error_message), (failed.status, &failed.error_message));
+    assert_eq!(back[0].verified_at, None);
 }
