@@ -1,7 +1,7 @@
 //! Removing backups: by retention, by age, by hand. The manifest goes first, then the archive, then
 //! the record is marked; stopping in between leaves nothing that looks like a good backup.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -94,9 +94,9 @@ impl Operator {
         looked: &mut Looked,
     ) -> Result<PruneReport, OperatorError> {
         let records = self.present(filter.clone()).await?;
-        let records = self.without_the_gone(records, true).await?;
-        let stores = stores_of(&records);
-        let report = self.retain(records, policy, true).await?;
+        let found = self.without_the_gone(records, true).await?;
+        let stores = stores_of(&found.0);
+        let report = self.retain(found, policy, true).await?;
         if dry_run || report.backups.iter().all(|backup| backup.keep) {
             return Ok(report);
         }
@@ -111,8 +111,8 @@ impl Operator {
             }
         }
         let records = self.present(filter).await?;
-        let records = self.without_the_gone(records, false).await?;
-        self.retain(records, policy, false).await
+        let found = self.without_the_gone(records, false).await?;
+        self.retain(found, policy, false).await
     }
 
     /// Removes the backups of no schedule whose `expiresAfter` has passed: those taken by hand, and
@@ -162,10 +162,10 @@ impl Operator {
         Ok(records)
     }
 
-    /// Judges these backups together and removes what nothing keeps.
+    /// Judges these backups together and removes what nothing keeps. What some lack to be restored comes with them.
     async fn retain(
         &self,
-        records: Vec<BackupRecord>,
+        (records, lacks): (Vec<BackupRecord>, HashMap<i64, Failure>),
         policy: Policy<'_>,
         dry_run: bool,
     ) -> Result<PruneReport, OperatorError> {
@@ -178,6 +178,7 @@ impl Operator {
         let facts: Vec<BackupFacts> = records
             .iter()
             .map(|record| BackupFacts {
+                lacks: lacks.get(&record.id).map(|lack| lack.message.clone()),
                 of_schedule: policy.schedules_stay && record.schedule.is_some(),
                 ..facts_of(record, &in_use, needed.get(&record.backup_name))
             })
@@ -370,11 +371,13 @@ impl Operator {
             status: Some(RecordStatus::Succeeded),
             ..BackupFilter::default()
         };
-        let others = self.without_the_gone(self.catalog.backups(filter).await?, true).await?;
-        let last = record.verified_at.is_some()
-            && !others.iter().any(|other| {
-                other.id != record.id && other.verified_at.is_some() && other.deleted_at.is_none()
-            });
+        let recorded = self.catalog.backups(filter).await?;
+        let (others, lacks) = self.without_the_gone(recorded, true).await?;
+        let can_be_restored = |one: &BackupRecord| {
+            one.verified_at.is_some() && one.deleted_at.is_none() && !lacks.contains_key(&one.id)
+        };
+        let last = can_be_restored(record)
+            && !others.iter().any(|other| other.id != record.id && can_be_restored(other));
         Ok(last.then(|| format!("it is the last verified backup of {}", record.target)))
     }
 
@@ -444,6 +447,7 @@ fn facts_of(record: &BackupRecord, in_use: &[String], needed: Option<&String>) -
         parent: record.parent.clone(),
         expires_at: record.expires_at,
         in_use: in_use.contains(&record.backup_name),
+        lacks: None,
         of_schedule: false,
         needed_by: needed.cloned(),
     }

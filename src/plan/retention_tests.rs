@@ -21,6 +21,7 @@ fn backup(created_at: &str) -> BackupFacts {
         parent: None,
         expires_at: None,
         in_use: false,
+        lacks: None,
         of_schedule: false,
         needed_by: None,
     }
@@ -267,6 +268,42 @@ fn what_a_schedule_keeps_counts_and_stays_where_the_others_are_judged() {
     assert_eq!(
         lines(&older, &Retention::default(), "UTC"),
         ["+parent: last verified", "+run 1: judged by its schedule"]
+    );
+}
+
+/// Two increments on a full backup whose files were gone kept the place of the last one that could be restored.
+#[test]
+fn what_cannot_be_restored_takes_nobodys_place() {
+    let broken = |backup| BackupFacts { lacks: Some("full 2 is gone".to_owned()), ..backup };
+    let mut backups = vec![
+        broken(named("increment 2", "2026-11-20T04:00:00Z")),
+        broken(named("increment 1", "2026-11-20T03:00:00Z")),
+        named("full 1", "2026-11-20T01:00:00Z"),
+        named("full 0", "2026-11-19T01:00:00Z"),
+        named("older", "2026-11-18T01:00:00Z"),
+    ];
+    assert_eq!(
+        lines(&backups, &last(2), "UTC"),
+        [
+            "+increment 2: counts for nothing: full 2 is gone",
+            "+increment 1: counts for nothing: full 2 is gone",
+            "+full 1: last 1 of 2, last verified",
+            "+full 0: last 2 of 2",
+            "-older: no rule keeps it",
+        ]
+    );
+    // It goes when it would have gone anyway.
+    backups.insert(0, named("full 3", "2026-11-20T05:00:00Z"));
+    assert_eq!(
+        lines(&backups, &last(2), "UTC"),
+        [
+            "+full 3: last 1 of 2, last verified",
+            "+increment 2: counts for nothing: full 2 is gone",
+            "-increment 1: no rule keeps it",
+            "+full 1: last 2 of 2",
+            "-full 0: no rule keeps it",
+            "-older: no rule keeps it",
+        ]
     );
 }
 

@@ -4,6 +4,7 @@
 //! the same `drive` as everywhere. It decides nothing about an operation's steps.
 
 mod adopt;
+mod archives;
 pub(super) mod journal;
 mod lease;
 mod leave;

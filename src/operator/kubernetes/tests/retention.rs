@@ -1,10 +1,11 @@
 //! What retention may remove, and what it makes of archives that are there by half.
 
-use super::terms::{begun_as, line, store};
+use super::terms::{begun_as, line, store, verified};
 use super::*;
 use crate::catalog::{BackupRecord, RecordStatus};
-use crate::engine::{Manifest, PackSummary};
-use crate::plan::{Job, Mark, OperationId, UpgradeJob};
+use crate::engine::{Manifest, PackSummary, ParentArchive};
+use crate::operator::presence::{lacks, stored};
+use crate::plan::{Failure, Job, Mark, OperationId, UpgradeJob};
 use crate::spec::ArchiveFormat;
 
 fn record(name: &str) -> BackupRecord {
@@ -21,10 +22,13 @@ fn record(name: &str) -> BackupRecord {
     }
 }
 
-fn manifest(name: &str) -> Manifest {
+fn named(name: &str) -> Manifest {
     let at = Timestamp::UNIX_EPOCH;
-    let summary = PackSummary::default();
-    let mut manifest = Manifest::new(&format!("{name}.tar.gz"), ArchiveFormat::TarGz, &summary, at);
+    Manifest::new(name, ArchiveFormat::TarGz, &PackSummary::default(), at)
+}
+
+fn manifest(name: &str) -> Manifest {
+    let mut manifest = named(&format!("{name}.tar.gz"));
     (manifest.namespace, manifest.backup) = ("shop".to_owned(), name.to_owned());
     manifest
 }
@@ -84,12 +88,67 @@ async fn the_archive_of_a_failure_that_is_back_has_its_record_again() {
     let ended = scene.records().await;
     assert_eq!(ended[0].status, RecordStatus::Failed);
     assert!(ended[0].deleted_at.is_some());
-    let manifests = vec![serde_json::to_value(manifest("shrunk")).unwrap()];
+    let manifests = [manifest("shrunk")];
     let owner = Scene::store_identity();
     let operator = &scene.context.operator;
-    operator.record_manifests(&owner, &store(), &ended, manifests).await.unwrap();
+    operator.record_manifests(&owner, &store(), &ended, &manifests).await.unwrap();
     let back = scene.records().await;
     assert_eq!((back.len(), back[0].deleted_at), (1, None));
     assert_eq!((back[0].status, &back[0].error_message), (failed.status, &failed.error_message));
     assert_eq!(back[0].verified_at, None);
+}
+
+/// An increment whose parent was gone kept the place of the last archive that could be restored, and said nothing.
+#[tokio::test]
+async fn a_backup_whose_archive_cannot_be_restored_says_what_it_lacks_until_it_can() {
+    let scene = Scene::new();
+    let path = format!("{BACKUPS}/first");
+    scene.server.put(BACKUPS, &verified());
+    scene.look(Kind::Backup, &verified()).await.unwrap();
+    scene.mirror(Kind::BackupStore, "main", &json!({"volumeClaim": {"name": "backups"}})).await;
+    let look = scene.context.link.looks.of("shop", "main");
+    let parent = ParentArchive { name: "full.tar.gz".to_owned(), sha256: "1".to_owned() };
+    let increment = Manifest { parent: Some(parent), ..named("a.tar.gz") };
+    let full = Manifest { sha256: "1".to_owned(), ..named("full.tar.gz") };
+    let cut = Failure::new(Reason::ArchiveDamaged, "it has 3 bytes, its manifest says 5");
+    let cases = [
+        (
+            vec![increment.clone()],
+            None,
+            "ArchiveMissing",
+            "a.tar.gz builds on full.tar.gz, which is not there",
+        ),
+        (vec![increment.clone(), full], None, "Verified", "a.tar.gz can be restored again"),
+        (
+            vec![increment],
+            Some(("full.tar.gz", cut.clone())),
+            "ArchiveDamaged",
+            "a.tar.gz builds on full.tar.gz, which is not all there",
+        ),
+        (vec![], Some(("a.tar.gz", cut.clone())), "ArchiveDamaged", cut.message.as_str()),
+    ];
+    for (whole, broken, reason, message) in cases {
+        let mut present: Vec<&str> = whole.iter().map(|one| one.name.as_str()).collect();
+        present.extend(broken.iter().map(|(name, _)| *name));
+        let broken = broken.iter().map(|(name, why)| ((*name).to_owned(), why.clone())).collect();
+        look.found(lacks(&whole.iter().map(stored).collect(), broken));
+        let before = scene.records().await;
+        scene.server.calls();
+        for writes in [1, 0] {
+            scene.hears_of(&before, &present).await;
+            let all = present.iter().map(|name| (*name).to_owned()).collect();
+            let operator = &scene.context.operator;
+            operator.tell_what_lacks(&store(), &before, &all, &look).await.unwrap();
+            let calls = scene.server.lines();
+            let written = calls.iter().filter(|line| line.ends_with("/status")).count();
+            assert_eq!(written, writes, "{message}: {calls:?}");
+        }
+        let said = scene.server.get(&path).unwrap()["status"].clone();
+        assert_eq!(condition(&said, "Verified")["reason"], reason);
+        assert_eq!(condition(&said, "Verified")["message"], message);
+        // What is there by half may be whole again: its record goes on.
+        assert_eq!(scene.records().await[0].status, RecordStatus::Succeeded);
+        let kept = scene.context.operator.without_the_gone(before, true).await.unwrap();
+        assert_eq!(kept.1.is_empty(), reason == "Verified");
+    }
 }

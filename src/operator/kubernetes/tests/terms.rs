@@ -14,7 +14,7 @@ pub(super) fn store() -> StoreBinding {
     StoreBinding { name: "main".to_owned(), spec: serde_json::from_value(spec).unwrap() }
 }
 
-fn verified() -> Value {
+pub(super) fn verified() -> Value {
     let mut backup = finished();
     backup["status"]["conditions"] = json!([
         {"type": "Succeeded", "status": "True", "reason": "Succeeded", "message": "1 file",
@@ -124,12 +124,12 @@ async fn a_backup_whose_archive_is_gone_says_so_until_it_is_back() {
     let format = ArchiveFormat::TarGz;
     let mut manifest = Manifest::new("a.tar.gz", format, &PackSummary::default(), at);
     (manifest.namespace, manifest.backup) = ("shop".to_owned(), "first".to_owned());
-    let manifests = || vec![serde_json::to_value(&manifest).unwrap()];
+    let manifests = [manifest];
     let (operator, owner) = (&scene.context.operator, Scene::store_identity());
-    operator.record_manifests(&owner, &store(), &recorded, manifests()).await.unwrap();
+    operator.record_manifests(&owner, &store(), &recorded, &manifests).await.unwrap();
     let deleted = RecordStatus::Deleted;
     assert_eq!(scene.records().await[0].status, deleted, "it ended after the look had begun");
-    operator.record_manifests(&owner, &store(), &ended, manifests()).await.unwrap();
+    operator.record_manifests(&owner, &store(), &ended, &manifests).await.unwrap();
     let back = scene.records().await;
     assert_eq!((back.len(), back[0].status), (1, RecordStatus::Succeeded));
     assert_eq!((back[0].deleted_at, back[0].uid.as_deref()), (None, Some("uid-of-first")));
