@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tracing::{info, warn};
 
-use super::kubernetes::StoreNews;
 use super::presence::{StoreKey, stores_of};
 use super::stores::blocking;
 use super::{Operator, OperatorError};
@@ -19,7 +18,6 @@ use crate::plan::{
     ChildFacts, Failure, Job, Log, OperationId, PreflightFacts, UpgradeJob, upgrade,
 };
 use crate::runtime::host;
-use crate::runtime::kubernetes::{StoreErrand, StoreWork};
 use crate::spec::{
     BackupScheduleSpec, BackupStoreStatus, BackupTrigger, Kind, MoverSecurityContext, Reason,
     Retention,
@@ -232,50 +230,6 @@ impl Operator {
         Ok(records.into_iter().map(link).collect())
     }
 
-    /// Removes archives by one mover for each store, then their records and their objects.
-    async fn remove_from_cluster(&self, records: &[BackupRecord]) -> Result<(), OperatorError> {
-        let Some(link) = &self.cluster else { return Ok(()) };
-        let mut stores: Vec<(&str, &str)> =
-            records.iter().map(|record| (&*record.namespace, &*record.store)).collect();
-        stores.sort_unstable();
-        stores.dedup();
-        for (namespace, store) in stores {
-            let mut own: Vec<&BackupRecord> = records
-                .iter()
-                .filter(|record| record.namespace == namespace && record.store == store)
-                .collect();
-            let names: Vec<String> = own
-                .iter()
-                .filter(|record| !record.backup_path.is_empty())
-                .map(|record| record.backup_name.clone())
-                .collect();
-            if !names.is_empty() {
-                let look = link.looks.of(namespace, store);
-                let _turn = look.turn.lock().await;
-                let binding = self.store(namespace, store).await??;
-                let owner = self.store_identity(namespace, store).await?;
-                let digest = blake3::hash(names.join("\n").as_bytes()).to_hex();
-                let purpose = format!("delete-{}", &digest[..12]);
-                let work = StoreWork::Delete(names);
-                let writer = self.store_writer(namespace, store).await?;
-                let errand = StoreErrand::new(work, writer, self.take_turn().await);
-                let done = link.runtime.work_on_store(&owner, &purpose, &binding, errand).await?;
-                self.publish_store(&owner, Ok(done.figures), StoreNews::default()).await?;
-                for (name, child) in done.stay {
-                    warn!(backup = name, "retention: {child} builds on it");
-                    own.retain(|record| record.backup_name != name);
-                }
-            }
-            for record in own {
-                self.catalog.mark_backup_deleted(record.id, Timestamp::now()).await?;
-                if let Some(uid) = &record.uid {
-                    link.delete(Kind::Backup, namespace, &record.object, uid).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Looks into a store of a cluster, so that what is judged next is what is there.
     async fn look_before_removing(
         &self,
@@ -310,7 +264,7 @@ impl Operator {
     }
 
     /// A store as the owner of movers.
-    async fn store_identity(
+    pub(super) async fn store_identity(
         &self,
         namespace: &str,
         name: &str,

@@ -124,6 +124,9 @@ impl Operator {
             if self.catalog.backup(key).await?.as_ref() != Some(record) {
                 continue;
             }
+            if self.was_removed_here(record).await? {
+                continue;
+            }
             // The object first: a record that has ended is not looked at again.
             if record.status == RecordStatus::Succeeded {
                 let failure = Failure::new(Reason::ArchiveMissing, gone_message(record));

@@ -10,6 +10,7 @@ mod lease;
 mod leave;
 mod link;
 mod look;
+mod removal;
 mod schedules;
 mod stores;
 

@@ -208,6 +208,7 @@ impl Operator {
                     Some(present) => {
                         self.end_the_gone(binding, &before, present).await?;
                         self.tell_what_lacks(binding, &before, present, look).await?;
+                        self.forget_unfinished_removals(operation, &before, present).await?;
                     }
                     None => warn!(store = binding.name, "not all that lies in it was heard of"),
                 }

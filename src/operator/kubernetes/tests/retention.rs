@@ -1,5 +1,6 @@
 //! What retention may remove, and what it makes of archives that are there by half.
 
+use super::super::removal::REMOVING_ANNOTATION;
 use super::terms::{begun_as, line, store, verified};
 use super::*;
 use crate::catalog::{BackupRecord, RecordStatus};
@@ -151,4 +152,49 @@ async fn a_backup_whose_archive_cannot_be_restored_says_what_it_lacks_until_it_c
         let kept = scene.context.operator.without_the_gone(before, true).await.unwrap();
         assert_eq!(kept.1.is_empty(), reason == "Verified");
     }
+}
+
+/// Retention that died after its mover had removed left the objects for ever, each with a false alarm.
+#[tokio::test]
+async fn what_retention_had_removed_goes_quietly_whoever_goes_on() {
+    let scene = Scene::new();
+    let path = format!("{BACKUPS}/first");
+    scene.server.put(BACKUPS, &verified());
+    scene.look(Kind::Backup, &verified()).await.unwrap();
+    scene.mirror(Kind::BackupStore, "main", &json!({"volumeClaim": {"name": "backups"}})).await;
+    let recorded = scene.records().await;
+    scene.server.calls();
+    // Its claim is not there, so that it comes as far as asking for the mover.
+    let operator = &scene.context.operator;
+    operator.remove_from_cluster(&recorded).await.unwrap_err();
+    let lines = scene.server.lines();
+    let claim = "GET /api/v1/namespaces/shop/persistentvolumeclaims/backups".to_owned();
+    assert_eq!(lines, [format!("PATCH {path}"), claim], "marked before");
+    let mark = || scene.server.get(&path).unwrap()["metadata"]["annotations"].clone();
+    assert_eq!(mark()[REMOVING_ANNOTATION], "a.tar.gz");
+    assert_eq!(scene.records().await, recorded);
+
+    // It stayed, and nobody may take it for removed by retention later on.
+    let all = HashSet::from(["a.tar.gz".to_owned()]);
+    let owner = Scene::store_identity();
+    operator.forget_unfinished_removals(&owner, &recorded, &all).await.unwrap();
+    assert_eq!(mark()[REMOVING_ANNOTATION], Value::Null);
+    operator.remove_from_cluster(&recorded).await.unwrap_err();
+
+    // It is gone: a successor with an empty catalog says nothing, and takes the object away.
+    let successor = Scene::on(scene.server.clone(), Leadership::unconditional());
+    successor.look_again(Kind::Backup, &path).await.unwrap();
+    let adopted = successor.records().await;
+    scene.server.calls();
+    scene.server.refuse_once(&format!("DELETE {path}"), 403, "Forbidden");
+    let gone = HashSet::from(["another.tar.gz".to_owned()]);
+    let operator = &successor.context.operator;
+    operator.end_the_gone(&store(), &adopted, &gone).await.unwrap_err();
+    assert_eq!(successor.records().await, adopted, "its object is still there");
+    successor.hears_of(&adopted, &["another.tar.gz"]).await;
+    assert_eq!(scene.server.get(&path), None);
+    let ended = successor.records().await;
+    assert_eq!((ended[0].status, &ended[0].error_message), (RecordStatus::Deleted, &None));
+    let lines = scene.server.lines();
+    assert!(lines.iter().all(|line| !line.starts_with("PATCH ")), "{lines:?}");
 }
