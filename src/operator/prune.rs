@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tracing::{info, warn};
 
+use super::kubernetes::UNHEARD;
 use super::presence::{StoreKey, stores_of};
 use super::stores::blocking;
 use super::{Operator, OperatorError};
@@ -244,7 +245,9 @@ impl Operator {
             Ok(true) => Ok(Ok(())),
             Ok(false) => Ok(Err(Failure::new(
                 Reason::StoreUnavailable,
-                format!("not all of what lies in store {store} was heard of: nothing is removed"),
+                format!(
+                    "not all of what lies in store {store} was heard of: nothing is removed; {UNHEARD}"
+                ),
             ))),
             Err(OperatorError::Refused(failure)) => Ok(Err(failure)),
             Err(error) => Err(error),

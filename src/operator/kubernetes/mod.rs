@@ -32,7 +32,7 @@ use crate::spec::{Kind, Reason};
 use crate::telemetry::Health;
 
 pub use lease::{Election, GateLayer, Leadership, SignError, sign};
-pub(super) use stores::StoreNews;
+pub(super) use stores::{StoreNews, UNHEARD};
 
 pub use link::{ARCHIVE_FINALIZER, ClusterLink, OPERATION_FINALIZER, PARENT_ANNOTATION, resource};
 

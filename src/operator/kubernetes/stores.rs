@@ -30,6 +30,9 @@ const INSPECT: Duration = Duration::from_hours(6);
 const SAY: Duration = Duration::from_secs(5);
 /// A store that could not be looked into is tried again after this long.
 const AGAIN: Duration = Duration::from_mins(1);
+/// Why a look into a store may hear of less than a mover has told.
+pub(in crate::operator) const UNHEARD: &str = "the kubelet may have rotated the log of the mover: raise its \
+     `containerLogMaxSize`, or keep fewer archives in one store";
 /// Operations wait so long at most for the first look into a store.
 const FIRST_LOOK: Duration = Duration::from_mins(2);
 
@@ -210,7 +213,12 @@ impl Operator {
                         self.tell_what_lacks(binding, &before, present, look).await?;
                         self.forget_unfinished_removals(operation, &before, present).await?;
                     }
-                    None => warn!(store = binding.name, "not all that lies in it was heard of"),
+                    None => {
+                        let message = format!("not all that lies in it was heard of; {UNHEARD}");
+                        warn!(store = binding.name, "{message}");
+                        let reason = Reason::StoreUnavailable.as_str();
+                        link.event(operation, true, reason, "Inspect", &message).await;
+                    }
                 }
                 let news = StoreNews { answers: asked, ..StoreNews::default() };
                 self.publish_store(operation, Ok(figures), news).await?;

@@ -198,3 +198,47 @@ async fn what_retention_had_removed_goes_quietly_whoever_goes_on() {
     let lines = scene.server.lines();
     assert!(lines.iter().all(|line| !line.starts_with("PATCH ")), "{lines:?}");
 }
+
+/// Whoever deleted a finished Backup waited for every look into a store that retention waited for.
+#[tokio::test]
+async fn a_finished_backup_may_go_before_retention_has_had_its_turn() {
+    let scene = Scene::new();
+    scene.mirror(Kind::BackupStore, "main", &json!({"volumeClaim": {"name": "backups"}})).await;
+    let mut due = backup();
+    let template = json!({"spec": due["spec"]});
+    let spec = json!({"schedule": "0 2 1 1 *", "retention": {"keepLast": 1}, "template": template});
+    scene.mirror(Kind::BackupSchedule, "nightly", &spec).await;
+    for (name, at) in [("older", 1), ("newer", 2)] {
+        let record = BackupRecord {
+            schedule: Some("nightly".to_owned()),
+            created_at: Timestamp::from_second(at).unwrap(),
+            ..record(name)
+        };
+        scene.context.operator.catalog().insert_backup(record).await.unwrap();
+    }
+    due["metadata"]["labels"] = json!({"eider.dev/schedule": "nightly"});
+    scene.server.put(BACKUPS, &due);
+    let look = scene.context.link.looks.of("shop", "main");
+    let turn = look.turn.lock().await;
+    scene.look(Kind::Backup, &due).await.unwrap();
+    let path = format!("{BACKUPS}/first");
+    let released = || scene.server.get(&path).unwrap()["metadata"]["finalizers"] == json!([]);
+    for _ in 0..200 {
+        if released() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(released(), "{:#}", scene.server.get(&path).unwrap());
+    // Retention has its turn all the same.
+    let claim = "GET /api/v1/namespaces/shop/persistentvolumeclaims/backups";
+    scene.server.calls();
+    drop(turn);
+    for _ in 0..200 {
+        if scene.server.lines().iter().any(|line| line == claim) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("nobody looks into the store");
+}
