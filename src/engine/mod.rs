@@ -55,7 +55,7 @@ pub use pick::{open_tar, read_entries};
 pub use progress::{Cancel, Progress, Silent};
 pub use roots::{Root, name_roots};
 pub use space::space_needed;
-pub use store::{Cleaned, LocalStore, PendingArchive, StoreListing, StoredArchive};
+pub use store::{Cleaned, LocalStore, PendingArchive, Presence, StoreListing, StoredArchive};
 pub use summary::{Counts, Estimate, PackSummary, UnpackSummary, Warning, WarningKind};
 pub use survey::survey;
 pub use verify::{verify, verify_newest};

@@ -1,7 +1,8 @@
 //! Which of the recorded archives are in their stores.
 //!
 //! Somebody may have removed one by hand, and in a cluster another replica may have while this catalog lay idle.
-//! A record alone must not take the place of an archive that there is: retention would remove the last one.
+//! A record alone must not take the place of an archive that there is: retention would remove the last one. Nor must
+//! one that is there by half, or that builds on one that is not.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -14,11 +15,16 @@ use tracing::warn;
 use super::stores::blocking;
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupRecord, RecordStatus};
-use crate::engine::LocalStore;
-use crate::plan::StoreBinding;
+use crate::engine::{LocalStore, Manifest, Presence};
+use crate::plan::chain::{self, Stored};
+use crate::plan::{Failure, ParentFacts, StoreBinding};
+use crate::spec::Reason;
 
 /// A store by namespace and name.
 pub(super) type StoreKey = (String, String);
+
+/// The archives of a store that cannot be restored although something of them is there, and what they lack.
+pub(super) type Lacks = HashMap<String, Failure>;
 
 /// What is under way with the stores of a cluster.
 #[derive(Default)]
@@ -30,12 +36,23 @@ pub(super) struct StoreLook {
     /// Held by whoever looks into it or removes what retention does not keep.
     pub(super) turn: tokio::sync::Mutex<()>,
     settled: AtomicBool,
+    lacks: Mutex<Lacks>,
 }
 
 impl StoreLook {
     /// The store was looked into by this process, or cannot be for now.
     pub(super) fn settle(&self) {
         self.settled.store(true, Ordering::SeqCst);
+    }
+
+    /// Keeps what the archives lack that a look has just found.
+    pub(super) fn found(&self, lacks: Lacks) {
+        *self.lacks.lock().unwrap_or_else(PoisonError::into_inner) = lacks;
+    }
+
+    /// What this archive lacked when it was looked for last.
+    pub(super) fn lack_of(&self, archive: &str) -> Option<Failure> {
+        self.lacks.lock().unwrap_or_else(PoisonError::into_inner).get(archive).cloned()
     }
 
     /// Whether it was settled.
@@ -66,14 +83,14 @@ pub(super) fn directory_of(binding: &StoreBinding) -> PathBuf {
 }
 
 /// Whether a record says that there is an archive.
-fn has_archive(record: &BackupRecord) -> bool {
+pub(super) fn has_archive(record: &BackupRecord) -> bool {
     record.deleted_at.is_none()
         && !matches!(record.status, RecordStatus::Running | RecordStatus::Deleted)
         && !record.backup_path.is_empty()
 }
 
 /// Whether a record's archive lies directly in a directory.
-fn lies_in(record: &BackupRecord, directory: &Path) -> bool {
+pub(super) fn lies_in(record: &BackupRecord, directory: &Path) -> bool {
     Path::new(&record.backup_path).parent() == Some(directory)
 }
 
@@ -88,6 +105,30 @@ pub(super) fn gone<'a>(
         has_archive(record) && lies_in(record, directory) && !present.contains(&record.backup_name)
     };
     before.iter().filter(is_gone).collect()
+}
+
+/// What the archives of a store lack, from those that are all there and those that are broken by themselves.
+pub(super) fn lacks(whole: &BTreeMap<String, Stored>, broken: Lacks) -> Lacks {
+    let of_chain = |name: &String| {
+        let missing = chain::missing_ancestor(name, whole)?;
+        let (reason, what) = match broken.get(missing) {
+            Some(failure) => (failure.reason, "not all there"),
+            None => (Reason::ArchiveMissing, "not there"),
+        };
+        let message = format!("{name} builds on {missing}, which is {what}");
+        Some((name.clone(), Failure::new(reason, message)))
+    };
+    let mut all: Lacks = whole.keys().filter_map(of_chain).collect();
+    all.extend(broken);
+    all
+}
+
+/// An archive that is all there.
+pub(super) fn stored(manifest: &Manifest) -> (String, Stored) {
+    let parent = manifest.parent.as_ref();
+    let parent = parent
+        .map(|parent| ParentFacts { name: parent.name.clone(), sha256: parent.sha256.clone() });
+    (manifest.name.clone(), Stored { sha256: manifest.sha256.clone(), parent })
 }
 
 /// What is said of an archive that is gone.
@@ -110,12 +151,13 @@ impl Operator {
     /// Those of these records that retention may judge: their archives are there, as far as can be seen from here.
     ///
     /// On a host the files are looked at, and unless `only_look` records of what is gone are ended. In a cluster a
-    /// mover did that (`looks`); what was recorded in another claim than the store's is left alone.
+    /// mover did that (`looks`); what was recorded in another claim than the store's is left alone. What the others
+    /// lack to be restored is told by their numbers.
     pub(super) async fn without_the_gone(
         &self,
         records: Vec<BackupRecord>,
         only_look: bool,
-    ) -> Result<Vec<BackupRecord>, OperatorError> {
+    ) -> Result<(Vec<BackupRecord>, HashMap<i64, Failure>), OperatorError> {
         if self.cluster.is_some() {
             return self.where_their_stores_are(records).await;
         }
@@ -133,8 +175,11 @@ impl Operator {
             Ok(found.collect::<Vec<_>>())
         })
         .await?;
-        let mut missing = HashSet::new();
-        for (directory, present) in found {
+        let (mut missing, mut lacking) = (HashSet::new(), HashMap::new());
+        for (directory, (present, mut lacks)) in found {
+            for record in records.iter().filter(|record| lies_in(record, &directory)) {
+                lacking.extend(lacks.remove(&record.backup_name).map(|lack| (record.id, lack)));
+            }
             for record in gone(&records, &directory, &present) {
                 missing.insert(record.id);
                 // Nothing there at all is a disk that is not mounted rather than somebody's work.
@@ -143,14 +188,15 @@ impl Operator {
                 }
             }
         }
-        Ok(records.into_iter().filter(|record| !missing.contains(&record.id)).collect())
+        let left = records.into_iter().filter(|record| !missing.contains(&record.id));
+        Ok((left.collect(), lacking))
     }
 
     /// Those of a cluster's records whose archives lie where their stores are now.
     async fn where_their_stores_are(
         &self,
         records: Vec<BackupRecord>,
-    ) -> Result<Vec<BackupRecord>, OperatorError> {
+    ) -> Result<(Vec<BackupRecord>, HashMap<i64, Failure>), OperatorError> {
         let mut directories: BTreeMap<StoreKey, Option<PathBuf>> = BTreeMap::new();
         for key in stores_of(&records) {
             let binding = self.store(&key.0, &key.1).await?.ok();
@@ -161,7 +207,13 @@ impl Operator {
             let directory = directories.get(&key).and_then(Option::as_ref);
             !has_archive(record) || directory.is_some_and(|directory| lies_in(record, directory))
         };
-        Ok(records.into_iter().filter(is_there).collect())
+        let left: Vec<BackupRecord> = records.into_iter().filter(is_there).collect();
+        let lack = |record: &BackupRecord| {
+            let look = self.cluster.as_ref()?.looks.of(&record.namespace, &record.store);
+            Some((record.id, look.lack_of(&record.backup_name)?))
+        };
+        let lacking = left.iter().filter(|record| has_archive(record)).filter_map(lack).collect();
+        Ok((left, lacking))
     }
 }
 
@@ -171,15 +223,36 @@ pub(super) fn stores_of(records: &[BackupRecord]) -> BTreeSet<StoreKey> {
     own.map(|record| (record.namespace.clone(), record.store.clone())).collect()
 }
 
-/// Which of these archives are in a directory, each with its manifest.
-fn present_of(directory: &Path, names: Vec<String>) -> HashSet<String> {
-    let Ok(store) = LocalStore::open(directory, "store", false) else { return HashSet::new() };
-    names.into_iter().filter(|name| store.is_there(name)).collect()
+/// Which of these archives are in a directory, and what they lack.
+fn present_of(directory: &Path, names: Vec<String>) -> (HashSet<String>, Lacks) {
+    let (mut present, mut whole, mut broken) = (HashSet::new(), BTreeMap::new(), Lacks::new());
+    let Ok(store) = LocalStore::open(directory, "store", false) else { return (present, broken) };
+    let (mut open, mut seen) = (names, HashSet::new());
+    while let Some(name) = open.pop() {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        match store.presence(&name) {
+            Presence::Gone => continue,
+            Presence::Broken(error) => {
+                broken.insert(name.clone(), error.into());
+            }
+            Presence::Whole(manifest) => {
+                let (_, found) = stored(&manifest);
+                open.extend(found.parent.as_ref().map(|parent| parent.name.clone()));
+                whole.insert(name.clone(), found);
+            }
+        }
+        present.insert(name);
+    }
+    (present, lacks(&whole, broken))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{PackSummary, ParentArchive};
+    use crate::spec::ArchiveFormat;
 
     fn record(name: &str, status: RecordStatus, path: &str) -> BackupRecord {
         BackupRecord {
@@ -211,5 +284,70 @@ mod tests {
             .map(|record| record.backup_name.as_str())
             .collect();
         assert_eq!(names, ["gone", "kept"]);
+    }
+
+    /// A manifest alone passed for a verified archive, and retention removed the last real one for it.
+    #[test]
+    fn an_archive_is_there_when_it_and_its_chain_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(directory.path(), "main", false).unwrap();
+        let write = |name: &str, parent: Option<&str>, bytes: Option<&str>| {
+            let summary = PackSummary::default();
+            let (format, at) = (ArchiveFormat::TarGz, Timestamp::UNIX_EPOCH);
+            let mut manifest = Manifest::new(name, format, &summary, at);
+            (manifest.size_bytes, manifest.sha256) = (5, format!("hash of {name}"));
+            manifest.parent = parent.map(|name| ParentArchive {
+                name: name.to_owned(),
+                sha256: format!("hash of {name}"),
+            });
+            store.write_manifest(&manifest).unwrap();
+            if let Some(bytes) = bytes {
+                std::fs::write(directory.path().join(name), bytes).unwrap();
+            }
+        };
+        write("full", None, Some("bytes"));
+        write("increment", Some("full"), Some("bytes"));
+        write("manifest-alone", None, None);
+        write("cut", None, Some("byt"));
+        write("of-cut", Some("cut"), Some("bytes"));
+        write("orphan", Some("manifest-alone"), Some("bytes"));
+        write("its-child", Some("orphan"), Some("bytes"));
+        std::fs::write(directory.path().join("archive-alone"), "bytes").unwrap();
+        let all = [
+            "full",
+            "increment",
+            "manifest-alone",
+            "cut",
+            "of-cut",
+            "its-child",
+            "archive-alone",
+            "nothing",
+        ];
+        let names = all.iter().map(|name| (*name).to_owned()).collect();
+        let (present, lacks) = present_of(directory.path(), names);
+        let there = |name: &&&str| present.contains(**name);
+        assert_eq!(
+            all.iter().filter(there).copied().collect::<Vec<_>>(),
+            ["full", "increment", "cut", "of-cut", "its-child", "archive-alone"]
+        );
+        let lack = |name: &str| {
+            let lack = lacks.get(name)?;
+            Some((lack.reason, lack.message.replace(directory.path().to_str().unwrap(), "@")))
+        };
+        assert_eq!((lack("full"), lack("increment")), (None, None));
+        for (name, reason, message) in [
+            ("cut", Reason::ArchiveDamaged, "it has 3 bytes, its manifest says 5"),
+            ("of-cut", Reason::ArchiveDamaged, "of-cut builds on cut, which is not all there"),
+            (
+                "its-child",
+                Reason::ArchiveMissing,
+                "its-child builds on manifest-alone, which is not there",
+            ),
+            ("archive-alone", Reason::ArchiveMissing, "it has no manifest in the store"),
+        ] {
+            let (found, said) = lack(name).unwrap();
+            assert_eq!(found, reason, "{name}");
+            assert!(said.contains(message), "{said}");
+        }
     }
 }

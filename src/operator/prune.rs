@@ -1,13 +1,13 @@
 //! Removing backups: by retention, by age, by hand. The manifest goes first, then the archive, then
 //! the record is marked; stopping in between leaves nothing that looks like a good backup.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use serde::Serialize;
 use tracing::{info, warn};
 
-use super::kubernetes::StoreNews;
+use super::kubernetes::UNHEARD;
 use super::presence::{StoreKey, stores_of};
 use super::stores::blocking;
 use super::{Operator, OperatorError};
@@ -15,11 +15,13 @@ use crate::catalog::{BackupFilter, BackupRecord, RecordStatus};
 use crate::plan::backup::step::PREFLIGHT;
 use crate::plan::chain::{self, Link};
 use crate::plan::retention::{self, BackupFacts, BackupState};
-use crate::plan::{Failure, Job, Log, OperationId, PreflightFacts};
+use crate::plan::{
+    ChildFacts, Failure, Job, Log, OperationId, PreflightFacts, UpgradeJob, upgrade,
+};
 use crate::runtime::host;
-use crate::runtime::kubernetes::{StoreErrand, StoreWork};
 use crate::spec::{
-    BackupScheduleSpec, BackupStoreStatus, Kind, MoverSecurityContext, Reason, Retention,
+    BackupScheduleSpec, BackupStoreStatus, BackupTrigger, Kind, MoverSecurityContext, Reason,
+    Retention,
 };
 
 /// What retention makes of one backup.
@@ -50,6 +52,8 @@ struct Policy<'a> {
     rules: &'a Retention,
     time_zone: &'a str,
     now: Timestamp,
+    /// Whether the backups of schedules stay here, as each is judged by its own.
+    schedules_stay: bool,
 }
 
 /// The stores that were looked into by one turn of retention.
@@ -70,7 +74,12 @@ impl Operator {
             schedule: Some(schedule.to_owned()),
             ..BackupFilter::default()
         };
-        let policy = Policy { rules: &spec.retention, time_zone: &spec.time_zone, now };
+        let policy = Policy {
+            rules: &spec.retention,
+            time_zone: &spec.time_zone,
+            now,
+            schedules_stay: false,
+        };
         self.retain_of_what_is_there(filter, policy, dry_run, &mut Looked::new()).await
     }
 
@@ -84,9 +93,9 @@ impl Operator {
         looked: &mut Looked,
     ) -> Result<PruneReport, OperatorError> {
         let records = self.present(filter.clone()).await?;
-        let records = self.without_the_gone(records, true).await?;
-        let stores = stores_of(&records);
-        let report = self.retain(records, policy, true).await?;
+        let found = self.without_the_gone(records, true).await?;
+        let stores = stores_of(&found.0);
+        let report = self.retain(found, policy, true).await?;
         if dry_run || report.backups.iter().all(|backup| backup.keep) {
             return Ok(report);
         }
@@ -101,8 +110,8 @@ impl Operator {
             }
         }
         let records = self.present(filter).await?;
-        let records = self.without_the_gone(records, false).await?;
-        self.retain(records, policy, false).await
+        let found = self.without_the_gone(records, false).await?;
+        self.retain(found, policy, false).await
     }
 
     /// Removes the backups of no schedule whose `expiresAfter` has passed: those taken by hand, and
@@ -129,7 +138,7 @@ impl Operator {
                 target: Some(target.clone()),
                 ..BackupFilter::default()
             };
-            let policy = Policy { rules: &rules, time_zone: "UTC", now };
+            let policy = Policy { rules: &rules, time_zone: "UTC", now, schedules_stay: true };
             match self.retain_of_what_is_there(filter, policy, false, &mut looked).await {
                 Ok(report) => {
                     removed += report.backups.iter().filter(|backup| !backup.keep).count() as u64;
@@ -152,10 +161,10 @@ impl Operator {
         Ok(records)
     }
 
-    /// Judges these backups together and removes what nothing keeps.
+    /// Judges these backups together and removes what nothing keeps. What some lack to be restored comes with them.
     async fn retain(
         &self,
-        records: Vec<BackupRecord>,
+        (records, lacks): (Vec<BackupRecord>, HashMap<i64, Failure>),
         policy: Policy<'_>,
         dry_run: bool,
     ) -> Result<PruneReport, OperatorError> {
@@ -167,9 +176,13 @@ impl Operator {
         let needed = chain::needed_by_others(&judged, &links);
         let facts: Vec<BackupFacts> = records
             .iter()
-            .map(|record| facts_of(record, &in_use, needed.get(&record.backup_name)))
+            .map(|record| BackupFacts {
+                lacks: lacks.get(&record.id).map(|lack| lack.message.clone()),
+                of_schedule: policy.schedules_stay && record.schedule.is_some(),
+                ..facts_of(record, &in_use, needed.get(&record.backup_name))
+            })
             .collect();
-        let Policy { rules, time_zone, now } = policy;
+        let Policy { rules, time_zone, now, .. } = policy;
         let verdicts = retention::decide(&facts, rules, time_zone, now)
             .map_err(|error| Failure::new(Reason::InvalidSpec, error.to_string()))?;
         let mut report = PruneReport::default();
@@ -218,50 +231,6 @@ impl Operator {
         Ok(records.into_iter().map(link).collect())
     }
 
-    /// Removes archives by one mover for each store, then their records and their objects.
-    async fn remove_from_cluster(&self, records: &[BackupRecord]) -> Result<(), OperatorError> {
-        let Some(link) = &self.cluster else { return Ok(()) };
-        let mut stores: Vec<(&str, &str)> =
-            records.iter().map(|record| (&*record.namespace, &*record.store)).collect();
-        stores.sort_unstable();
-        stores.dedup();
-        for (namespace, store) in stores {
-            let mut own: Vec<&BackupRecord> = records
-                .iter()
-                .filter(|record| record.namespace == namespace && record.store == store)
-                .collect();
-            let names: Vec<String> = own
-                .iter()
-                .filter(|record| !record.backup_path.is_empty())
-                .map(|record| record.backup_name.clone())
-                .collect();
-            if !names.is_empty() {
-                let look = link.looks.of(namespace, store);
-                let _turn = look.turn.lock().await;
-                let binding = self.store(namespace, store).await??;
-                let owner = self.store_identity(namespace, store).await?;
-                let digest = blake3::hash(names.join("\n").as_bytes()).to_hex();
-                let purpose = format!("delete-{}", &digest[..12]);
-                let work = StoreWork::Delete(names);
-                let writer = self.store_writer(namespace, store).await?;
-                let errand = StoreErrand::new(work, writer, self.take_turn().await);
-                let done = link.runtime.work_on_store(&owner, &purpose, &binding, errand).await?;
-                self.publish_store(&owner, Ok(done.figures), StoreNews::default()).await?;
-                for (name, child) in done.stay {
-                    warn!(backup = name, "retention: {child} builds on it");
-                    own.retain(|record| record.backup_name != name);
-                }
-            }
-            for record in own {
-                self.catalog.mark_backup_deleted(record.id, Timestamp::now()).await?;
-                if let Some(uid) = &record.uid {
-                    link.delete(Kind::Backup, namespace, &record.object, uid).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Looks into a store of a cluster, so that what is judged next is what is there.
     async fn look_before_removing(
         &self,
@@ -276,7 +245,9 @@ impl Operator {
             Ok(true) => Ok(Ok(())),
             Ok(false) => Ok(Err(Failure::new(
                 Reason::StoreUnavailable,
-                format!("not all of what lies in store {store} was heard of: nothing is removed"),
+                format!(
+                    "not all of what lies in store {store} was heard of: nothing is removed; {UNHEARD}"
+                ),
             ))),
             Err(OperatorError::Refused(failure)) => Ok(Err(failure)),
             Err(error) => Err(error),
@@ -296,7 +267,7 @@ impl Operator {
     }
 
     /// A store as the owner of movers.
-    async fn store_identity(
+    pub(super) async fn store_identity(
         &self,
         namespace: &str,
         name: &str,
@@ -357,11 +328,13 @@ impl Operator {
             status: Some(RecordStatus::Succeeded),
             ..BackupFilter::default()
         };
-        let others = self.without_the_gone(self.catalog.backups(filter).await?, true).await?;
-        let last = record.verified_at.is_some()
-            && !others.iter().any(|other| {
-                other.id != record.id && other.verified_at.is_some() && other.deleted_at.is_none()
-            });
+        let recorded = self.catalog.backups(filter).await?;
+        let (others, lacks) = self.without_the_gone(recorded, true).await?;
+        let can_be_restored = |one: &BackupRecord| {
+            one.verified_at.is_some() && one.deleted_at.is_none() && !lacks.contains_key(&one.id)
+        };
+        let last = can_be_restored(record)
+            && !others.iter().any(|other| other.id != record.id && can_be_restored(other));
         Ok(last.then(|| format!("it is the last verified backup of {}", record.target)))
     }
 
@@ -377,10 +350,39 @@ impl Operator {
                     let looked: PreflightFacts = log.facts(PREFLIGHT).unwrap_or_default();
                     names.extend(looked.parent.map(|parent| parent.name));
                 }
-                _ => {}
+                Some(Job::Upgrade(job)) => {
+                    names.extend(self.archives_of_upgrade(&job, &log).await?);
+                }
+                None => {}
             }
         }
         Ok(names)
+    }
+
+    /// Names of the archives that an Upgrade under way may yet put back: the one that it has taken itself, and the
+    /// one that its data is to come from.
+    async fn archives_of_upgrade(
+        &self,
+        job: &UpgradeJob,
+        log: &Log<'_>,
+    ) -> Result<Vec<String>, OperatorError> {
+        let own: Option<ChildFacts> = log.facts(upgrade::step::BACKUP);
+        let data = job.spec.data_from.as_ref().map(|backup| backup.name.clone());
+        let named: Vec<String> = own.map(|own| own.name).into_iter().chain(data).collect();
+        let filter = BackupFilter {
+            namespace: Some(job.operation.namespace.clone()),
+            ..BackupFilter::default()
+        };
+        let (target, began) = (job.spec.target.summary(), log.began_at());
+        // The Backup may have ended, and its Upgrade not have heard of it yet.
+        let taken = |record: &BackupRecord| {
+            record.trigger.as_deref() == Some(BackupTrigger::PreUpgrade.as_str())
+                && record.target == target
+                && began.is_some_and(|began| record.created_at >= began)
+        };
+        let records = self.catalog.backups(filter).await?.into_iter();
+        let used = records.filter(|record| named.contains(&record.object) || taken(record));
+        Ok(used.map(|record| record.backup_name).collect())
     }
 }
 
@@ -402,6 +404,8 @@ fn facts_of(record: &BackupRecord, in_use: &[String], needed: Option<&String>) -
         parent: record.parent.clone(),
         expires_at: record.expires_at,
         in_use: in_use.contains(&record.backup_name),
+        lacks: None,
+        of_schedule: false,
         needed_by: needed.cloned(),
     }
 }

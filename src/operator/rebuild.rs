@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::resolve::directory_store;
-use super::stores::{blocking, manifests, stored};
+use super::stores::{blocking, stored, whole};
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupFilter, BackupRecord, RebuildReport, RecordStatus, SkippedManifest};
-use crate::engine::Manifest;
+use crate::engine::{Manifest, Presence};
 use crate::runtime::host;
 use crate::spec::Target;
 
@@ -28,14 +28,17 @@ impl Operator {
         let mut skipped = Vec::new();
         for directory in directories {
             let store = directory_store("store", &directory);
-            for archive in blocking(move || stored(&store)).await? {
-                match archive.manifest {
-                    Ok(manifest) => rows.push(record_of(&manifest, &directory)),
-                    Err(error) => skipped.push(SkippedManifest {
-                        archive: directory.join(&archive.name).to_string_lossy().into_owned(),
-                        message: error.to_string(),
-                    }),
-                }
+            for (name, presence) in blocking(move || stored(&store)).await? {
+                let message = match presence {
+                    Presence::Whole(manifest) => {
+                        rows.push(record_of(&manifest, &directory));
+                        continue;
+                    }
+                    Presence::Broken(error) => error.to_string(),
+                    Presence::Gone => format!("{name} has left its manifest alone"),
+                };
+                let archive = directory.join(&name).to_string_lossy().into_owned();
+                skipped.push(SkippedManifest { archive, message });
             }
         }
         let report = self.catalog.rebuild(rows).await?;
@@ -61,7 +64,7 @@ impl Operator {
             if !directory.is_dir() {
                 continue;
             }
-            for manifest in blocking(move || manifests(&store)).await? {
+            for manifest in blocking(move || whole(&store)).await? {
                 let record = record_of(&manifest, &directory);
                 let running = open.contains(&(record.namespace.clone(), record.object.clone()));
                 let named = by_name.get(record.backup_name.as_str());

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::{Operator, OperatorError};
 use crate::catalog::{BackupFilter, BackupRecord, RecordStatus, ResourceRecord};
 use crate::engine::{
-    self, Cancel, Cleaned, LocalStore, Manifest, Progress, StoreListing, StoredArchive,
+    self, Cancel, Cleaned, LocalStore, Manifest, Presence, Progress, StoreListing, StoredArchive,
 };
 use crate::plan::{Failure, StoreBinding, chain, conditions};
 use crate::runtime::host;
@@ -32,7 +32,7 @@ pub struct StoreReport {
     pub namespace: String,
     /// Where it lies.
     pub location: String,
-    /// Archives with a manifest.
+    /// Archives that are there with their manifests.
     pub backups: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -281,16 +281,23 @@ fn binding_of(resource: &ResourceRecord) -> Option<(String, StoreBinding)> {
     Some((resource.namespace.clone(), StoreBinding { name: resource.name.clone(), spec }))
 }
 
-/// Every archive of a store that has a manifest, usable or not.
-pub(super) fn stored(store: &StoreBinding) -> Result<Vec<StoredArchive>, Failure> {
-    let path = host::local_path(store)?;
-    let opened = LocalStore::open(&path, &store.name, false)?;
-    Ok(opened.list()?.archives)
+/// Every archive of a store that has a manifest, with what is there of it.
+pub(super) fn stored(store: &StoreBinding) -> Result<Vec<(String, Presence)>, Failure> {
+    let opened = LocalStore::open(&host::local_path(store)?, &store.name, false)?;
+    let archives = opened.list()?.archives.into_iter();
+    let present = |archive: StoredArchive| (archive.name.clone(), opened.presence_of(archive));
+    Ok(archives.map(present).collect())
 }
 
-/// Every readable manifest of a store.
+/// The manifest of every archive of a store that is all there.
+pub(super) fn whole(store: &StoreBinding) -> Result<Vec<Manifest>, Failure> {
+    Ok(stored(store)?.into_iter().filter_map(|(_, presence)| presence.whole()).collect())
+}
+
+/// Every readable manifest of a store, whether or not its archive is there.
 pub(super) fn manifests(store: &StoreBinding) -> Result<Vec<Manifest>, Failure> {
-    Ok(stored(store)?.into_iter().filter_map(|archive| archive.manifest.ok()).collect())
+    let opened = LocalStore::open(&host::local_path(store)?, &store.name, false)?;
+    Ok(opened.list()?.archives.into_iter().filter_map(|archive| archive.manifest.ok()).collect())
 }
 
 /// A quick look: what is there, how much room is left, what is plainly wrong.
@@ -302,31 +309,34 @@ async fn look(namespace: String, store: StoreBinding) -> StoreReport {
         if !path.exists() {
             // Made for the first archive, which knows whether it would lie in the data.
             let free = LocalStore::foresee(&path)?;
-            return Ok((path, free, StoreListing::default()));
+            return Ok((path, free, Vec::new(), StoreListing::default()));
         }
         let opened = LocalStore::open(&path, &store.name, false)?;
         opened.check_writable()?;
-        let listing = opened.list()?;
-        Ok((path, opened.free_bytes()?, listing))
+        let mut listing = opened.list()?;
+        let present = |archive: StoredArchive| (archive.name.clone(), opened.presence_of(archive));
+        let archives = std::mem::take(&mut listing.archives).into_iter().map(present).collect();
+        Ok((path, opened.free_bytes()?, archives, listing))
     })
     .await;
     match result {
-        Ok((path, free, listing)) => {
+        Ok((path, free, archives, listing)) => {
             report.location = path.to_string_lossy().into_owned();
             report.ready = true;
             report.free_bytes = free;
-            for archive in listing.archives {
-                match archive.manifest {
-                    Ok(manifest) => {
+            for (object, presence) in archives {
+                let (reason, message) = match presence {
+                    Presence::Whole(manifest) => {
                         report.backups += 1;
                         report.bytes += manifest.size_bytes;
+                        continue;
                     }
-                    Err(error) => report.problems.push(StoreProblem {
-                        object: archive.name,
-                        reason: error.reason(),
-                        message: error.to_string(),
-                    }),
-                }
+                    Presence::Broken(error) => (error.reason(), error.to_string()),
+                    Presence::Gone => {
+                        (Reason::ArchiveMissing, format!("{object} has left its manifest alone"))
+                    }
+                };
+                report.problems.push(StoreProblem { object, reason, message });
             }
             let unfinished = listing.unfinished.into_iter().chain(listing.partial);
             report.problems.extend(unfinished.map(|name| StoreProblem {

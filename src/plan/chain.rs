@@ -116,6 +116,30 @@ fn length(last: &Candidate, stored: &[Candidate], store: &str) -> Result<usize, 
     Ok(length)
 }
 
+/// What a store holds of an archive that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// SHA-256 of the archive file, in hexadecimal.
+    pub sha256: String,
+    /// The archive that it continues.
+    pub parent: Option<ParentFacts>,
+}
+
+/// The first archive on the way from this one to a full one that is not among those that are there.
+pub fn missing_ancestor<'a>(name: &str, stored: &'a BTreeMap<String, Stored>) -> Option<&'a str> {
+    let mut at = stored.get(name)?;
+    for _ in 0..stored.len() {
+        let parent = at.parent.as_ref()?;
+        // Another archive of the parent's name is nobody's parent.
+        match stored.get(&parent.name).filter(|found| found.sha256 == parent.sha256) {
+            Some(found) => at = found,
+            None => return Some(&parent.name),
+        }
+    }
+    // What builds on itself has no full one.
+    at.parent.as_ref().map(|parent| parent.name.as_str())
+}
+
 /// An archive and the one that it continues, by their names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {

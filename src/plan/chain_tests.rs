@@ -240,3 +240,28 @@ proptest! {
         prop_assert!(needed.values().all(|name| !judged.contains(&name.as_str())));
     }
 }
+
+#[test]
+fn an_archive_lacks_the_first_ancestor_that_is_not_there() {
+    let stored = |name: &str, parent: Option<ParentFacts>| {
+        (name.to_owned(), Stored { sha256: archive(name).sha256, parent })
+    };
+    let other = ParentFacts { sha256: "another".to_owned(), ..archive("full") };
+    let all = BTreeMap::from([
+        stored("full", None),
+        stored("one", Some(archive("full"))),
+        stored("two", Some(archive("one"))),
+        stored("of another", Some(other)),
+        stored("orphan", Some(archive("gone"))),
+        stored("its child", Some(archive("orphan"))),
+        stored("circle", Some(archive("circle"))),
+    ]);
+    let lacking: Vec<Option<&str>> =
+        ["full", "one", "two", "of another", "orphan", "its child", "circle", "not there"]
+            .iter()
+            .map(|name| missing_ancestor(name, &all))
+            .collect();
+    let gone = Some("gone");
+    let expected = [None, None, None, Some("full"), gone, gone, Some("circle"), None];
+    assert_eq!(lacking, expected);
+}

@@ -13,6 +13,8 @@
 //! - **Never dropped:** the newest verified success, what is running, what is being read, and every
 //!   ancestor of what is kept or of what is not judged here, as the backups of another schedule. A failed record counts as a child too: after `SuspiciousShrink` its
 //!   archive is still there and needs its parents.
+//! - **What cannot be restored** takes nobody's place, and stays as long as it would if it could be.
+//! - **What a schedule keeps** counts where the others of its target are judged, and only its own rules drop it.
 //! - **Failed records** are counted by `keepFailed` alone; unset keeps them all.
 //! - **A name has one fate.** Archives are removed by name, so records that share one are kept
 //!   together.
@@ -56,6 +58,10 @@ pub struct BackupFacts {
     pub expires_at: Option<Timestamp>,
     /// Whether somebody is reading it.
     pub in_use: bool,
+    /// What it lacks to be restored: its archive is there by half, or one that it builds on is not.
+    pub lacks: Option<String>,
+    /// Whether its schedule judges it: here it counts, and stays.
+    pub of_schedule: bool,
     /// A backup that is not judged here and needs this one; see [`super::chain::needed_by_others`].
     pub needed_by: Option<String>,
 }
@@ -90,6 +96,10 @@ pub enum Rule {
     Running,
     /// It is being read.
     InUse,
+    /// It cannot be restored, as that says, and would be kept if it could.
+    Unrestorable(String),
+    /// Its schedule judges it.
+    OfSchedule,
     /// Its time to expire has not come.
     NotExpired,
     /// The policy sets no limit for its sort.
@@ -137,6 +147,8 @@ impl fmt::Display for Rule {
             Self::Failed(rank, of) => write!(formatter, "failed {rank} of {of}"),
             Self::Running => formatter.write_str("running"),
             Self::InUse => formatter.write_str("in use"),
+            Self::Unrestorable(lack) => write!(formatter, "counts for nothing: {lack}"),
+            Self::OfSchedule => formatter.write_str("judged by its schedule"),
             Self::NotExpired => formatter.write_str("not expired"),
             Self::Unlimited => formatter.write_str("nothing limits it"),
             Self::Expired => formatter.write_str("expired"),
@@ -202,16 +214,23 @@ pub fn decide(
     let newest_first = newest_first(backups);
     let mut kept = Kept::new();
     for verified in [true, false] {
-        let successes: Vec<&BackupFacts> = newest_first
+        let all: Vec<&BackupFacts> = newest_first
             .iter()
             .copied()
             .filter(|backup| backup.state == BackupState::Succeeded && backup.verified == verified)
             .collect();
-        count_last(&successes, retention.keep_last, &mut kept);
-        count_spans(&successes, retention, &zone, &mut kept);
-        keep_within(&successes, retention, now, &mut kept);
-        if verified && let Some(newest) = successes.first() {
-            kept.entry(&newest.name).or_default().push(Rule::LastVerified);
+        let whole: Vec<&BackupFacts> =
+            all.iter().copied().filter(|backup| backup.lacks.is_none()).collect();
+        count(&whole, retention, &zone, now, &mut kept);
+        if whole.len() < all.len() {
+            let mut if_whole = Kept::new();
+            count(&all, retention, &zone, now, &mut if_whole);
+            for backup in all.iter().filter(|backup| if_whole.contains_key(&*backup.name)) {
+                if let Some(lack) = &backup.lacks {
+                    let rule = Rule::Unrestorable(lack.clone());
+                    kept.entry(&backup.name).or_default().push(rule);
+                }
+            }
         }
     }
     count_failed(&newest_first, retention.keep_failed, &mut kept);
@@ -223,12 +242,30 @@ pub fn decide(
     Ok(newest_first.into_iter().map(|backup| verdict(backup, &kept, retention, limited)).collect())
 }
 
+/// Counts successes, the newest first, by every rule for them; all are verified, or none is.
+fn count<'a>(
+    successes: &[&'a BackupFacts],
+    retention: &Retention,
+    zone: &TimeZone,
+    now: Timestamp,
+    kept: &mut Kept<'a>,
+) {
+    count_last(successes, retention.keep_last, kept);
+    count_spans(successes, retention, zone, kept);
+    keep_within(successes, retention, now, kept);
+    if let Some(newest) = successes.first().filter(|newest| newest.verified) {
+        kept.entry(&newest.name).or_default().push(Rule::LastVerified);
+    }
+}
+
 /// The newest first; every fact breaks ties, so that the order given never matters.
 fn newest_first(backups: &[BackupFacts]) -> Vec<&BackupFacts> {
     let mut sorted: Vec<&BackupFacts> = backups.iter().collect();
     sorted.sort_by(|one, other| {
         let rest = |backup: &BackupFacts| {
-            (backup.verified, backup.expires_at, backup.in_use, backup.needed_by.clone())
+            let BackupFacts { verified, expires_at, in_use, of_schedule, .. } = backup;
+            let more = (backup.needed_by.clone(), backup.lacks.clone());
+            (*verified, *expires_at, *in_use, *of_schedule, more)
         };
         other
             .created_at
@@ -349,6 +386,9 @@ fn protect<'a>(backup: &'a BackupFacts, limited: bool, now: Timestamp, kept: &mu
     }
     if backup.in_use {
         add(Rule::InUse);
+    }
+    if backup.of_schedule {
+        add(Rule::OfSchedule);
     }
     if let Some(child) = &backup.needed_by {
         add(Rule::ParentOf(child.clone()));

@@ -32,10 +32,23 @@ fn any_backups() -> impl Strategy<Value = Vec<BackupFacts>> {
         proptest::option::weighted(0.3, 0_u8..18),
         proptest::option::weighted(0.3, any_time()),
         proptest::bool::weighted(0.1),
+        proptest::bool::weighted(0.2),
+        proptest::bool::weighted(0.2),
         proptest::bool::weighted(0.1),
     )
         .prop_map(
-            move |(number, created_at, state, verified, parent, expires_at, in_use, needed)| {
+            move |(
+                number,
+                created_at,
+                state,
+                verified,
+                parent,
+                expires_at,
+                in_use,
+                own,
+                broken,
+                needed,
+            )| {
                 BackupFacts {
                     name: name(number),
                     created_at,
@@ -44,6 +57,8 @@ fn any_backups() -> impl Strategy<Value = Vec<BackupFacts>> {
                     parent: parent.map(name),
                     expires_at,
                     in_use,
+                    lacks: broken.then(|| "its archive".to_owned()),
+                    of_schedule: own,
                     needed_by: needed.then(|| "elsewhere".to_owned()),
                 }
             },
@@ -130,11 +145,13 @@ proptest! {
         let kept = kept(&backups, &retention, zone);
         for backup in &backups {
             let ahead = backup.expires_at.is_some_and(|expires_at| expires_at > at(NOW));
-            if backup.in_use || backup.needed_by.is_some() || backup.state == BackupState::Running || ahead {
+            if backup.in_use || backup.of_schedule || backup.needed_by.is_some() || backup.state == BackupState::Running || ahead {
                 prop_assert!(kept.contains(backup), "{backup:?}");
             }
         }
-        let good = |backup: &&BackupFacts| backup.state == BackupState::Succeeded && backup.verified;
+        let good = |backup: &&BackupFacts| {
+            backup.state == BackupState::Succeeded && backup.verified && backup.lacks.is_none()
+        };
         let newest = backups.iter().filter(good).map(|backup| backup.created_at).max();
         let newest_kept = kept.iter().filter(good).map(|backup| backup.created_at).max();
         prop_assert_eq!(newest, newest_kept);
@@ -185,6 +202,18 @@ proptest! {
     ) {
         let once = kept(&backups, &retention, zone);
         prop_assert_eq!(&kept(&once, &retention, zone), &once);
+    }
+
+    #[test]
+    fn what_breaks_drops_nothing_more(
+        backups in any_backups(),
+        retention in any_retention(),
+        zone in proptest::sample::select(ZONES.to_vec()),
+    ) {
+        let whole: Vec<BackupFacts> =
+            backups.iter().map(|backup| BackupFacts { lacks: None, ..backup.clone() }).collect();
+        let (before, after) = (kept(&whole, &retention, zone), kept(&backups, &retention, zone));
+        prop_assert!(names(&before).is_subset(&names(&after)));
     }
 
     #[test]
@@ -244,7 +273,7 @@ proptest! {
         let backups: Vec<BackupFacts> = backups
             .into_iter()
             .enumerate()
-            .map(|(index, backup)| BackupFacts { name: index.to_string(), ..backup })
+            .map(|(index, backup)| BackupFacts { name: index.to_string(), lacks: None, ..backup })
             .collect();
         let verdicts = decide(&backups, &retention, zone, at(NOW)).unwrap();
         let time_zone = TimeZone::get(zone).unwrap();

@@ -21,6 +21,8 @@ fn backup(created_at: &str) -> BackupFacts {
         parent: None,
         expires_at: None,
         in_use: false,
+        lacks: None,
+        of_schedule: false,
         needed_by: None,
     }
 }
@@ -233,6 +235,74 @@ fn unverified_backups_neither_replace_nor_inherit() {
             "+u3: daily 2026-11-19",
             "+v2: daily 2026-11-18",
             "-v3: no rule keeps it",
+        ]
+    );
+}
+
+/// One that was taken by hand had expired: with it went what the schedule of the same target kept.
+#[test]
+fn what_a_schedule_keeps_counts_and_stays_where_the_others_are_judged() {
+    let expired = Some(at("2026-11-20T04:00:00Z"));
+    let scheduled = |backup| BackupFacts { of_schedule: true, expires_at: expired, ..backup };
+    let by_hand = |backup| BackupFacts { expires_at: expired, ..backup };
+    let parent = by_hand(named("parent", "2026-11-20T01:00:00Z"));
+    let backups = [
+        scheduled(unverified("run 3", "2026-11-20T04:00:00Z")),
+        scheduled(BackupFacts {
+            parent: Some("parent".to_owned()),
+            ..named("run 2", "2026-11-20T03:00:00Z")
+        }),
+        by_hand(named("by hand", "2026-11-20T02:00:00Z")),
+        parent.clone(),
+    ];
+    assert_eq!(
+        lines(&backups, &Retention::default(), "UTC"),
+        [
+            "+run 3: judged by its schedule",
+            "+run 2: last verified, judged by its schedule",
+            "-by hand: expired",
+            "+parent: parent of run 2",
+        ]
+    );
+    let older = [scheduled(named("run 1", "2026-11-20T00:00:00Z")), parent];
+    assert_eq!(
+        lines(&older, &Retention::default(), "UTC"),
+        ["+parent: last verified", "+run 1: judged by its schedule"]
+    );
+}
+
+/// Two increments on a full backup whose files were gone kept the place of the last one that could be restored.
+#[test]
+fn what_cannot_be_restored_takes_nobodys_place() {
+    let broken = |backup| BackupFacts { lacks: Some("full 2 is gone".to_owned()), ..backup };
+    let mut backups = vec![
+        broken(named("increment 2", "2026-11-20T04:00:00Z")),
+        broken(named("increment 1", "2026-11-20T03:00:00Z")),
+        named("full 1", "2026-11-20T01:00:00Z"),
+        named("full 0", "2026-11-19T01:00:00Z"),
+        named("older", "2026-11-18T01:00:00Z"),
+    ];
+    assert_eq!(
+        lines(&backups, &last(2), "UTC"),
+        [
+            "+increment 2: counts for nothing: full 2 is gone",
+            "+increment 1: counts for nothing: full 2 is gone",
+            "+full 1: last 1 of 2, last verified",
+            "+full 0: last 2 of 2",
+            "-older: no rule keeps it",
+        ]
+    );
+    // It goes when it would have gone anyway.
+    backups.insert(0, named("full 3", "2026-11-20T05:00:00Z"));
+    assert_eq!(
+        lines(&backups, &last(2), "UTC"),
+        [
+            "+full 3: last 1 of 2, last verified",
+            "+increment 2: counts for nothing: full 2 is gone",
+            "-increment 1: no rule keeps it",
+            "+full 1: last 2 of 2",
+            "-full 0: no rule keeps it",
+            "-older: no rule keeps it",
         ]
     );
 }

@@ -180,3 +180,31 @@ fn expiry_without_a_schedule_removed_nothing() {
     assert_eq!(scene.backups()[0]["object"], "new");
     assert_eq!(daemon.stop(), Some(0));
 }
+
+/// What its schedule keeps was judged as if it had none, as soon as a Backup by hand of the same target had expired.
+#[test]
+fn a_backup_by_hand_that_expired_took_those_of_a_schedule_with_it() {
+    let scene = Scene::new();
+    scene.write("live/f", "one");
+    scene.apply(&format!("{STORE}---\n{}", backup("by-hand", "@/live", "expiresAfter: 1s\n"))).ok();
+    let schedule = format!(
+        "{}metadata: {{name: nightly}}\nspec:\n  schedule: '0 2 1 1 *'\n  retention: {{keepLast: 5}}\n  \
+         template: {{spec: {{target: {{host: {{paths: [@/live]}}}}, storeRef: {{name: main}}, \
+         expiresAfter: 1s}}}}\n",
+        head("BackupSchedule")
+    );
+    scene.write("specs/all.yaml", scene.fill(&format!("{STORE}---\n{schedule}")));
+    scene.apply(&schedule).ok();
+    for _ in 0..2 {
+        scene.run(&["schedule", "run", "nightly"]).ok();
+    }
+    std::thread::sleep(Duration::from_millis(1200));
+    let daemon = Daemon::start(&scene, "specs");
+    wait_until("the expired one is removed", || {
+        scene.backups().iter().all(|record| record["object"] != "by-hand")
+    });
+    let left = scene.backups();
+    assert!(left.iter().all(|record| record["file"] == "ok"), "{left:?}");
+    assert_eq!((left.len(), scene.stored().len()), (2, 4));
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -183,41 +183,97 @@ fn a_schedule_is_ready_while_its_store_is_there() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
-/// The record of the newer one kept its place, and the only archive that there was went.
-#[test]
-fn retention_leaves_the_last_archive_when_a_newer_one_was_removed_by_hand() {
-    let scene = scene();
-    let text = schedule("nightly", "0 2 1 1 *", "  retention: {keepLast: 3}\n");
-    scene.write("specs/nightly.yaml", scene.fill(&text));
-    let daemon = Daemon::start(&scene, "specs");
+/// The archives of a store, oldest first.
+fn archives(scene: &Scene) -> Vec<String> {
+    let mut stored = scene.stored();
+    stored.retain(|name| !name.ends_with("manifest.json"));
+    stored.sort();
+    stored
+}
+
+/// What is made by so many runs of the schedule `nightly`, in their order.
+fn runs(scene: &Scene, count: usize) -> Vec<String> {
     wait_until("the schedule is known", || {
         !scene.run(&["schedule", "list", "-o", "json"]).ok().items().is_empty()
     });
-    let archives = || {
-        let mut stored = scene.stored();
-        stored.retain(|name| !name.ends_with("manifest.json"));
-        stored.sort();
-        stored
-    };
     let mut made: Vec<String> = Vec::new();
-    for number in 0..3 {
+    for number in 0..count {
         scene.write("live/f", number.to_string());
         scene.run(&["schedule", "run", "nightly"]).ok();
-        made.extend(archives().into_iter().filter(|name| !made.contains(name)).collect::<Vec<_>>());
+        made.extend(
+            archives(scene).into_iter().filter(|name| !made.contains(name)).collect::<Vec<_>>(),
+        );
     }
-    let text = schedule("nightly", "0 2 1 1 *", "  retention: {keepLast: 1}\n");
-    for gone in &made[1..] {
-        fs::remove_file(scene.path(&format!("store/{gone}"))).unwrap();
-        fs::remove_file(scene.path(&format!("store/{gone}.manifest.json"))).unwrap();
+    made
+}
+
+/// The record of the newer one kept its place, and the only archive that there was went. So did a manifest that was
+/// left without its archive.
+#[test]
+fn retention_leaves_the_last_archive_when_a_newer_one_was_removed_by_hand() {
+    for with_manifest in [true, false] {
+        let scene = scene();
+        let text = schedule("nightly", "0 2 1 1 *", "  retention: {keepLast: 3}\n");
+        scene.write("specs/nightly.yaml", scene.fill(&text));
+        let daemon = Daemon::start(&scene, "specs");
+        let made = runs(&scene, 3);
+        let text = schedule("nightly", "0 2 1 1 *", "  retention: {keepLast: 1}\n");
+        for gone in &made[1..] {
+            fs::remove_file(scene.path(&format!("store/{gone}"))).unwrap();
+            if with_manifest {
+                fs::remove_file(scene.path(&format!("store/{gone}.manifest.json"))).unwrap();
+            }
+        }
+        scene.write("specs/nightly.yaml", scene.fill(&text));
+        let dry = ["schedule", "prune", "nightly", "--dry-run", "-o", "json"];
+        wait_until("what is gone is not judged", || {
+            let judged = scene.run(&dry).ok().items();
+            judged.len() == 1 && judged[0]["rules"][0] == "last 1 of 1"
+        });
+        scene.run(&["schedule", "prune", "nightly"]).ok();
+        assert_eq!(archives(&scene), made[..1]);
+        assert_eq!(daemon.stop(), Some(0));
     }
-    scene.write("specs/nightly.yaml", scene.fill(&text));
+}
+
+/// An increment whose full archive was gone kept the place of the last one that could be restored; so did one that
+/// was cut.
+#[test]
+fn retention_leaves_the_last_archive_that_can_be_restored() {
+    let scene = scene();
+    let text = |keep: u32| {
+        let text =
+            schedule("nightly", "0 2 1 1 *", &format!("  retention: {{keepLast: {keep}}}\n"));
+        text.replace("storeRef:", "type: Incremental, maxChain: 2, storeRef:")
+    };
+    scene.write("specs/nightly.yaml", scene.fill(&text(9)));
+    let daemon = Daemon::start(&scene, "specs");
+    let made = runs(&scene, 5);
+    let parents: Vec<bool> =
+        scene.backups().iter().map(|record| record["parent"].is_string()).collect();
+    assert_eq!(parents, [false, true, false, true, false]);
+    fs::remove_file(scene.path(&format!("store/{}", made[2]))).unwrap();
+    fs::remove_file(scene.path(&format!("store/{}.manifest.json", made[2]))).unwrap();
+    fs::write(scene.path(&format!("store/{}", made[4])), "cut").unwrap();
+    scene.write("specs/nightly.yaml", scene.fill(&text(1)));
     let dry = ["schedule", "prune", "nightly", "--dry-run", "-o", "json"];
-    wait_until("what is gone is not judged", || {
+    let mut rules = Vec::new();
+    wait_until("what cannot be restored takes no place", || {
         let judged = scene.run(&dry).ok().items();
-        judged.len() == 1 && judged[0]["rules"][0] == "last 1 of 1"
+        rules = judged.iter().map(|one| one["rules"].to_string()).collect::<Vec<_>>();
+        rules.iter().any(|rules| rules.contains("last 1 of 1"))
     });
-    scene.run(&["schedule", "prune", "nightly"]).ok();
-    assert_eq!(archives(), made[..1]);
+    assert!(rules[0].contains("counts for nothing"), "{rules:?}");
+    assert!(rules[0].contains("it has 3 bytes"), "{rules:?}");
+    assert!(rules[2].contains("last 1 of 1") && rules[2].contains("last verified"), "{rules:?}");
+    assert!(rules[3].contains("parent of"), "{rules:?}");
+    scene.run(&["schedule", "prune", "nightly", "--yes"]).ok();
+    let left = archives(&scene);
+    assert!(left.contains(&made[0]) && left.contains(&made[1]), "{left:?}");
+    let record =
+        scene.backups().into_iter().find(|record| record["backupName"] == made[1].as_str());
+    let object = record.unwrap()["object"].as_str().unwrap().to_owned();
+    scene.run(&["backup", "verify", &object]).ok();
     assert_eq!(daemon.stop(), Some(0));
 }
 

@@ -17,6 +17,7 @@ use rustix::fs::{Access, AtFlags, FlockOperation};
 
 pub use listing::{Cleaned, StoreListing, StoredArchive};
 pub use pending::PendingArchive;
+pub use presence::Presence;
 
 use super::error::EngineError;
 use super::manifest::{MANIFEST_SUFFIX, Manifest};

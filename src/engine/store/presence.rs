@@ -4,10 +4,44 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::files::store_failed;
-use super::{LocalStore, PendingArchive};
+use super::{LocalStore, PendingArchive, StoredArchive};
 use crate::engine::error::EngineError;
+use crate::engine::manifest::Manifest;
 use crate::engine::progress::Cancel;
 use crate::engine::survey::file_digest;
+
+/// What a store holds under the name of an archive.
+#[derive(Debug)]
+pub enum Presence {
+    /// Archive and manifest, of the size that the manifest says.
+    Whole(Box<Manifest>),
+    /// Something is there, and why it is no backup as it is: its manifest is missing, or cannot be used, or says
+    /// another size. What cannot be looked at is not missed.
+    Broken(EngineError),
+    /// No archive. A manifest alone is none.
+    Gone,
+}
+
+impl Presence {
+    /// Its manifest, if all of it is there.
+    pub fn whole(self) -> Option<Manifest> {
+        match self {
+            Self::Whole(manifest) => Some(*manifest),
+            Self::Broken(_) | Self::Gone => None,
+        }
+    }
+
+    fn of(name: &str, manifest: Result<Manifest, EngineError>, size: u64) -> Self {
+        match manifest {
+            Ok(manifest) if manifest.size_bytes == size => Self::Whole(Box::new(manifest)),
+            Ok(manifest) => Self::Broken(EngineError::damaged(
+                name,
+                format!("it has {size} bytes, its manifest says {}", manifest.size_bytes),
+            )),
+            Err(error) => Self::Broken(error),
+        }
+    }
+}
 
 impl LocalStore {
     /// Whether the archive is committed: its manifest is there.
@@ -22,14 +56,22 @@ impl LocalStore {
             || self.partial_path(name).exists()
     }
 
-    /// Whether the archive or its manifest is there: one that could be removed by half only is still to be removed.
-    /// What cannot be looked at is not missed.
-    pub fn is_there(&self, name: &str) -> bool {
-        let is_missing = |path: &Path| {
-            let found = path.symlink_metadata();
-            found.is_err_and(|error| error.kind() == ErrorKind::NotFound)
-        };
-        !is_missing(&self.manifest_path(name)) || !is_missing(&self.archive_path(name))
+    /// What is there of an archive, by its size: whether every byte is right is for whoever verifies it.
+    pub fn presence(&self, name: &str) -> Presence {
+        let path = self.archive_path(name);
+        match path.symlink_metadata().and_then(|_| path.metadata()) {
+            Ok(found) => Presence::of(name, self.read_manifest(name), found.len()),
+            Err(error) if is_missing(&path, &error) => Presence::Gone,
+            Err(error) => Presence::Broken(store_failed("reading", &path)(error)),
+        }
+    }
+
+    /// What is there of an archive that was listed.
+    pub fn presence_of(&self, archive: StoredArchive) -> Presence {
+        match archive.size_bytes {
+            Some(size) => Presence::of(&archive.name, archive.manifest, size),
+            None => self.presence(&archive.name),
+        }
     }
 
     /// Whether the archive's file lies under its final name.
@@ -73,6 +115,11 @@ impl LocalStore {
         }
         Ok(())
     }
+}
+
+/// Whether nothing lies there. A link that leads nowhere is something.
+fn is_missing(path: &Path, error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound && path.symlink_metadata().is_err()
 }
 
 impl PendingArchive {

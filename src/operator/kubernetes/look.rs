@@ -344,16 +344,14 @@ async fn drive_to_its_end(operation: &OperationId, context: &Context) -> Option<
 
 /// Carries an operation out, in a task of its own.
 async fn carry_out(kind: Kind, operation: &OperationId, context: &Arc<Context>) {
-    if let Some(conclusion) = drive_to_its_end(operation, context).await {
+    let conclusion = drive_to_its_end(operation, context).await;
+    if let Some(conclusion) = &conclusion {
         let (warning, reason) = match &conclusion.failure {
             None => (false, Reason::Succeeded),
             Some(failure) => (true, failure.reason),
         };
         let note = &conclusion.message;
         context.link.event(operation, warning, reason.as_str(), "Conclude", note).await;
-        if let Err(error) = context.operator.after_operation(operation).await {
-            warn!(%operation, "{error}");
-        }
     }
     context.leave(operation);
     let api = context.link.api(kind, &operation.namespace);
@@ -363,6 +361,12 @@ async fn carry_out(kind: Kind, operation: &OperationId, context: &Arc<Context>) 
         && let Err(error) = leave::release(kind, &object, context).await
     {
         warn!(%operation, "its finalizer stays for now: {error}");
+    }
+    // Last: retention waits for looks into stores, and nobody who deletes the object is to wait for those.
+    if conclusion.is_some()
+        && let Err(error) = context.operator.after_operation(operation).await
+    {
+        warn!(%operation, "{error}");
     }
 }
 

@@ -4,12 +4,14 @@
 //! the same `drive` as everywhere. It decides nothing about an operation's steps.
 
 mod adopt;
+mod archives;
 mod before;
 pub(super) mod journal;
 mod lease;
 mod leave;
 mod link;
 mod look;
+mod removal;
 mod schedules;
 mod stores;
 
@@ -31,7 +33,7 @@ use crate::spec::{Kind, Reason};
 use crate::telemetry::Health;
 
 pub use lease::{Election, GateLayer, Leadership, SignError, sign};
-pub(super) use stores::StoreNews;
+pub(super) use stores::{StoreNews, UNHEARD};
 
 pub use link::{ARCHIVE_FINALIZER, ClusterLink, OPERATION_FINALIZER, PARENT_ANNOTATION, resource};
 

@@ -1,28 +1,24 @@
 //! One look at a store: its claim, and now and then what lies in it.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
-use serde_json::{Value, json};
+use serde_json::json;
 use tracing::warn;
 
+use super::archives::decoded;
 use super::{ClusterLink, Context, LookError};
-use crate::catalog::{BackupFilter, BackupKey, BackupRecord, RecordStatus};
-use crate::engine::{Manifest, Progress};
-use crate::operator::presence::{StoreLook, directory_of, gone, gone_message};
+use crate::engine::Progress;
+use crate::operator::presence::{StoreLook, lacks, stored};
 use crate::operator::progress::Meter;
-use crate::operator::rebuild::record_of;
 use crate::operator::{Operator, OperatorError};
-use crate::plan::conditions::{ConditionType, Truth};
-use crate::plan::status::recorded;
 use crate::plan::{Failure, OperationId, StoreBinding, conditions};
-use crate::runtime::kubernetes::{StoreAnswer, StoreErrand, StoreFigures, StoreWork, failure};
+use crate::runtime::kubernetes::{StoreAnswer, StoreErrand, StoreFigures, StoreWork};
 use crate::spec::{
     BackupStoreStatus, ByteSize, Kind, MoverSecurityContext, Reason, counted, readable_size,
 };
@@ -34,6 +30,9 @@ const INSPECT: Duration = Duration::from_hours(6);
 const SAY: Duration = Duration::from_secs(5);
 /// A store that could not be looked into is tried again after this long.
 const AGAIN: Duration = Duration::from_mins(1);
+/// Why a look into a store may hear of less than a mover has told.
+pub(in crate::operator) const UNHEARD: &str = "the kubelet may have rotated the log of the mover: raise its \
+     `containerLogMaxSize`, or keep fewer archives in one store";
 /// Operations wait so long at most for the first look into a store.
 const FIRST_LOOK: Duration = Duration::from_mins(2);
 
@@ -204,11 +203,22 @@ impl Operator {
             }
         };
         match done {
-            Ok(StoreAnswer { figures, manifests, present, .. }) => {
-                self.record_manifests(operation, binding, &before, manifests).await?;
+            Ok(StoreAnswer { figures, manifests, present, broken, .. }) => {
+                let manifests = decoded(manifests);
+                look.found(lacks(&manifests.iter().map(stored).collect(), broken));
+                self.record_manifests(operation, binding, &before, &manifests).await?;
                 match &present {
-                    Some(present) => self.end_the_gone(binding, &before, present).await?,
-                    None => warn!(store = binding.name, "not all that lies in it was heard of"),
+                    Some(present) => {
+                        self.end_the_gone(binding, &before, present).await?;
+                        self.tell_what_lacks(binding, &before, present, look).await?;
+                        self.forget_unfinished_removals(operation, &before, present).await?;
+                    }
+                    None => {
+                        let message = format!("not all that lies in it was heard of; {UNHEARD}");
+                        warn!(store = binding.name, "{message}");
+                        let reason = Reason::StoreUnavailable.as_str();
+                        link.event(operation, true, reason, "Inspect", &message).await;
+                    }
                 }
                 let news = StoreNews { answers: asked, ..StoreNews::default() };
                 self.publish_store(operation, Ok(figures), news).await?;
@@ -219,152 +229,6 @@ impl Operator {
                 Err(failure.into())
             }
         }
-    }
-
-    pub(super) async fn records_of_store(
-        &self,
-        store: &OperationId,
-    ) -> Result<Vec<BackupRecord>, OperatorError> {
-        let filter = BackupFilter {
-            namespace: Some(store.namespace.clone()),
-            store: Some(store.name.clone()),
-            ..BackupFilter::default()
-        };
-        Ok(self.catalog.backups(filter).await?)
-    }
-
-    /// Adds records for archives that have none, and takes up again those of archives that are back. `before` is
-    /// what was recorded before the look.
-    pub(super) async fn record_manifests(
-        &self,
-        store: &OperationId,
-        binding: &StoreBinding,
-        before: &[BackupRecord],
-        manifests: Vec<Value>,
-    ) -> Result<(), OperatorError> {
-        let known = self.records_of_store(store).await?;
-        let mut open = Vec::new();
-        for operation in self.catalog.open_operations().await? {
-            open.push((operation.namespace, operation.name));
-        }
-        let directory = directory_of(binding);
-        let before: HashMap<i64, &BackupRecord> =
-            before.iter().map(|record| (record.id, record)).collect();
-        let mut rows = Vec::new();
-        for manifest in manifests {
-            let Ok(manifest) = serde_json::from_value::<Manifest>(manifest) else { continue };
-            let mut record = record_of(&manifest, &directory);
-            record.store.clone_from(&binding.name);
-            let running = open.contains(&(record.namespace.clone(), record.object.clone()));
-            if running || record.namespace != store.namespace {
-                continue;
-            }
-            let mut same: Vec<&BackupRecord> =
-                known.iter().filter(|known| known.is_same_archive(&record)).collect();
-            same.sort_by_key(|known| (known.deleted_at.is_some(), std::cmp::Reverse(known.id)));
-            match same.first() {
-                None => rows.push(record),
-                // Deleted meanwhile: it was there when the mover looked.
-                Some(known) if before.get(&known.id) != Some(known) => {}
-                Some(known) => self.take_up_again(known, &record).await?,
-            }
-        }
-        if !rows.is_empty() {
-            self.catalog.rebuild(rows).await?;
-        }
-        Ok(())
-    }
-
-    /// Makes a record say again where its archive is, if it was ended, or was made of the store's earlier claim.
-    async fn take_up_again(
-        &self,
-        known: &BackupRecord,
-        found: &BackupRecord,
-    ) -> Result<(), OperatorError> {
-        let ended = known.deleted_at.is_some() && known.status == RecordStatus::Deleted;
-        let elsewhere = known.deleted_at.is_none()
-            && known.status != RecordStatus::Running
-            && known.backup_path != found.backup_path;
-        if !ended && !elsewhere {
-            return Ok(());
-        }
-        let mut record = BackupRecord { backup_path: found.backup_path.clone(), ..known.clone() };
-        if ended {
-            record.status = RecordStatus::Succeeded;
-            record.deleted_at = None;
-            record.error_message = None;
-            record.verified_at = known.verified_at.or(found.verified_at);
-            let message = format!("{} is in store {} again", known.backup_name, known.store);
-            self.tell_object(&record, true, &message).await?;
-        }
-        Ok(self.catalog.update_backup(record).await?)
-    }
-
-    /// Ends the records of archives that are not there any more, and says so on their objects.
-    pub(super) async fn end_the_gone(
-        &self,
-        binding: &StoreBinding,
-        before: &[BackupRecord],
-        present: &HashSet<String>,
-    ) -> Result<(), OperatorError> {
-        for record in gone(before, &directory_of(binding), present) {
-            let key = BackupKey::Id(record.id);
-            // One that retention, or its object's deletion, has ended meanwhile has its own end.
-            if self.catalog.backup(key).await?.as_ref() != Some(record) {
-                continue;
-            }
-            // The object first: a record that has ended is not looked at again.
-            if record.status == RecordStatus::Succeeded {
-                self.tell_object(record, false, &gone_message(record)).await?;
-            }
-            self.end_as_gone(record).await?;
-        }
-        Ok(())
-    }
-
-    /// Says on the object of a finished Backup whether its archive is there.
-    async fn tell_object(
-        &self,
-        record: &BackupRecord,
-        there: bool,
-        message: &str,
-    ) -> Result<(), OperatorError> {
-        let (Some(link), kind) = (&self.cluster, Kind::Backup) else { return Ok(()) };
-        let api = link.api(kind, &record.namespace);
-        let what = format!("read Backup {}/{}", record.namespace, record.object);
-        let found = api.get_opt(&record.object).await.map_err(|error| failure(&what, &error))?;
-        let Some(object) = found else { return Ok(()) };
-        let mut operation = super::look::identity(kind, &object);
-        let mut status = object.data["status"].clone();
-        operation.generation = status["observedGeneration"].as_i64().unwrap_or_default();
-        let own = status["archive"]["name"] == record.backup_name.as_str()
-            && object.metadata.deletion_timestamp.is_none()
-            && recorded(&status, operation.generation).is_some();
-        if !own || (record.uid.is_some() && record.uid != object.metadata.uid) {
-            return Ok(());
-        }
-        let mut list: Vec<Condition> =
-            serde_json::from_value(status["conditions"].clone()).unwrap_or_default();
-        let (truth, reason) = match (there, record.verified_at) {
-            (false, _) => (Truth::False, Reason::ArchiveMissing),
-            (true, Some(_)) => (Truth::True, Reason::Verified),
-            (true, None) => (Truth::False, Reason::NotVerified),
-        };
-        let (generation, now) = (operation.generation, Timestamp::now());
-        conditions::set(
-            &mut list,
-            ConditionType::Verified,
-            truth,
-            reason,
-            message,
-            generation,
-            now,
-        );
-        status["conditions"] = json!(list);
-        status["message"] = json!(message);
-        self.put_status(&operation, status).await?;
-        link.event(&operation, !there, reason.as_str(), "Inspect", message).await;
-        Ok(())
     }
 
     /// Says how a store in a cluster is.

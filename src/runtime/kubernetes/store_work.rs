@@ -1,6 +1,6 @@
 //! Work on a store alone: looking into it, removing archives. A mover of its own does it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use crate::spec::MoverSecurityContext;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StoreFigures {
-    /// Archives with a manifest.
+    /// Archives that are there with their manifests.
     pub backups: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -32,10 +32,12 @@ pub struct StoreFigures {
 pub struct StoreAnswer {
     /// What the store holds now.
     pub figures: StoreFigures,
-    /// Every manifest, where it was inspected.
+    /// The manifest of every archive that is all there, where it was inspected.
     pub manifests: Vec<Value>,
     /// The names of all archives that are there; nothing if not all of them were heard of.
     pub present: Option<HashSet<String>>,
+    /// Those of them that are no backups as they are, and why.
+    pub broken: HashMap<String, Failure>,
     /// Archives that were to be removed and stay, each with one that builds on it.
     pub stay: Vec<(String, String)>,
 }
@@ -115,6 +117,7 @@ impl KubernetesRuntime {
         let mut present = HashSet::new();
         // A log that is read again says everything again.
         let mut known = HashSet::new();
+        let mut broken = HashMap::new();
         let answer = conversation
             .ask(request, &mut |said| match said {
                 Saying::Archive { manifest } => {
@@ -123,8 +126,9 @@ impl KubernetesRuntime {
                         manifests.push(manifest);
                     }
                 }
-                Saying::Unreadable { name } => {
-                    present.insert(name);
+                Saying::Unreadable { name, why } => {
+                    present.insert(name.clone());
+                    broken.insert(name, why);
                 }
                 _ => {}
             })
@@ -133,7 +137,7 @@ impl KubernetesRuntime {
         let answer = answer?;
         let stay = serde_json::from_value(answer["stay"].clone()).unwrap_or_default();
         let present = all_of(present, &answer);
-        Ok(StoreAnswer { figures: figures(&answer), manifests, present, stay })
+        Ok(StoreAnswer { figures: figures(&answer), manifests, present, broken, stay })
     }
 }
 

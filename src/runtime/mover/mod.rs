@@ -147,15 +147,17 @@ pub enum Saying {
     },
     /// The current request has read all that it reads; what is written of it is not complete yet.
     Read,
-    /// One archive of the store, while looking into it.
+    /// One archive of the store that is all there, while looking into it.
     Archive {
         /// Its manifest.
         manifest: Value,
     },
-    /// One archive of the store whose manifest cannot be used or is not there.
+    /// One archive of the store that is no backup as it is.
     Unreadable {
         /// Its name.
         name: String,
+        /// Why.
+        why: Failure,
     },
     /// That it is there.
     Alive,

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Mission, Request, Saying, Work, termination_message};
-use crate::engine::{Cancel, LocalStore, Progress};
+use crate::engine::{Cancel, LocalStore, Presence, Progress};
 use crate::plan::chain::Removal;
 use crate::plan::{Action, Failure, Job, JournalEntry, Log, Mark};
 use crate::runtime::host::{self, HostRuntime};
@@ -188,15 +188,22 @@ impl Mover {
         let store = host::open_store(&self.mission.store)?;
         let listing = store.list()?;
         // One that could be removed by half only is still to be removed.
-        let halves = listing.unfinished.into_iter().map(|name| Saying::Unreadable { name });
-        let whole = listing.archives.into_iter().map(|archive| match archive.manifest {
-            Ok(manifest) => {
-                Saying::Archive { manifest: serde_json::to_value(manifest).unwrap_or_default() }
+        let halves = listing.unfinished.into_iter().map(|name| (store.presence(&name), name));
+        let named = listing.archives.into_iter().map(|archive| {
+            let name = archive.name.clone();
+            (store.presence_of(archive), name)
+        });
+        let sayings = named.chain(halves).filter_map(|(presence, name)| match presence {
+            Presence::Whole(manifest) => {
+                let manifest = serde_json::to_value(*manifest).unwrap_or_default();
+                Some(Saying::Archive { manifest })
             }
-            Err(_) => Saying::Unreadable { name: archive.name },
+            Presence::Broken(error) => Some(Saying::Unreadable { name, why: error.into() }),
+            // A manifest alone is no archive.
+            Presence::Gone => None,
         });
         let mut told = 0_u64;
-        for saying in whole.chain(halves) {
+        for saying in sayings {
             (self.surroundings.say)(&saying.to_line());
             told += 1;
         }
@@ -237,10 +244,15 @@ fn with_store(mut facts: Value, mission: &Mission) -> Value {
     else {
         return facts;
     };
-    let bytes: u64 = listing.archives.iter().filter_map(|archive| archive.size_bytes).sum();
+    let archives = listing.archives.into_iter();
+    let whole: Vec<u64> = archives
+        .filter_map(|archive| store.presence_of(archive).whole())
+        .map(|manifest| manifest.size_bytes)
+        .collect();
+    let bytes: u64 = whole.iter().sum();
     map.insert(
         "store".to_owned(),
-        json!({"backups": listing.archives.len(), "bytes": bytes, "freeBytes": free}),
+        json!({"backups": whole.len(), "bytes": bytes, "freeBytes": free}),
     );
     facts
 }
@@ -313,8 +325,13 @@ impl Progress for Spoken {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::engine::{Manifest, PackSummary};
+    use crate::plan::StoreBinding;
     use crate::plan::backup::step::{ARCHIVE, HOOKS_BEFORE};
+    use crate::spec::ArchiveFormat;
 
     /// A Backup failed whose operator, and its mover, died after the hooks before.
     #[test]
@@ -329,5 +346,65 @@ mod tests {
         };
         let journal = [as_own(entry(HOOKS_BEFORE, "operator")), entry(ARCHIVE, SESSION)];
         assert!(Log::new(&journal).is_one_session(HOOKS_BEFORE, ARCHIVE));
+    }
+
+    /// It counted as a backup, had a record made of it, and retention removed the last real archive for it.
+    #[test]
+    fn a_manifest_whose_archive_is_gone_or_cut_is_no_backup() {
+        let directory = tempfile::tempdir().unwrap();
+        let spec = json!({"local": {"path": directory.path()}});
+        let spec = serde_json::from_value(spec).unwrap();
+        let binding = StoreBinding { name: "main".to_owned(), spec };
+        let store = host::open_store(&binding).unwrap();
+        for (name, bytes) in [("whole", Some("bytes")), ("cut", Some("byt")), ("gone", None)] {
+            let name = format!("backup_{name}.tar.gz");
+            let (summary, at) = (PackSummary::default(), Timestamp::UNIX_EPOCH);
+            let mut manifest = Manifest::new(&name, ArchiveFormat::TarGz, &summary, at);
+            manifest.size_bytes = 5;
+            store.write_manifest(&manifest).unwrap();
+            if let Some(bytes) = bytes {
+                std::fs::write(store.archive_path(&name), bytes).unwrap();
+            }
+        }
+        std::fs::write(store.archive_path("backup_half.tar.gz"), "bytes").unwrap();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&said);
+        let surroundings = Surroundings {
+            requests: PathBuf::new(),
+            termination: PathBuf::new(),
+            say: Arc::new(move |line| heard.lock().unwrap().extend(Saying::from_line(line))),
+            stop: Cancel::new(),
+        };
+        let mover = Mover {
+            mission: Mission { job: None, journal: Vec::new(), store: binding },
+            runtime: HostRuntime::default(),
+            journal: Vec::new(),
+            outcomes: Vec::new(),
+            surroundings,
+        };
+        let answer = mover.inspect().unwrap();
+        assert_eq!((&answer["told"], &answer["store"]["backups"]), (&json!(3), &json!(1)));
+        assert_eq!(answer["store"]["bytes"], 5);
+        let said: Vec<String> = said.lock().unwrap().iter().map(summary).collect();
+        assert_eq!(
+            said,
+            [
+                "backup_cut.tar.gz: ArchiveDamaged",
+                "backup_whole.tar.gz",
+                "backup_half.tar.gz: ArchiveMissing",
+            ]
+        );
+        // What was removed by half is removed all the same.
+        let names = vec!["backup_half.tar.gz".to_owned()];
+        assert_eq!(mover.delete(&names).unwrap()["deleted"], json!(names));
+        assert!(!store.archive_path(&names[0]).exists());
+    }
+
+    fn summary(said: &Saying) -> String {
+        match said {
+            Saying::Archive { manifest } => manifest["name"].as_str().unwrap().to_owned(),
+            Saying::Unreadable { name, why } => format!("{name}: {}", why.reason),
+            other => panic!("{other:?}"),
+        }
     }
 }

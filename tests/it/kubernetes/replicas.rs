@@ -136,13 +136,17 @@ fn retention_counts_the_archives_that_are_there() {
     for suffix in ["", ".manifest.json"] {
         std::fs::remove_file(store.join(format!("{removed}{suffix}"))).unwrap();
     }
+    // A manifest alone is no archive either.
+    std::fs::remove_file(store.join(back_up("halved"))).unwrap();
     let third = back_up("third");
-    scene.cluster.wait("the Backup to say that its archive is gone", LONG, || {
-        let status = scene.object("backup", "removed")?["status"].clone();
-        let conditions = status["conditions"].as_array()?;
-        let verified = conditions.iter().find(|one| one["type"] == "Verified")?;
-        (verified["status"] == "False" && verified["reason"] == "ArchiveMissing").then_some(())
-    });
+    for gone in ["removed", "halved"] {
+        scene.cluster.wait("the Backup to say that its archive is gone", LONG, || {
+            let status = scene.object("backup", gone)?["status"].clone();
+            let conditions = status["conditions"].as_array()?;
+            let verified = conditions.iter().find(|one| one["type"] == "Verified")?;
+            (verified["status"] == "False" && verified["reason"] == "ArchiveMissing").then_some(())
+        });
+    }
     let archives = scene.archives();
     assert!(archives.contains(&first) && archives.contains(&third), "{archives:?}");
     // What is there is counted as ever.

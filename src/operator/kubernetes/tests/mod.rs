@@ -1,6 +1,7 @@
 //! The exact calls that looks at objects make, against an API server that is a function.
 
 mod kinds;
+mod retention;
 mod server;
 mod terms;
 

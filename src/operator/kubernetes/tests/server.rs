@@ -93,6 +93,12 @@ impl State {
                         for (name, value) in call.body[member].as_object().into_iter().flatten() {
                             found[member][name.as_str()] = value.clone();
                         }
+                        // A null of a merge takes away.
+                        let annotations =
+                            found.get_mut(member).map(|one| one.get_mut("annotations"));
+                        if let Some(Some(Value::Object(left))) = annotations {
+                            left.retain(|_, value| !value.is_null());
+                        }
                     }
                     (200, found.clone())
                 }

@@ -9,12 +9,12 @@ use crate::spec::ArchiveFormat;
 const STORES: &str = "/apis/eider.dev/v1alpha1/namespaces/shop/backupstores";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/eider/leases";
 
-fn store() -> StoreBinding {
+pub(super) fn store() -> StoreBinding {
     let spec = json!({"volumeClaim": {"name": "backups"}});
     StoreBinding { name: "main".to_owned(), spec: serde_json::from_value(spec).unwrap() }
 }
 
-fn verified() -> Value {
+pub(super) fn verified() -> Value {
     let mut backup = finished();
     backup["status"]["conditions"] = json!([
         {"type": "Succeeded", "status": "True", "reason": "Succeeded", "message": "1 file",
@@ -33,15 +33,15 @@ impl Scene {
         scene
     }
 
-    async fn records(&self) -> Vec<BackupRecord> {
+    pub(super) async fn records(&self) -> Vec<BackupRecord> {
         self.context.operator.catalog().backups(BackupFilter::default()).await.unwrap()
     }
 
-    fn store_identity() -> OperationId {
+    pub(super) fn store_identity() -> OperationId {
         "BackupStore/shop/main/1".parse().unwrap()
     }
 
-    async fn hears_of(&self, before: &[BackupRecord], present: &[&str]) {
+    pub(super) async fn hears_of(&self, before: &[BackupRecord], present: &[&str]) {
         let present: HashSet<String> = present.iter().map(|name| (*name).to_owned()).collect();
         self.context.operator.end_the_gone(&store(), before, &present).await.unwrap();
     }
@@ -61,10 +61,20 @@ async fn begun(scene: &Scene, operation: &OperationId, spec: &Value) {
         places: Vec::new(),
         definitions: None,
     });
-    line(scene, operation, OPERATION, Mark::Intent, json!(job)).await;
+    begun_as(scene, &job).await;
 }
 
-async fn line(scene: &Scene, operation: &OperationId, step: &str, mark: Mark, detail: Value) {
+pub(super) async fn begun_as(scene: &Scene, job: &Job) {
+    line(scene, job.operation(), OPERATION, Mark::Intent, json!(job)).await;
+}
+
+pub(super) async fn line(
+    scene: &Scene,
+    operation: &OperationId,
+    step: &str,
+    mark: Mark,
+    detail: Value,
+) {
     let line = JournalEntry {
         operation: operation.clone(),
         step: step.to_owned(),
@@ -114,12 +124,12 @@ async fn a_backup_whose_archive_is_gone_says_so_until_it_is_back() {
     let format = ArchiveFormat::TarGz;
     let mut manifest = Manifest::new("a.tar.gz", format, &PackSummary::default(), at);
     (manifest.namespace, manifest.backup) = ("shop".to_owned(), "first".to_owned());
-    let manifests = || vec![serde_json::to_value(&manifest).unwrap()];
+    let manifests = [manifest];
     let (operator, owner) = (&scene.context.operator, Scene::store_identity());
-    operator.record_manifests(&owner, &store(), &recorded, manifests()).await.unwrap();
+    operator.record_manifests(&owner, &store(), &recorded, &manifests).await.unwrap();
     let deleted = RecordStatus::Deleted;
     assert_eq!(scene.records().await[0].status, deleted, "it ended after the look had begun");
-    operator.record_manifests(&owner, &store(), &ended, manifests()).await.unwrap();
+    operator.record_manifests(&owner, &store(), &ended, &manifests).await.unwrap();
     let back = scene.records().await;
     assert_eq!((back.len(), back[0].status), (1, RecordStatus::Succeeded));
     assert_eq!((back[0].deleted_at, back[0].uid.as_deref()), (None, Some("uid-of-first")));
