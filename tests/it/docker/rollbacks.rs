@@ -187,7 +187,7 @@ fn before_it_goes_back(project: &Project) -> (std::process::Child, PathBuf, Path
     let (gate, said) = (project.scene.path("gate"), project.scene.path("said"));
     let mut command = project.scene.command(&["run", "-f", "documents.yaml"]);
     let point = format!("upgrade.rollback-remove-new.announced@{}", gate.display());
-    command.env("EIDER_FAILPOINT", point);
+    command.env("EIDER_FAILPOINT", point).env("RUST_LOG", "warn");
     let output = std::fs::File::create(&said).unwrap();
     command.stdout(output.try_clone().unwrap()).stderr(output);
     let running = command.spawn().unwrap();
