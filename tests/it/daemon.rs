@@ -322,13 +322,20 @@ fn an_idle_daemon_is_small_and_still() {
     std::thread::sleep(Duration::from_secs(20));
     let used = ticks() - before;
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let resident = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    let resident: u64 = resident.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let kibibytes = |name: &str| -> u64 {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    // The rest is code, of a build for tests, which processes share and the system takes back as it likes.
+    let (resident, own) = (kibibytes("VmRSS:"), kibibytes("RssAnon:"));
     #[allow(clippy::print_stderr)]
     {
-        eprintln!("idle daemon: {resident} KiB resident, {used} ticks in 20 s");
+        eprintln!(
+            "idle daemon: {own} KiB of its own, {resident} KiB resident, {used} ticks in 20 s"
+        );
     }
-    assert!(resident < 80 * 1024, "{resident} KiB");
+    assert!(own < 32 * 1024, "{own} KiB of {resident} KiB");
+    assert!(resident < 96 * 1024, "{resident} KiB");
     assert!(used < 5, "{used} ticks in 20 s");
     assert_eq!(daemon.stop(), Some(0));
 }
