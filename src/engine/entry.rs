@@ -90,6 +90,16 @@ pub(crate) fn display_bytes(bytes: &[u8]) -> String {
     }
 }
 
+/// As much of it as a message can show: names in records may have a megabyte.
+pub(crate) fn display_start(bytes: &[u8]) -> String {
+    const SHOWN: usize = 255;
+    match bytes.get(..SHOWN) {
+        // In the middle of a character it is no UTF-8, and escaped.
+        Some(start) if bytes.len() > SHOWN => format!("{}…", display_bytes(start)),
+        _ => display_bytes(bytes),
+    }
+}
+
 /// A short stand-in for a name, so that a million names cost little memory.
 pub(super) type Key = [u8; 16];
 

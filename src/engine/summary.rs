@@ -90,6 +90,18 @@ pub struct Warning {
     pub message: String,
 }
 
+impl Warning {
+    /// Long enough for people. A hostile archive has names of a megabyte, and as many of them as it likes.
+    fn bounded(path: String, kind: WarningKind, message: String) -> Self {
+        const LONGEST: usize = 4 << 10;
+        let cut = |text: String| match text.char_indices().nth(LONGEST) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        };
+        Self { path: cut(path), kind, message: cut(message) }
+    }
+}
+
 /// What a walk over the roots found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Estimate {
@@ -148,7 +160,7 @@ impl PackSummary {
     pub(crate) fn warn(&mut self, path: String, kind: WarningKind, message: impl Into<String>) {
         self.warning_count += 1;
         if self.warnings.len() < Self::WARNINGS_KEPT {
-            self.warnings.push(Warning { path, kind, message: message.into() });
+            self.warnings.push(Warning::bounded(path, kind, message.into()));
         }
     }
 }
@@ -183,7 +195,7 @@ impl UnpackSummary {
     pub(crate) fn warn(&mut self, path: String, kind: WarningKind, message: impl Into<String>) {
         self.warning_count += 1;
         if self.warnings.len() < PackSummary::WARNINGS_KEPT {
-            self.warnings.push(Warning { path, kind, message: message.into() });
+            self.warnings.push(Warning::bounded(path, kind, message.into()));
         }
     }
 }

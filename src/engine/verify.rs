@@ -302,8 +302,9 @@ impl Damage {
     fn error(mut self, archive: &Archive) -> Option<EngineError> {
         let detail = self.first?;
         self.names.sort();
+        self.names.dedup();
         let shown: Vec<String> = self.names.iter().map(|name| format!("`{name}`")).collect();
-        let more = match self.hit.len() - self.names.len() {
+        let more = match self.hit.len().saturating_sub(self.names.len()) {
             0 => String::new(),
             more => format!(" and {more} more"),
         };

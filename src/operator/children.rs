@@ -1,10 +1,12 @@
 //! The operations that other operations need: made once, with a name derived from the parent.
 
+use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
 use super::resolve::Resolved;
 use super::{Operator, OperatorError, kubernetes};
 use crate::catalog::{BackupKey, ResourceRecord};
+use crate::plan::status::recorded;
 use crate::plan::{
     BackupJob, Child, ChildFacts, Failure, Job, LiveFacts, Log, OperationId, PreflightFacts,
     RestoreJob, StoreBinding, UpgradeJob, safety, upgrade,
@@ -23,11 +25,25 @@ impl Operator {
         child: Child,
     ) -> Result<Result<OperationId, Failure>, OperatorError> {
         let parent_journal = self.journal(parent.operation()).await?;
-        let mut operation = child_operation(parent.operation(), child, &Log::new(&parent_journal));
         if self.cluster.is_some() {
-            return self.ensure_child_object(parent, child, operation).await;
+            return self.ensure_child_object(parent, child, &Log::new(&parent_journal)).await;
         }
-        operation.uid = None;
+        let attempts = attempts(child, &Log::new(&parent_journal));
+        let mut operation = child_operation(parent.operation(), child, 1);
+        for number in (1..=attempts).rev() {
+            let earlier = child_operation(parent.operation(), child, number);
+            let journal = self.journal(&earlier).await?;
+            let log = Log::new(&journal);
+            if log.job().is_some() {
+                let failed = log.conclusion().is_some_and(|(end, _)| !end.is_success());
+                operation = if failed {
+                    child_operation(parent.operation(), child, number + 1)
+                } else {
+                    earlier
+                };
+                break;
+            }
+        }
         let journal = self.journal(&operation).await?;
         if Log::new(&journal).job().is_some() {
             return Ok(Ok(operation));
@@ -62,21 +78,41 @@ impl Operator {
         &self,
         parent: &Job,
         child: Child,
-        mut operation: OperationId,
+        log: &Log<'_>,
     ) -> Result<Result<OperationId, Failure>, OperatorError> {
         let Some(link) = &self.cluster else {
             return Ok(Err(Failure::new(Reason::InternalError, "there is no cluster")));
         };
+        // A name that carries the parent's UID: a parent that is made again needs another child.
+        let named = |number: u32| {
+            let operation = child_operation(parent.operation(), child, number);
+            let name = unique_child_name(&operation.name, parent.operation());
+            OperationId { name, generation: 1, ..operation }
+        };
+        let mut operation = named(1);
         let kind: Kind = match operation.kind.parse() {
             Ok(kind) => kind,
             Err(error) => return Ok(Err(Failure::new(Reason::InternalError, format!("{error}")))),
         };
-        // A name that carries the parent's UID: a parent that is made again needs another child.
-        operation.name = unique_child_name(&operation.name, parent.operation());
-        operation.generation = 1;
-        let parent_journal = self.journal(parent.operation()).await?;
-        let log = Log::new(&parent_journal);
-        let mut job = match self.child_job(parent, child, &operation, &log).await? {
+        for number in (1..=attempts(child, log)).rev() {
+            let earlier = named(number);
+            let found = match link.find(kind, &earlier.namespace, &earlier.name).await {
+                Ok(found) => found,
+                Err(failure) => return Ok(Err(failure)),
+            };
+            let Some(object) = found else { continue };
+            let end = recorded(&object.data["status"], earlier.generation);
+            if end.is_some_and(|end| !end.is_success()) {
+                operation = named(number + 1);
+            } else if let Some(operation) = self.taken_up(parent, earlier, &object).await? {
+                // Whatever it was made of may be gone by now, and its mover may be at work.
+                return Ok(Ok(operation));
+            } else {
+                operation = named(number);
+            }
+            break;
+        }
+        let mut job = match self.child_job(parent, child, &operation, log).await? {
             Ok(job) => job,
             Err(failure) => return Ok(Err(failure)),
         };
@@ -121,6 +157,41 @@ impl Operator {
         Ok(Ok(operation))
     }
 
+    /// A child whose object is there, if it says itself what it is.
+    async fn taken_up(
+        &self,
+        parent: &Job,
+        mut operation: OperationId,
+        object: &DynamicObject,
+    ) -> Result<Option<OperationId>, OperatorError> {
+        operation.uid.clone_from(&object.metadata.uid);
+        let status = &object.data["status"];
+        self.adopt_lines(&operation, status).await?;
+        let journal = self.journal(&operation).await?;
+        if Log::new(&journal).job().is_none() {
+            return Ok(None);
+        }
+        let known =
+            self.catalog.resource(&operation.kind, &operation.namespace, &operation.name).await?;
+        if known.is_none() {
+            let document = json!({
+                "apiVersion": crate::spec::API_VERSION,
+                "kind": operation.kind,
+                "metadata": {
+                    "name": operation.name,
+                    "namespace": operation.namespace,
+                    "uid": operation.uid,
+                    "annotations": object.metadata.annotations,
+                },
+                "spec": object.data["spec"],
+            });
+            self.put_child(&operation, parent.operation(), document).await?;
+        }
+        self.close_from_status(&operation, status).await?;
+        self.record_from_status(&operation, status).await?;
+        Ok(Some(operation))
+    }
+
     /// Finishes what an operation has begun and left when the catalog failed: nobody else asks for it.
     pub(super) async fn finish_children(&self, parent: &OperationId) -> Result<(), OperatorError> {
         // In a cluster they are objects, which are looked at like all others.
@@ -133,9 +204,11 @@ impl Operator {
         for child in
             [Child::SafetyBackup, Child::UpgradeBackup, Child::UpgradeRollback, Child::UpgradeData]
         {
-            let operation = OperationId { uid: None, ..child_operation(parent, child, &log) };
-            if open.contains(&operation) {
-                self.drive(&operation).await?;
+            for number in 1..=attempts(child, &log) + 1 {
+                let operation = child_operation(parent, child, number);
+                if open.contains(&operation) {
+                    self.drive(&operation).await?;
+                }
             }
         }
         Ok(())
@@ -216,6 +289,17 @@ impl Operator {
             BackupKey::Object { namespace: operation.namespace.clone(), name: backup.to_owned() };
         let record = self.catalog.backup(key).await?;
         let store = parent.store.as_ref();
+        if let (None, Some(link), Some(store)) = (&record, &self.cluster, store) {
+            // A catalog that was empty a moment ago may not have it yet.
+            let found = link.find(Kind::Backup, &operation.namespace, backup).await;
+            if let Ok(Some(object)) = found
+                && object.data["spec"]["storeRef"]["name"] == store.name
+                && let Some(archive) = object.data["status"]["archive"]["name"].as_str()
+            {
+                let target = &parent.spec.target;
+                return Ok(Ok(Job::Restore(restore(operation, target, store, archive, backup))));
+            }
+        }
         Ok(match (record, store) {
             (Some(record), Some(store)) if record.store == store.name => Ok(Job::Restore(restore(
                 operation,
@@ -269,18 +353,25 @@ fn unique_child_name(name: &str, parent: &OperationId) -> String {
     format!("{}-{}", stem.trim_end_matches(['-', '.']), &digest[..5])
 }
 
-/// The name of a child: the parent's with a suffix, shortened to what a name may be. What has failed has come
-/// to its end; the way back that is tried again is another one, with a number.
-fn child_operation(parent: &OperationId, child: Child, log: &Log<'_>) -> OperationId {
+/// How many children of a kind an operation may have had: what has failed has come to its end, and the way back that is
+/// tried again is another one. A step may also have failed before it reached its child, which goes on then.
+fn attempts(child: Child, log: &Log<'_>) -> u32 {
+    match child {
+        Child::UpgradeRollback => log.failures(upgrade::step::RESTORE_DATA).saturating_add(1),
+        Child::SafetyBackup | Child::UpgradeBackup | Child::UpgradeData => 1,
+    }
+}
+
+/// The name of a child: the parent's with a suffix and, after the first one, a number, shortened to what a name may be.
+fn child_operation(parent: &OperationId, child: Child, number: u32) -> OperationId {
     let (kind, mut suffix) = match child {
         Child::SafetyBackup => ("Backup", "-before".to_owned()),
         Child::UpgradeBackup => ("Backup", "-before-upgrade".to_owned()),
         Child::UpgradeRollback => ("Restore", "-rollback".to_owned()),
         Child::UpgradeData => ("Restore", "-data".to_owned()),
     };
-    let failures = log.failures(upgrade::step::RESTORE_DATA);
-    if child == Child::UpgradeRollback && failures > 0 {
-        suffix.push_str(&format!("-{}", failures.saturating_add(1)));
+    if child == Child::UpgradeRollback && number > 1 {
+        suffix.push_str(&format!("-{number}"));
     }
     let room = 253 - suffix.len();
     let stem: String = parent.name.chars().take(room).collect();
@@ -337,6 +428,10 @@ mod tests {
     #[test]
     fn a_way_back_that_is_tried_again_is_another_restore() {
         let parent: OperationId = "Upgrade/shop/up/3".parse().unwrap();
+        let name = |number, child| child_operation(&parent, child, number).name;
+        assert_eq!(name(1, Child::UpgradeRollback), "up-rollback");
+        assert_eq!(name(3, Child::UpgradeRollback), "up-rollback-3");
+        assert_eq!(name(3, Child::UpgradeBackup), "up-before-upgrade");
         let failed = JournalEntry {
             operation: parent.clone(),
             step: upgrade::step::RESTORE_DATA.to_owned(),
@@ -345,12 +440,8 @@ mod tests {
             session: "s".to_owned(),
             detail: Value::Null,
         };
-        let name = |failures: usize, child| {
-            let journal = vec![failed.clone(); failures];
-            child_operation(&parent, child, &Log::new(&journal)).name
-        };
-        assert_eq!(name(0, Child::UpgradeRollback), "up-rollback");
-        assert_eq!(name(2, Child::UpgradeRollback), "up-rollback-3");
-        assert_eq!(name(2, Child::UpgradeBackup), "up-before-upgrade");
+        let journal = [failed.clone(), failed];
+        assert_eq!(attempts(Child::UpgradeRollback, &Log::new(&journal)), 3);
+        assert_eq!(attempts(Child::UpgradeBackup, &Log::new(&journal)), 1);
     }
 }

@@ -104,7 +104,17 @@ impl Operator {
         let result = self.turn(&resolved, &running, admission.turn.clone()).await;
         self.docker.conclude(operation).await;
         self.end(operation);
+        if result.is_err() && self.is_under_way(operation).await {
+            admission.stay();
+        }
         result.map(Some)
+    }
+
+    /// Whether something of an operation was begun, and it has not ended, as far as can be read.
+    async fn is_under_way(&self, operation: &OperationId) -> bool {
+        let journal = self.journal(operation).await.unwrap_or_default();
+        let log = Log::new(&journal);
+        log.latest_step().is_some() && log.conclusion().is_none()
     }
 
     /// Whether a Restore's Backup is known and has not ended.
@@ -201,8 +211,8 @@ impl Operator {
             }
         };
         match self.record_start(resolved).await {
-            Err(OperatorError::Catalog(error)) if self.is_held(operation).await? => {
-                warn!(%operation, "{error}; what stands still is not to wait for it");
+            Err(OperatorError::Catalog(error)) if self.is_under_way(operation).await => {
+                warn!(%operation, "{error}; what has begun is not to wait for it");
             }
             result => result?,
         }
@@ -405,7 +415,9 @@ impl Operator {
         };
         let conclusion = self.drive_child(&operation, handles.cancel.clone()).await?;
         // Its archive is in the store now, which nobody else would say.
-        self.after_operation(&operation).await?;
+        if let Err(error) = self.after_operation(&operation).await {
+            warn!(%operation, "{error}");
+        }
         if let Some(failure) = conclusion.failure {
             let failure = match child {
                 Child::UpgradeRollback => {

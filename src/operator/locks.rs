@@ -40,6 +40,7 @@ struct Queue {
 pub(super) struct Place {
     locks: TargetLocks,
     number: u64,
+    is_kept: bool,
 }
 
 impl TargetLocks {
@@ -49,12 +50,13 @@ impl TargetLocks {
         let number = match queue.kept_for(&claimed.operation) {
             Some(number) => {
                 queue.kept.remove(&number);
+                queue.add_claims(number, &claimed.volume_claims);
                 number
             }
             None => queue.push(claimed),
         };
         drop(queue);
-        Place { locks: self.clone(), number }
+        Place { locks: self.clone(), number, is_kept: false }
     }
 
     /// Keeps a place for an operation that was under way when the process began: who begins now does not get ahead
@@ -89,6 +91,15 @@ impl Queue {
         self.kept.contains(&place.0).then_some(place.0)
     }
 
+    /// Who is gone on with needs what it needed when it was begun, and what it needs now.
+    fn add_claims(&mut self, number: u64, claims: &[String]) {
+        let place = self.places.iter_mut().find(|(other, _)| *other == number);
+        let Some((_, known)) = place else { return };
+        let new = claims.iter().filter(|claim| !known.volume_claims.contains(claim));
+        let new: Vec<String> = new.cloned().collect();
+        known.volume_claims.extend(new);
+    }
+
     fn leave(&mut self, number: u64) {
         self.kept.remove(&number);
         self.places.retain(|(other, _)| *other != number);
@@ -104,6 +115,11 @@ impl Place {
         let earlier = queue.places.iter().take_while(|(number, _)| *number < self.number);
         let conflicting = earlier.filter(|(_, other)| meet(own, other));
         conflicting.last().map(|(_, other)| other.operation.clone())
+    }
+
+    /// Keeps it for whoever goes on with the operation, which has not ended.
+    pub(super) fn keep(mut self) {
+        self.is_kept = true;
     }
 
     /// Waits until nobody is ahead.
@@ -124,6 +140,10 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut queue = self.locks.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_kept {
+            queue.kept.insert(self.number);
+            return;
+        }
         queue.leave(self.number);
         drop(queue);
         self.locks.left.notify_waiters();
@@ -253,7 +273,10 @@ mod tests {
         assert_eq!(fresh.ahead(), Some(named("ended").operation));
         locks.give_up(&named("ended").operation);
         assert_eq!(fresh.ahead(), None);
-        locks.give_up(&host(&["/srv/a"]).operation);
+        // What could not go on for now is still ahead.
+        fresh.keep();
+        assert_eq!(locks.queue(host(&["/srv"])).ahead(), Some(host(&["/srv/a"]).operation));
+        locks.give_up(&named("half-done").operation);
         assert_eq!(locks.queue(host(&["/srv"])).ahead(), Some(host(&["/srv/a"]).operation));
     }
 

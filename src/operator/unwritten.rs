@@ -179,12 +179,6 @@ impl Operator {
         action.may_come_first() || (action.is_compensation() && is_written)
     }
 
-    /// Whether something stands still for an operation.
-    pub(super) async fn is_held(&self, operation: &OperationId) -> Result<bool, OperatorError> {
-        let journal = self.journal(operation).await?;
-        Ok(status::stands_still(&Log::new(&journal)))
-    }
-
     /// Says in the status of a cluster's object that its operation waits for the catalog: a status that says
     /// what it said before would hide it.
     pub(super) async fn say_catalog_failed(&self, operation: &OperationId, error: &CatalogError) {

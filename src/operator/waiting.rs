@@ -10,7 +10,8 @@ use tokio::sync::Semaphore;
 use super::locks::{Claimed, Place};
 use super::resolve::Resolved;
 use super::{Operator, OperatorError};
-use crate::plan::{Failure, Job, OperationId, status};
+use crate::plan::backup::step::PREFLIGHT;
+use crate::plan::{Failure, Job, Log, OperationId, PreflightFacts, status};
 use crate::runtime::Turn;
 use crate::spec::Reason;
 
@@ -20,9 +21,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What an operation needs before it begins, and has for as long as this lives.
 pub(super) struct Admission {
     /// Nobody else acts on the target.
-    _target: Place,
+    target: Place,
     /// A place among those that work at the same time.
     pub(super) turn: Turn,
+}
+
+impl Admission {
+    /// Goes without giving the target away: the operation has begun, could not go on, and is taken up again.
+    pub(super) fn stay(self) {
+        self.target.keep();
+    }
 }
 
 /// How waiting ended.
@@ -46,10 +54,7 @@ impl Operator {
     ) -> Result<Admitted, OperatorError> {
         let job = &resolved.job;
         let operation = job.operation();
-        let volume_claims = match &self.cluster {
-            Some(link) => link.runtime.claims_of(job).await,
-            None => Vec::new(),
-        };
+        let volume_claims = self.claims_at_stake(job).await?;
         if let (true, Some(permits)) = (fresh, permits)
             && let Some(ended) = self.wait_for_date(job, permits).await?
         {
@@ -108,7 +113,20 @@ impl Operator {
         if let Some(listener) = &self.listener {
             listener.waits(None);
         }
-        Ok(Admitted::Now(Admission { _target: place, turn }))
+        Ok(Admitted::Now(Admission { target: place, turn }))
+    }
+
+    /// The claims of a cluster that an operation is about: those that it found when it was begun, and those that there
+    /// are now.
+    pub(super) async fn claims_at_stake(&self, job: &Job) -> Result<Vec<String>, OperatorError> {
+        let Some(link) = &self.cluster else { return Ok(Vec::new()) };
+        let mut claims = link.runtime.claims_of(job).await;
+        let journal = self.journal(job.operation()).await?;
+        let found: Option<PreflightFacts> = Log::new(&journal).facts(PREFLIGHT);
+        claims.extend(found.unwrap_or_default().claims.into_iter().map(|claim| claim.name));
+        claims.sort();
+        claims.dedup();
+        Ok(claims)
     }
 
     /// Waits for the date of an Upgrade that is to begin later, which holds nothing until then. Returns

@@ -34,14 +34,15 @@ pub(in crate::engine) fn each_entry(
     let mut pieces = Pieces::new(file, format).map_err(failed)?;
     let mut gaps = 0;
     let mut at = 0;
+    // Where a stretch ended with damage, though the next one may begin right there.
+    let mut is_damaged = false;
     loop {
         let Some(start) = pieces.find(at, cancel).map_err(failed)? else {
             // Without its end the rest is cut off or damaged.
             let has_end = format == ArchiveFormat::Tar && pieces.has_end(at).map_err(failed)?;
-            return Ok(gaps + u64::from(!has_end));
+            return Ok(gaps + u64::from(is_damaged || !has_end));
         };
-        // What was passed over, but for the very beginning, was damaged.
-        gaps += u64::from(start != at);
+        gaps += u64::from(is_damaged || start != at);
         let complete = {
             let mut run = Run {
                 pieces: &mut pieces,
@@ -66,6 +67,7 @@ pub(in crate::engine) fn each_entry(
         if complete {
             return Ok(gaps);
         }
+        is_damaged = true;
     }
 }
 

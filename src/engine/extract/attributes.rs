@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use crate::engine::entry::{EntryInfo, Moment, display_bytes};
+use crate::engine::entry::{EntryInfo, EntryKind, Moment, display_start};
 use crate::engine::summary::{UnpackSummary, WarningKind};
 
 /// Sets everything on an open file or directory.
@@ -26,6 +26,7 @@ pub(super) fn apply(
         };
         warn_owner(info, owned, summary);
     }
+    uninherit(&file, info)?;
     let mut set = |of_users: bool| {
         for (name, value) in &info.xattrs {
             if name.starts_with(b"user.") == of_users {
@@ -94,6 +95,13 @@ pub(super) fn apply_to_special(
         };
         warn_owner(info, owned, summary);
     }
+    let list: &[u8] = b"system.posix_acl_access";
+    if !info.xattrs.iter().any(|(name, _)| name == list) {
+        match rustix::fs::removexattr(path.as_str(), list) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error),
+        }
+    }
     rustix::fs::chmod(path.as_str(), mode(info, restore_owner))?;
     for (attribute, value) in &info.xattrs {
         let set =
@@ -101,6 +109,24 @@ pub(super) fn apply_to_special(
         warn_attribute(info, attribute, set, summary);
     }
     rustix::fs::utimensat(parent, name, &times(info.modified), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Takes access control lists off that a new file or directory has from the directory above, and the entry has not:
+/// who may read what is put back is for the archive to say.
+fn uninherit(file: impl AsFd, info: &EntryInfo) -> rustix::io::Result<()> {
+    let lists: [(&[u8], bool); 2] = [
+        (b"system.posix_acl_access", true),
+        (b"system.posix_acl_default", info.kind == EntryKind::Directory),
+    ];
+    for (list, may_be) in lists {
+        if may_be && !info.xattrs.iter().any(|(name, _)| name == list) {
+            match rustix::fs::fremovexattr(&file, list) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The kernel's number for "leave it" is no owner either.
@@ -140,7 +166,7 @@ fn warn_attribute(
     if let Err(error) = result {
         let message = format!(
             "its attribute {} could not be set: {}",
-            display_bytes(name),
+            display_start(name),
             std::io::Error::from(error)
         );
         summary.warn(info.display_name(), WarningKind::Attributes, message);

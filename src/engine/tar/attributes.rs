@@ -1,11 +1,13 @@
 //! Extended attributes and access control lists, as this and other programs write them into PAX records.
 
+use std::collections::HashSet;
+
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::pax::{Record, parse_decimal, unescape_attribute, value};
-use crate::engine::entry::display_bytes;
+use crate::engine::entry::display_start;
 
 /// libarchive leaves the padding out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -20,6 +22,8 @@ pub(super) struct Attributes {
     pub set: Vec<(Vec<u8>, Vec<u8>)>,
     /// Records whose meaning is lost, each with the reason.
     pub left: Vec<String>,
+    /// The names in `set`: a header may have tens of thousands of records.
+    known: HashSet<Vec<u8>>,
 }
 
 /// Reads `SCHILY.xattr` of star and GNU tar, `LIBARCHIVE.xattr` of libarchive, which mostly says the same again, and
@@ -28,7 +32,9 @@ pub(super) fn attributes(records: &[Record]) -> Attributes {
     let mut found = Attributes::default();
     for (key, value) in records {
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            found.set.push((unescape_attribute(name), value.clone()));
+            let name = unescape_attribute(name);
+            found.known.insert(name.clone());
+            found.set.push((name, value.clone()));
         }
     }
     for (key, value) in records {
@@ -60,13 +66,13 @@ pub(super) fn attributes(records: &[Record]) -> Attributes {
 impl Attributes {
     /// Adds an attribute unless a record that says it more exactly was there.
     fn add(&mut self, name: Vec<u8>, value: Vec<u8>) {
-        if !self.set.iter().any(|(known, _)| *known == name) {
+        if self.known.insert(name.clone()) {
             self.set.push((name, value));
         }
     }
 
     fn leave(&mut self, record: &[u8], why: &str) {
-        self.left.push(format!("its record {} is not applied: {why}", display_bytes(record)));
+        self.left.push(format!("its record {} is not applied: {why}", display_start(record)));
     }
 }
 

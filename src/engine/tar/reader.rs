@@ -13,6 +13,9 @@ use crate::engine::error::EngineError;
 /// Zeros after the end blocks: programs fill up their last record, of rarely more than 1 MiB.
 const TRAILING_LIMIT: u64 = 16 << 20;
 
+/// Records that describe every entry: real archives have a few.
+const GLOBALS_LIMIT: usize = 1000;
+
 /// One entry, its data not yet read.
 pub(crate) struct TarEntry {
     /// What the archive says of it.
@@ -373,6 +376,10 @@ impl<R: Read> TarReader<R> {
             }
             self.global.retain(|(known, _)| *known != key);
             self.global.push((key, text));
+            // Every entry is described by all of them.
+            if self.global.len() > GLOBALS_LIMIT {
+                return Err(self.damaged(self.position, "there are too many global records"));
+            }
         }
         let length: usize = self.global.iter().map(|(key, text)| key.len() + text.len()).sum();
         if length as u64 > EXTENDED_LIMIT {

@@ -253,3 +253,45 @@ proptest! {
         prop_assert_eq!(snapshot(&root), snapshot(&to));
     }
 }
+
+/// What was put back could be read by whomever the directory above names in its default access control list.
+#[test]
+fn nothing_inherits_the_access_list_of_the_directory_that_it_is_put_into() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("data");
+    std::fs::create_dir_all(root.join("d")).unwrap();
+    std::fs::write(root.join("d/f"), "secret").unwrap();
+    std::fs::set_permissions(root.join("d/f"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    let path = place.path().join("x");
+    pack_to(&options(&root, ArchiveFormat::Tar), &path).unwrap();
+    let above = place.path().join("above");
+    std::fs::create_dir(&above).unwrap();
+    // user::rwx, user:1234:rwx, group::r-x, mask::rwx, other::---
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for (tag, bits, number) in [
+        (1_u16, 7_u16, u32::MAX),
+        (2, 7, 1234),
+        (4, 5, u32::MAX),
+        (16, 7, u32::MAX),
+        (32, 0, u32::MAX),
+    ] {
+        list.extend(tag.to_le_bytes());
+        list.extend(bits.to_le_bytes());
+        list.extend(number.to_le_bytes());
+    }
+    let default = "system.posix_acl_default";
+    rustix::fs::setxattr(&above, default, &list, rustix::fs::XattrFlags::empty()).unwrap();
+    extract_tree(&path, ArchiveFormat::Tar, &[], &above.join("to"), &Silent, &Cancel::new())
+        .unwrap();
+    for (name, list) in [
+        ("to/data/d/f", "system.posix_acl_access"),
+        ("to/data/d", "system.posix_acl_access"),
+        ("to/data/d", default),
+    ] {
+        let mut buffer = [0; 256];
+        let found = rustix::fs::getxattr(above.join(name), list, &mut buffer[..]);
+        assert_eq!(found, Err(rustix::io::Errno::NODATA), "{name} {list}");
+    }
+    let found = above.join("to/data/d/f").metadata().unwrap().mode();
+    assert_eq!(found & 0o7777, 0o640);
+}

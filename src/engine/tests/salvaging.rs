@@ -104,3 +104,27 @@ fn archives_that_have_lost_their_index_or_their_end_are_saved_too() {
         assert!(!found.indexed && found.gaps > 0, "{format:?}");
     }
 }
+
+/// A directory, a link or an empty file whose header was damaged was lost without a word, as the next block is a header
+/// again.
+#[test]
+fn an_entry_without_data_whose_header_is_damaged_leaves_a_gap() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("data");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("a"), "a").unwrap();
+    std::os::unix::fs::symlink("a", root.join("symlink")).unwrap();
+    std::fs::write(root.join("z"), "z").unwrap();
+    let (path, to) = (place.path().join("x"), place.path().join("out"));
+    let format = ArchiveFormat::Tar;
+    pack_to(&options(&root, format), &path).unwrap();
+    let mut broken = std::fs::read(&path).unwrap();
+    let header = broken.windows(12).position(|window| window == b"data/symlink").unwrap();
+    broken[header + 1] ^= 1;
+    let magic = broken.windows(8).rposition(|window| window == b"EIDERIDX").unwrap();
+    broken[magic + 50] ^= 1;
+    std::fs::write(&path, &broken).unwrap();
+    let found = saved(&path, format, &to);
+    assert!(!found.indexed && found.gaps > 0, "{found:?}");
+    assert!(to.join("data/z").exists() && !to.join("data/symlink").exists());
+}

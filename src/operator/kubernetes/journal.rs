@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::plan::{JournalEntry, Mark, OPERATION, OperationId};
+use crate::plan::{Job, JournalEntry, Mark, OPERATION, OperationId};
 use crate::spec::JournalLine;
 
 /// Lines up to which all are kept: more than any operation has, unless something is tried again and again.
@@ -89,12 +89,18 @@ pub fn from_lines(operation: &OperationId, lines: &[JournalLine]) -> Vec<Journal
         .collect()
 }
 
-/// What of the cluster's journal a local one lacks. A job is told by one line, the local one if there is one.
+/// What of the cluster's journal a local one lacks. A job is told by one line: the local one, unless it was only waited
+/// with here, and somebody else has carried out another; and it is believed only of this very operation.
 pub fn missing_from(local: &[JournalEntry], cluster: Vec<JournalEntry>) -> Vec<JournalEntry> {
-    let has_job = local.iter().any(|known| known.step == OPERATION);
+    let is_begun = |journal: &[JournalEntry]| journal.iter().any(|entry| entry.step != OPERATION);
+    let has_job = local.iter().any(|known| known.step == OPERATION)
+        && (is_begun(local) || !is_begun(&cluster));
     let is_of_use = |entry: &JournalEntry| {
+        let job = || serde_json::from_value::<Job>(entry.detail.clone());
         entry.step != OPERATION
-            || (!has_job && entry.mark == Mark::Intent && !entry.detail.is_null())
+            || (!has_job
+                && entry.mark == Mark::Intent
+                && job().is_ok_and(|job| *job.operation() == entry.operation))
     };
     cluster
         .into_iter()
@@ -131,7 +137,7 @@ mod tests {
     #[test]
     fn lines_read_back_as_the_journal() {
         let journal = [
-            entry(OPERATION, Mark::Intent, json!({"kind": "Backup"})),
+            entry(OPERATION, Mark::Intent, job("Backup/shop/b/1/u", "main")),
             entry("quiesce", Mark::Intent, json!({"replicas": 3})),
             entry("quiesce", Mark::Done, Value::Null),
         ];
@@ -152,6 +158,43 @@ mod tests {
             ..entry
         });
         assert_eq!(missing_from(&stored, read), []);
+    }
+
+    fn job(operation: &str, store: &str) -> Value {
+        json!({
+            "kind": "Backup", "operation": operation,
+            "spec": {"target": {"volumeClaims": ["data"]}, "storeRef": {"name": store}},
+            "store": {"name": store, "spec": {"volumeClaim": {"name": "backups"}}},
+        })
+    }
+
+    /// Whoever may write a status could have had another namespace's data read and replaced.
+    #[test]
+    fn a_job_of_another_operation_is_nobodys() {
+        let foreign = [entry(OPERATION, Mark::Intent, job("Backup/another/b/1/u", "main"))];
+        assert_eq!(missing_from(&[], foreign.to_vec()), []);
+    }
+
+    /// The steps of one job were gone on with under another, with which a replica had only waited.
+    #[test]
+    fn the_job_is_that_of_the_steps() {
+        let waited = [entry(OPERATION, Mark::Intent, job("Backup/shop/b/1/u", "one"))];
+        let mut carried = vec![entry(OPERATION, Mark::Intent, job("Backup/shop/b/1/u", "other"))];
+        carried[0].session = "t".to_owned();
+        carried.push(entry("archive", Mark::Done, Value::Null));
+        let mut journal = waited.to_vec();
+        journal.extend(missing_from(&waited, carried.clone()));
+        let store = |journal: &[JournalEntry]| match Log::new(journal).job().unwrap() {
+            Job::Backup(job) => job.store.name,
+            _ => unreachable!("it is a Backup"),
+        };
+        assert_eq!(store(&journal), "other");
+        // What was begun here is gone on with as it was begun.
+        let mut begun = waited.to_vec();
+        begun.push(entry("archive", Mark::Intent, Value::Null));
+        let mut journal = begun.clone();
+        journal.extend(missing_from(&begun, carried));
+        assert_eq!(store(&journal), "one");
     }
 
     #[test]

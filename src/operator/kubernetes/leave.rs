@@ -268,13 +268,23 @@ pub(super) async fn forget_the_gone(
             }
         }
     }
+    let mut unknown = None;
     for operation in open {
         let watched = namespaces.is_empty() || namespaces.contains(&operation.namespace);
         let is_gone = operation.uid.as_ref().is_some_and(|uid| !uids.contains(uid));
         if !watched || !is_gone || is_child(&operation, context).await? {
             continue;
         }
-        if !is_certain(&operation, context).await? {
+        let is_certain = match is_certain(&operation, context).await {
+            Ok(is_certain) => is_certain,
+            // It is come by again; the others need not wait for that.
+            Err(error) => {
+                warn!(%operation, "its object is gone; whether it is to be undone: {error}");
+                unknown = Some(error);
+                continue;
+            }
+        };
+        if !is_certain {
             let message =
                 "its object is gone, and another replica has led since: nothing is undone";
             let failure = lost(message);
@@ -287,7 +297,7 @@ pub(super) async fn forget_the_gone(
             warn!(%operation, "its object is gone, and it has not ended: it is undone");
         }
     }
-    Ok(())
+    unknown.map_or(Ok(()), Err)
 }
 
 /// Ends the record of a Backup whose archive went with its object, while another replica led. Should the archive

@@ -72,6 +72,17 @@ impl ClusterLink {
         Ok(found)
     }
 
+    /// One object, if it is there.
+    pub async fn find(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<DynamicObject>, Failure> {
+        let what = format!("look for {kind} {namespace}/{name}");
+        self.api(kind, namespace).get_opt(name).await.map_err(|error| failure(&what, &error))
+    }
+
     /// The objects of a kind in these namespaces, in all of them if none is named.
     pub async fn objects(
         &self,

@@ -50,7 +50,16 @@ pub(super) async fn look(
     }
     let document = match read(kind, object) {
         Ok(document) => document,
-        Err(failure) => return refuse(kind, &operation, object, failure, context).await,
+        Err(failure) => {
+            // What was begun before it became wrong is finished, or undone.
+            if kind.runs_once()
+                && let Some(seen) = object.data["status"]["observedGeneration"].as_i64()
+                && let Some(action) = go_on_with(kind, seen, &operation, object, context).await?
+            {
+                return Ok(action);
+            }
+            return refuse(kind, &operation, object, failure, context).await;
+        }
     };
     if kind == Kind::BackupSchedule && object.name_any().len() > LABEL_LENGTH {
         let message = format!(
@@ -207,21 +216,10 @@ async fn look_once(
         return Ok(Action::requeue(WAIT));
     }
     let earlier = said["observedGeneration"].as_i64().filter(|seen| *seen < operation.generation);
-    let ended = earlier.and_then(|seen| status::recorded(said, seen));
-    // One that was refused has not run: it may be mended.
-    let refused = |failure: &Failure| failure.reason == Reason::InvalidSpec;
-    if ended.is_some_and(|ended| !ended.failure.as_ref().is_some_and(refused)) {
-        let message = "what has been carried out does not run again; make a new object";
-        let reason = Reason::InvalidSpec.as_str();
-        context.link.event(operation, true, reason, "Validate", message).await;
-        return Ok(Action::await_change());
-    }
     if let Some(earlier) = earlier
-        && is_under_way(operation, earlier, said, context).await?
+        && let Some(action) = go_on_with(kind, earlier, operation, object, context).await?
     {
-        let begun = OperationId { generation: earlier, ..operation.clone() };
-        begin(kind, begun, context);
-        return Ok(Action::requeue(WAIT));
+        return Ok(action);
     }
     if let Some(parent) = object.annotations().get(PARENT_ANNOTATION)
         && is_carried_by(parent, operation, context).await?
@@ -253,28 +251,53 @@ async fn look_once(
     Ok(Action::await_change())
 }
 
-/// Has a task carry an operation out, unless one does.
-fn begin(kind: Kind, operation: OperationId, context: &Arc<Context>) {
-    if context.enter(&operation) {
-        let context = Arc::clone(context);
-        tokio::spawn(async move { carry_out(kind, &operation, &context).await });
-    }
-}
-
-/// Whether an earlier generation of an object was begun by an earlier process and has not ended: what was begun is
-/// finished or undone as it was meant then.
-async fn is_under_way(
-    operation: &OperationId,
+/// Goes on with a generation of an object that was begun before it was changed, or tells how it ended: what was begun is
+/// finished or undone as it was meant then, and what was carried out does not run again. Nothing if it was not begun, or
+/// only refused: then it may be mended.
+async fn go_on_with(
+    kind: Kind,
     generation: i64,
-    said: &Value,
-    context: &Context,
-) -> Result<bool, LookError> {
+    operation: &OperationId,
+    object: &DynamicObject,
+    context: &Arc<Context>,
+) -> Result<Option<Action>, LookError> {
+    let said = &object.data["status"];
+    let refused = |failure: &Failure| failure.reason == Reason::InvalidSpec;
+    if let Some(ended) = status::recorded(said, generation) {
+        if ended.failure.as_ref().is_some_and(refused) {
+            return Ok(None);
+        }
+        if generation < operation.generation {
+            let message = "what has been carried out does not run again; make a new object";
+            let reason = Reason::InvalidSpec.as_str();
+            context.link.event(operation, true, reason, "Validate", message).await;
+        }
+        return Ok(Some(Action::await_change()));
+    }
     let earlier = OperationId { generation, ..operation.clone() };
+    if context.is_active(&earlier) {
+        return Ok(Some(Action::requeue(WAIT)));
+    }
     context.operator.adopt_lines(&earlier, said).await?;
     let journal =
         context.operator.catalog().journal(&earlier).await.map_err(OperatorError::from)?;
     let log = Log::new(&journal);
-    Ok(log.job().is_some() && log.latest_step().is_some() && log.conclusion().is_none())
+    if log.conclusion().is_some() {
+        context.operator.publish_end(&earlier).await?;
+    } else if log.job().is_some() && log.latest_step().is_some() {
+        begin(kind, earlier, context);
+    } else {
+        return Ok(None);
+    }
+    Ok(Some(Action::requeue(WAIT)))
+}
+
+/// Has a task carry an operation out, unless one does.
+pub(super) fn begin(kind: Kind, operation: OperationId, context: &Arc<Context>) {
+    if context.enter(&operation) {
+        let context = Arc::clone(context);
+        tokio::spawn(async move { carry_out(kind, &operation, &context).await });
+    }
 }
 
 /// Whether the object that made this one is there and has not ended.

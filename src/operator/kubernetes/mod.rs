@@ -235,11 +235,17 @@ async fn maintain(context: Arc<Context>, namespaces: &[String]) {
     // Soon after the start: an operator that is moved about every few minutes keeps house as well.
     let mut pause = Duration::from_mins(1);
     loop {
-        // Objects that were deleted while nobody watched, and those that nothing held back.
-        if let Err(error) = leave::forget_the_gone(namespaces, &context).await {
+        let due = Instant::now() + pause;
+        // Objects that were deleted while nobody watched, and those that nothing held back. Others may wait for what
+        // was begun of them.
+        while let Err(error) = leave::forget_the_gone(namespaces, &context).await {
             warn!("what is gone from the cluster is not known yet: {error}");
+            if Instant::now() >= due {
+                break;
+            }
+            tokio::time::sleep(WAIT).await;
         }
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(due.saturating_duration_since(Instant::now())).await;
         pause = Duration::from_mins(30);
         let pruned = Box::pin(operator.prune_expired(jiff::Timestamp::now()));
         if let Err(error) = pruned.await {

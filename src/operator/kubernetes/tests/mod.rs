@@ -4,6 +4,7 @@ mod kinds;
 mod retention;
 mod server;
 mod terms;
+mod under_way;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};

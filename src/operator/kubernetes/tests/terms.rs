@@ -48,7 +48,7 @@ impl Scene {
 }
 
 /// The journal of an operation of which nobody has said how it ended, as an earlier term has left it.
-async fn begun(scene: &Scene, operation: &OperationId, spec: &Value) {
+pub(super) async fn begun(scene: &Scene, operation: &OperationId, spec: &Value) {
     let job = Job::Backup(BackupJob {
         operation: operation.clone(),
         spec: serde_json::from_value(spec.clone()).unwrap(),
