@@ -7,6 +7,7 @@ use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
+use bollard::models::ExecInspectResponse;
 use futures_util::StreamExt;
 
 use super::connection::{Connection, failure};
@@ -18,6 +19,8 @@ use crate::spec::target::DockerTarget;
 
 /// How often a command is asked about whose output nobody hears.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often a command may be found neither running nor ended before nobody believes any more that it starts.
+const LOOKS_BEFORE_START: u32 = 25;
 /// How long the engine may take to say what has become of a command whose time is over.
 const LAST_LOOK: Duration = Duration::from_secs(5);
 
@@ -104,6 +107,12 @@ fn is_deaf_proxy(error: &Error) -> bool {
     matches!(error, Error::HyperResponseError { err } if err.to_string().contains("upgrade"))
 }
 
+/// Whether a command has ended, at a look after so many others. One that the engine has only just been told to start
+/// does not run yet, and has no exit code either.
+fn has_ended(seen: &ExecInspectResponse, looks: u32) -> bool {
+    seen.running != Some(true) && (seen.exit_code.is_some() || looks >= LOOKS_BEFORE_START)
+}
+
 /// Runs the command in one container; `execution` is what the engine calls it.
 async fn in_one(
     docker: &Docker,
@@ -139,11 +148,13 @@ async fn in_one(
         }
         Err(error) => return Err(explain(&error)),
     }
+    let mut looks = 0;
     let ended = loop {
         let seen = docker.inspect_exec(&made.id).await.map_err(|error| explain(&error))?;
-        if seen.running != Some(true) {
+        if has_ended(&seen, looks) {
             break seen;
         }
+        looks += 1;
         tokio::time::sleep(LOOK).await;
     };
     match ended.exit_code {
@@ -160,6 +171,20 @@ async fn in_one(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Behind a proxy that does not pass on what commands write, one that was slow to start counted as failed.
+    #[test]
+    fn a_command_that_has_not_started_yet_has_not_ended() {
+        let seen = |running, exit_code| ExecInspectResponse {
+            running: Some(running),
+            exit_code,
+            ..ExecInspectResponse::default()
+        };
+        assert!(!has_ended(&seen(false, None), 0));
+        assert!(!has_ended(&seen(true, None), 1000));
+        assert!(has_ended(&seen(false, Some(0)), 0));
+        assert!(has_ended(&seen(false, None), LOOKS_BEFORE_START), "it never will");
+    }
 
     #[test]
     fn a_hook_means_a_container_a_service_or_the_only_one() {
