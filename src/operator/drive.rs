@@ -61,7 +61,7 @@ impl Operator {
         operation: &OperationId,
         permits: Option<&Arc<Semaphore>>,
     ) -> Result<Option<Conclusion>, OperatorError> {
-        let result = self.drive_on(operation, permits).await;
+        let result = Box::pin(self.drive_on(operation, permits)).await;
         self.journals.forget(operation);
         result
     }

@@ -160,6 +160,7 @@ fn access_list(text: &[u8]) -> Result<Vec<u8>, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::entry::display_bytes;
 
     fn of(records: &[(&str, &str)]) -> Attributes {
         let records: Vec<Record> = records

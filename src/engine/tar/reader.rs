@@ -199,7 +199,7 @@ impl<R: Read> TarReader<R> {
         };
         let info = self.describe(at, &header, kind, &records, extensions)?;
         let map = std::mem::take(&mut self.map);
-        let Attributes { set: xattrs, left } = attributes(&records);
+        let Attributes { set: xattrs, left, .. } = attributes(&records);
         let info = EntryInfo { name, size, xattrs, sparse, ..info };
         Ok(TarEntry { info, segments, map, left })
     }
