@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(fresh.ahead(), None);
         // What could not go on for now is still ahead.
         fresh.keep();
-        assert_eq!(locks.queue(host(&["/srv"])).ahead(), Some(host(&["/srv/a"]).operation));
+        assert_eq!(locks.queue(named("later")).ahead(), Some(host(&["/srv/a"]).operation));
         locks.give_up(&named("half-done").operation);
         assert_eq!(locks.queue(host(&["/srv"])).ahead(), Some(host(&["/srv/a"]).operation));
     }
