@@ -100,6 +100,26 @@ pub(crate) fn display_start(bytes: &[u8]) -> String {
     }
 }
 
+/// Bytes of which some stand as their number: a mark, then so many digits of a radix. A mark without them is itself.
+pub(crate) fn unescape_numbers(text: &[u8], mark: u8, digits: usize, radix: u32) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, tail)) = rest.split_first() {
+        let number = tail.get(..digits).and_then(|number| std::str::from_utf8(number).ok());
+        match number.and_then(|number| u8::from_str_radix(number, radix).ok()) {
+            Some(byte) if first == mark => {
+                plain.push(byte);
+                rest = tail.get(digits..).unwrap_or_default();
+            }
+            _ => {
+                plain.push(first);
+                rest = tail;
+            }
+        }
+    }
+    plain
+}
+
 /// A short stand-in for a name, so that a million names cost little memory.
 pub(super) type Key = [u8; 16];
 

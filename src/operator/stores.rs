@@ -15,12 +15,9 @@ use crate::plan::{Failure, StoreBinding, chain, conditions};
 use crate::runtime::host;
 use crate::spec::{
     BackupStoreSpec, BackupStoreStatus, ByteSize, Kind, Reason, VerifyMode, counted, did_you_mean,
-    readable_size,
+    readable_size, there_are,
 };
 use crate::telemetry::metrics::StoreFacts;
-
-/// More names than this help nobody to find the right one.
-const MANY_NAMES: usize = 10;
 
 /// What a look into a store found.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -263,13 +260,7 @@ pub fn which_there_are(
     if names.is_empty() {
         names = elsewhere.iter().map(|(found, store)| format!("{found}/{}", store.name)).collect();
     }
-    names.sort();
-    names.dedup();
-    let more = names.len().saturating_sub(MANY_NAMES);
-    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    names.truncate(MANY_NAMES);
-    let all = (!names.is_empty()).then(|| format!("there are: {}{more}", names.join(", ")));
-    let words: Vec<String> = nearest.or(same).into_iter().chain(all).collect();
+    let words: Vec<String> = nearest.or(same).into_iter().chain(there_are(names)).collect();
     (!words.is_empty()).then(|| words.join(" "))
 }
 

@@ -37,7 +37,7 @@ pub use document::{
 };
 pub use hooks::{ExecHook, Hook, Hooks, HttpHook, HttpMethod, OnError};
 pub use problem::{Problem, did_you_mean};
-pub use quantity::{ByteSize, DurationText, QuantityError, counted, readable_size};
+pub use quantity::{ByteSize, DurationText, QuantityError, counted, readable_size, there_are};
 pub use reason::Reason;
 pub use reference::{NameReference, SecretReference};
 pub use restore::{

@@ -29,6 +29,17 @@ pub fn counted(number: impl TryInto<u64>, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
+/// What there is instead of what was looked for, the first ten by name: more help nobody. Nothing if there is nothing.
+pub fn there_are(mut names: Vec<String>) -> Option<String> {
+    const MANY_NAMES: usize = 10;
+    names.sort();
+    names.dedup();
+    let more = names.len().saturating_sub(MANY_NAMES);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    names.truncate(MANY_NAMES);
+    (!names.is_empty()).then(|| format!("there are: {}{more}", names.join(", ")))
+}
+
 /// A span of time: one or more of `<number><unit>` with the units `ms`, `s`, `m`, `h`, `d`, `w`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DurationText {

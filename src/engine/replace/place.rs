@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::error::{ReplaceError, Step, failed};
 use super::{RootState, beside, inside, primitive, remove};
+use crate::engine::entry::unescape_numbers;
 
 const STAGING: &str = ".eider-staging-";
 const OLD: &str = ".eider-old-";
@@ -282,22 +283,7 @@ pub(in crate::engine) fn mounts_below(root: &Path) -> Vec<PathBuf> {
 
 /// Resolves the octal escapes of mountinfo (`\040` for a space).
 fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let digits = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) if first == b'\\' => {
-                plain.push(byte);
-                rest = tail.get(3..).unwrap_or_default();
-            }
-            _ => {
-                plain.push(first);
-                rest = tail;
-            }
-        }
-    }
-    plain
+    unescape_numbers(field, b'\\', 3, 8)
 }
 
 /// What operations left in a directory: staging places, old trees and records of any key.

@@ -7,7 +7,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::pax::{Record, parse_decimal, unescape_attribute, value};
-use crate::engine::entry::display_start;
+use crate::engine::entry::{display_start, unescape_numbers};
 
 /// libarchive leaves the padding out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -78,22 +78,7 @@ impl Attributes {
 
 /// The `%41` of addresses.
 fn unescape_url(name: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(name.len());
-    let mut rest = name;
-    while let Some((&first, tail)) = rest.split_first() {
-        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) if first == b'%' => {
-                plain.push(byte);
-                rest = tail.get(2..).unwrap_or_default();
-            }
-            _ => {
-                plain.push(first);
-                rest = tail;
-            }
-        }
-    }
-    plain
+    unescape_numbers(name, b'%', 2, 16)
 }
 
 /// A POSIX access control list as the kernel takes it, from the text of `acl_to_text(3)` with the numbers of star:

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::{ContainerFacts, HostFacts, MountKind, VOLUME, is_anonymous};
 use crate::plan::Failure;
-use crate::spec::Reason;
 use crate::spec::target::DockerTarget;
+use crate::spec::{Reason, there_are};
 
 /// Directories of a host, and what lies in them, that are the kernel's, the engine's or the
 /// distribution's. Containers are shown them to look at; to archive them is never meant, and to replace
@@ -269,22 +269,10 @@ impl Selection {
     }
 }
 
-/// More names than this help nobody to find the right one.
-const MANY_NAMES: usize = 10;
-
-fn not_found(message: String, there_are: impl IntoIterator<Item = String>) -> Failure {
-    let mut known: Vec<String> = there_are.into_iter().collect();
+fn not_found(message: String, known: impl IntoIterator<Item = String>) -> Failure {
     // Those of a kubelet are nobody's target, and a host may have hundreds.
-    known.retain(|name| !name.starts_with("k8s_"));
-    known.sort();
-    known.dedup();
-    let more = known.len().saturating_sub(MANY_NAMES);
-    known.truncate(MANY_NAMES);
-    let hint = match more {
-        _ if known.is_empty() => "there are none on this host".to_owned(),
-        0 => format!("there are: {}", known.join(", ")),
-        more => format!("there are: {} and {more} more", known.join(", ")),
-    };
+    let known = known.into_iter().filter(|name| !name.starts_with("k8s_")).collect();
+    let hint = there_are(known).unwrap_or_else(|| "there are none on this host".to_owned());
     Failure::new(Reason::TargetNotFound, message).hint(hint)
 }
 
