@@ -276,8 +276,11 @@ mod tests {
         // What could not go on for now is still ahead.
         fresh.keep();
         assert_eq!(locks.queue(named("later")).ahead(), Some(host(&["/srv/a"]).operation));
+        // Who gives up what is not kept for him takes nobody's place.
         locks.give_up(&named("half-done").operation);
-        assert_eq!(locks.queue(host(&["/srv"])).ahead(), Some(host(&["/srv/a"]).operation));
+        assert_eq!(locks.queue(named("later")).ahead(), Some(host(&["/srv/a"]).operation));
+        assert_eq!(locks.queue(host(&["/srv/a"])).ahead(), None);
+        assert_eq!(locks.queue(named("later")).ahead(), None);
     }
 
     #[test]

@@ -377,6 +377,9 @@ pub struct JournalLine {
     /// Facts as JSON text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// How many earlier lines like this one a long journal leaves out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<u32>,
 }
 
 /// How far an operation has come.

@@ -1,6 +1,8 @@
 //! The journal in the status of an object (ADR 12): written before each effect, read by a process
 //! whose catalog does not know the operation.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use crate::plan::{Job, JournalEntry, Mark, OPERATION, OperationId};
@@ -11,39 +13,57 @@ const LIMIT: usize = 60;
 /// The longest fact that is kept, in bytes of JSON; a longer one loses what people read. What decides anything, as
 /// the claims and the paths that were found, stays.
 const LONGEST: usize = 8 << 10;
+/// The most lines that one is believed to stand for: a status may be written by others, too.
+const MOST_LEFT_OUT: u32 = 1000;
 /// The lists that only people read.
 const READ_BY_PEOPLE: [&str; 2] = ["warnings", "checks"];
 
 /// The lines of a journal for the status, the job itself among them: what it refers to may be gone by the time that
 /// somebody else goes on with it, and its service stands still.
 ///
-/// Of a long one repeated attempts are left out, the oldest first. The first and the last line of each step with
-/// each mark stay, whatever their number: a process that reads nothing else has to know of every step that it was
-/// done, and what was found when it was begun.
+/// Of a long one repeated attempts are left out, the oldest first, and counted on the next that stays. The first and
+/// the last line of each step with each mark, and each reason of a failure, stay, whatever their number: a process
+/// that reads nothing else has to know of every step that it was done, what was found when it was begun, and how
+/// often it has failed.
 pub fn to_lines(journal: &[JournalEntry]) -> Vec<JournalLine> {
-    let is_same =
-        |one: &JournalEntry, other: &JournalEntry| one.step == other.step && one.mark == other.mark;
-    let is_repeated = |index: usize, entry: &JournalEntry| {
-        journal[..index].iter().any(|earlier| is_same(earlier, entry))
-            && journal[index + 1..].iter().any(|later| is_same(later, entry))
-    };
     let mut surplus = journal.len().saturating_sub(LIMIT);
-    journal
-        .iter()
-        .enumerate()
-        .filter(|(index, entry)| {
-            let goes = surplus > 0 && is_repeated(*index, entry);
-            surplus -= usize::from(goes);
-            !goes
-        })
-        .map(|(_, entry)| JournalLine {
+    let mut still: HashMap<Alike<'_>, u32> = HashMap::new();
+    for entry in journal {
+        *still.entry(alike(entry)).or_default() += 1;
+    }
+    // Of each: how many were left out since the last that stayed, once one stays.
+    let mut left_out: HashMap<Alike<'_>, u32> = HashMap::new();
+    let mut lines = Vec::new();
+    for entry in journal {
+        let key = alike(entry);
+        let later = still.entry(key).and_modify(|count| *count -= 1).or_default();
+        if surplus > 0
+            && *later > 0
+            && let Some(count) = left_out.get_mut(&key)
+        {
+            *count += 1;
+            surplus -= 1;
+            continue;
+        }
+        let count = left_out.insert(key, 0).unwrap_or_default();
+        lines.push(JournalLine {
             step: entry.step.clone(),
             mark: entry.mark.as_str().to_owned(),
             at: entry.at.to_string(),
             session: entry.session.clone(),
             detail: detail(entry),
-        })
-        .collect()
+            left_out: (count > 0).then_some(count),
+        });
+    }
+    lines
+}
+
+/// What lines have in common that stand for one another: step, mark and reason of the failure.
+type Alike<'a> = (&'a str, &'static str, Option<&'a str>);
+
+fn alike(entry: &JournalEntry) -> Alike<'_> {
+    let reason = if entry.mark == Mark::Failed { entry.detail["reason"].as_str() } else { None };
+    (&entry.step, entry.mark.as_str(), reason)
 }
 
 fn detail(entry: &JournalEntry) -> Option<String> {
@@ -69,12 +89,13 @@ fn drop_lists(value: &mut Value) {
     }
 }
 
-/// The entries that lines stand for; unreadable ones are left out.
+/// The entries that lines stand for; unreadable ones are left out. Those that a line only counts are told as that line
+/// is, and no more of them than an operation is ever tried.
 pub fn from_lines(operation: &OperationId, lines: &[JournalLine]) -> Vec<JournalEntry> {
-    lines
+    let entries = lines
         .iter()
         .filter_map(|line| {
-            Some(JournalEntry {
+            let entry = JournalEntry {
                 operation: operation.clone(),
                 step: line.step.clone(),
                 mark: line.mark.parse().ok()?,
@@ -84,9 +105,12 @@ pub fn from_lines(operation: &OperationId, lines: &[JournalLine]) -> Vec<Journal
                     Some(text) => serde_json::from_str(text).ok()?,
                     None => Value::Null,
                 },
-            })
+            };
+            let count = line.left_out.unwrap_or_default().min(MOST_LEFT_OUT) as usize;
+            Some(std::iter::repeat_n(entry, count + 1))
         })
-        .collect()
+        .flatten();
+    entries.collect()
 }
 
 /// What of the cluster's journal a local one lacks. A job is told by one line: the local one, unless it was only waited
@@ -227,8 +251,9 @@ mod tests {
             journal.push(entry("rollback-resume", Mark::Intent, json!(number)));
             journal.push(entry("rollback-resume", Mark::Failed, json!("not yet")));
         }
-        let read = from_lines(&journal[0].operation, &to_lines(&journal));
-        assert_eq!(read.len(), LIMIT);
+        let lines = to_lines(&journal);
+        assert_eq!(lines.len(), LIMIT);
+        let read = from_lines(&journal[0].operation, &lines);
         let (whole, short) = (Log::new(&journal), Log::new(&read));
         for step in ["preflight", "quiesce", "backup", "keep-old", "apply", "start", "health"] {
             assert_eq!(short.state(step), whole.state(step));
@@ -237,5 +262,32 @@ mod tests {
         }
         assert_eq!(short.intent::<Value>("rollback-resume"), Some(json!(119)));
         assert_eq!(short.began_at(), whole.began_at());
+        // What was left out was not counted either: whoever read this tried again as often once more.
+        for step in ["health", "rollback-resume"] {
+            assert_eq!(short.failures(step), whole.failures(step));
+            assert_eq!(short.attempts(step), whole.attempts(step));
+        }
+        // Written and read once more, by somebody else, it is the same.
+        assert_eq!(to_lines(&read).len(), LIMIT);
+        assert_eq!(from_lines(&journal[0].operation, &to_lines(&read)).len(), journal.len());
+        assert_eq!(missing_from(&journal, read), []);
+    }
+
+    /// A server that was away says nothing about a step: what it failed by otherwise has to stay known beside that.
+    #[test]
+    fn failures_by_different_reasons_do_not_stand_for_one_another() {
+        let failed = |reason: &str| json!({"reason": reason, "message": "no"});
+        let mut journal = vec![entry(OPERATION, Mark::Intent, Value::Null)];
+        for number in 0..100 {
+            let reason =
+                if number % 10 == 5 { "HealthCheckFailed" } else { "ClusterUnavailable" };
+            journal.push(entry("health", Mark::Failed, failed(reason)));
+        }
+        let read = from_lines(&journal[0].operation, &to_lines(&journal));
+        let of = |entries: &[JournalEntry], reason: &str| {
+            entries.iter().filter(|entry| entry.detail["reason"] == reason).count()
+        };
+        assert_eq!(of(&read, "HealthCheckFailed"), 10);
+        assert_eq!(of(&read, "ClusterUnavailable"), 90);
     }
 }
