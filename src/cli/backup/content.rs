@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use crate::catalog::BackupRecord;
 use crate::cli::arguments::{BackupExtractArguments, BackupFilesArguments};
 use crate::cli::output::format::{local_time, size};
+use crate::cli::output::stream::{Column, Line};
 use crate::cli::output::{CliError, ExitCode};
 use crate::cli::session::Session;
-use crate::engine::{self, Cancel, Change, EntryInfo, EntryKind, Salvaged};
+use crate::engine::{self, Cancel, Difference, EntryInfo, EntryKind, Salvaged};
 use crate::spec::{ArchiveFormat, Reason, VerifyMode, counted};
 
 /// The archive's file, if it is there.
@@ -57,53 +58,56 @@ pub(super) async fn files(
         let earlier = archive(&super::find(session, earlier).await?)?;
         return differences(session, earlier, (path, format), patterns).await;
     }
-    let entries = tokio::task::spawn_blocking(move || {
-        let mut entries: Vec<EntryInfo> = Vec::new();
-        let mut visit = |entry: &EntryInfo| {
-            let name = entry.display_name();
+    let output = session.output.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        let mut lines = output.lines(&ENTRIES);
+        engine::list_entries(&path, format, &mut |entry| {
             let directory = entry.kind == EntryKind::Directory;
-            let wanted = patterns.as_ref().is_none_or(|patterns| {
-                patterns.matched_path_or_any_parents(Path::new(&name), directory).is_ignore()
-            });
-            if wanted {
-                entries.push(entry.clone());
+            if is_wanted(patterns.as_ref(), &entry.display_name(), directory) {
+                lines.add(entry);
             }
             Ok(())
-        };
-        engine::list_entries(&path, format, &mut visit).map(|()| entries)
+        })?;
+        lines.finish()
+    });
+    work.await.map_err(|error| CliError::internal(error.to_string()))?
+}
+
+fn is_wanted(patterns: Option<&Gitignore>, name: &str, directory: bool) -> bool {
+    patterns.is_none_or(|patterns| {
+        patterns.matched_path_or_any_parents(Path::new(name), directory).is_ignore()
     })
-    .await
-    .map_err(|error| CliError::internal(error.to_string()))??;
-    let rows: Vec<Vec<String>> = entries
-        .iter()
-        .map(|entry| {
-            let mut name = entry.display_name();
-            if let Some(target) = &entry.link_target {
-                name.push_str(" -> ");
-                name.push_str(&String::from_utf8_lossy(target));
-            }
-            vec![
-                format!("{}{}", letter(entry.kind), rights(entry.mode)),
-                format!("{}:{}", entry.uid, entry.gid),
-                size(i64::try_from(entry.size).unwrap_or(i64::MAX)),
-                jiff::Timestamp::from_second(entry.modified.seconds)
-                    .map_or_else(|_| "-".to_owned(), local_time),
-                name,
-            ]
+}
+
+const ENTRIES: [Column; 5] =
+    [("MODE", 10), ("OWNER", 11), ("SIZE", 9), ("MODIFIED", 19), ("NAME", 0)];
+
+impl Line for EntryInfo {
+    fn cells(&self) -> Vec<String> {
+        let mut name = self.display_name();
+        if let Some(target) = &self.link_target {
+            name.push_str(" -> ");
+            name.push_str(&String::from_utf8_lossy(target));
+        }
+        vec![
+            format!("{}{}", letter(self.kind), rights(self.mode)),
+            format!("{}:{}", self.uid, self.gid),
+            size(i64::try_from(self.size).unwrap_or(i64::MAX)),
+            jiff::Timestamp::from_second(self.modified.seconds)
+                .map_or_else(|_| "-".to_owned(), local_time),
+            name,
+        ]
+    }
+
+    fn item(&self) -> Value {
+        let target = self.link_target.as_ref();
+        json!({
+            "name": self.display_name(), "kind": self.kind.as_str(), "sizeBytes": self.size,
+            "mode": format!("{:04o}", self.mode), "uid": self.uid, "gid": self.gid,
+            "modifiedSeconds": self.modified.seconds,
+            "linkTarget": target.map(|target| String::from_utf8_lossy(target).into_owned()),
         })
-        .collect();
-    let items: Vec<Value> = entries
-        .iter()
-        .map(|entry| {
-            json!({
-                "name": entry.display_name(), "kind": entry.kind.as_str(), "sizeBytes": entry.size,
-                "mode": format!("{:04o}", entry.mode), "uid": entry.uid, "gid": entry.gid,
-                "modifiedSeconds": entry.modified.seconds,
-                "linkTarget": entry.link_target.as_ref().map(|target| String::from_utf8_lossy(target).into_owned()),
-            })
-        })
-        .collect();
-    session.output.table(&["MODE", "OWNER", "SIZE", "MODIFIED", "NAME"], &rows, &items)
+    }
 }
 
 /// What changed between two backups.
@@ -113,29 +117,31 @@ async fn differences(
     later: (PathBuf, ArchiveFormat),
     patterns: Option<Gitignore>,
 ) -> Result<(), CliError> {
+    let output = session.output.clone();
     let work = tokio::task::spawn_blocking(move || {
-        let mut found: Vec<(String, Change)> = Vec::new();
+        let mut lines = output.lines(&CHANGES);
         let (earlier, later) = ((earlier.0.as_path(), earlier.1), (later.0.as_path(), later.1));
         engine::differences(earlier, later, &mut |difference| {
-            let name = difference.display_name();
-            let wanted = patterns.as_ref().is_none_or(|patterns| {
-                patterns.matched_path_or_any_parents(Path::new(&name), false).is_ignore()
-            });
-            if wanted {
-                found.push((name, difference.change));
+            if is_wanted(patterns.as_ref(), &difference.display_name(), false) {
+                lines.add(&difference);
             }
             Ok(())
-        })
-        .map(|()| found)
+        })?;
+        lines.finish()
     });
-    let found = work.await.map_err(|error| CliError::internal(error.to_string()))??;
-    let rows: Vec<Vec<String>> =
-        found.iter().map(|(name, change)| vec![change.as_str().to_owned(), name.clone()]).collect();
-    let items: Vec<Value> = found
-        .iter()
-        .map(|(name, change)| json!({"name": name, "change": change.as_str()}))
-        .collect();
-    session.output.table(&["CHANGE", "NAME"], &rows, &items)
+    work.await.map_err(|error| CliError::internal(error.to_string()))?
+}
+
+const CHANGES: [Column; 2] = [("CHANGE", 10), ("NAME", 0)];
+
+impl Line for Difference {
+    fn cells(&self) -> Vec<String> {
+        vec![self.change.as_str().to_owned(), self.display_name()]
+    }
+
+    fn item(&self) -> Value {
+        json!({"name": self.display_name(), "change": self.change.as_str()})
+    }
 }
 
 fn letter(kind: EntryKind) -> char {

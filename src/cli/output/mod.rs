@@ -5,6 +5,7 @@
 pub mod error;
 pub mod format;
 pub mod progress;
+pub mod stream;
 mod table;
 
 use std::io::{IsTerminal, Write};

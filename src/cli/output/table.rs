@@ -151,6 +151,19 @@ pub(super) fn render(headers: &[&str], rows: &[Vec<String>], limit: usize) -> St
     text
 }
 
+/// A line of a list whose columns have so many places at least; nothing of it is cut.
+pub(super) fn line(cells: &[String], columns: &[(&str, usize)]) -> String {
+    let mut line = String::new();
+    for (cell, (_, places)) in cells.iter().zip(columns) {
+        let cell = clean(cell);
+        line.push_str(&cell);
+        line.push_str(&" ".repeat(places.saturating_sub(cell.width()) + GAP));
+    }
+    line.truncate(line.trim_end().len());
+    line.push('\n');
+    line
+}
+
 /// Names and values, one a line; several lines of one name stand under each other.
 pub(super) fn fields(fields: &[(String, String)]) -> String {
     let width = fields.iter().map(|(name, _)| name.width()).max().unwrap_or(0) + 1;

@@ -70,7 +70,7 @@ impl Archive {
         };
         let payload = read_payload(&file, &footer, format).map_err(failed)?;
         let damaged = |detail: String| EngineError::damaged(&label, detail);
-        let index = index::parse(payload).map_err(damaged)?;
+        let index = index::parse(payload, footer.offset).map_err(damaged)?;
         let end = index.members.last().map_or(0, |member| member.file_offset + member.packed);
         if end != footer.offset {
             return Err(EngineError::damaged(

@@ -71,6 +71,7 @@ pub(super) fn check(
 ) -> Result<Plan, EngineError> {
     let mut checker = Checker::new(&archive.label, options)?;
     if let Some(index) = &archive.index {
+        checker.is_indexed = true;
         archive.visit_index(index, &mut |entry| {
             cancel.check()?;
             checker.entry(&entry.info)
@@ -88,6 +89,8 @@ pub(super) fn check(
 pub(super) struct Checker<'a> {
     archive: String,
     options: &'a UnpackOptions,
+    /// An index has every name once; in the stream of another program the last of a name counts.
+    is_indexed: bool,
     seen: HashMap<Key, Seen>,
     selected: HashSet<Key>,
     total_entries: u64,
@@ -100,6 +103,7 @@ impl<'a> Checker<'a> {
         Ok(Self {
             archive: archive.to_owned(),
             options,
+            is_indexed: false,
             seen: HashMap::new(),
             total_bytes: 0,
             plan: Plan {
@@ -198,7 +202,7 @@ impl<'a> Checker<'a> {
             | (Some(Seen::Implied | Seen::Entry(EntryKind::Directory)), EntryKind::Directory) => {
                 Ok(())
             }
-            (Some(Seen::Entry(EntryKind::File)), EntryKind::File) => {
+            (Some(Seen::Entry(EntryKind::File)), EntryKind::File) if !self.is_indexed => {
                 self.plan.repeated.insert(key(name));
                 Ok(())
             }

@@ -103,11 +103,10 @@ pub(super) fn extract(
     cancel: &Cancel,
 ) -> Result<UnpackSummary, EngineError> {
     let shared = Shared::new(&archive.label, options, plan, None, progress, cancel);
-    // The later of two entries of one name counts, so these have to come in their order. Archives of
-    // this program have none.
-    if let Some(index) = archive.index.as_ref().filter(|_| plan.repeated.is_empty()) {
+    if let Some(index) = &archive.index {
         return extract_units(archive, index, &shared);
     }
+    // The later of two entries of one name counts: they come in their order.
     let mut extractor = Extractor::new(&shared, false)?;
     let mut reader = archive.stream()?;
     while let Some(entry) = reader.next_entry()? {

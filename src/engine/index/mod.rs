@@ -126,17 +126,16 @@ pub(super) struct Index {
     /// How that was made which the data is of, in words of its runtime.
     pub definitions: Option<serde_json::Value>,
     pub members: Vec<Member>,
-    /// Names that the parent has and this archive has not; for people, restoring does not need them.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for other programs; restoring needs no names")
-    )]
-    pub removed: Vec<Vec<u8>>,
     payload: Vec<u8>,
     blocks: Vec<read::EntryBlock>,
 }
 
 impl Index {
+    #[cfg(test)]
+    pub(super) fn removed(&self) -> Vec<Vec<u8>> {
+        read::removed(&self.payload)
+    }
+
     /// Every entry, in the order of the archive.
     pub(super) fn entries(&self) -> Entries<'_> {
         Entries::new(&self.payload, &self.blocks)

@@ -39,13 +39,15 @@ struct Block<'a> {
     packed: &'a [u8],
 }
 
-/// Reads everything but the entries. What is wrong is told in half a sentence.
-pub(in crate::engine) fn parse(payload: Vec<u8>) -> Result<Index, String> {
+/// Reads everything but the entries and the removed names, of an archive whose members end at `end`. What is wrong is
+/// told in half a sentence.
+///
+/// Of a payload that packs well more is never kept than the archive has bytes: each member has at least one.
+pub(in crate::engine) fn parse(payload: Vec<u8>, end: u64) -> Result<Index, String> {
     let mut description = None;
     let mut definitions = None;
     let mut members: Vec<Member> = Vec::new();
     let mut blocks: Vec<EntryBlock> = Vec::new();
-    let mut removed = Vec::new();
     let mut hashes = 0_u32;
     let mut at = 0;
     while at < payload.len() {
@@ -66,7 +68,7 @@ pub(in crate::engine) fn parse(payload: Vec<u8>) -> Result<Index, String> {
                 })?;
                 definitions = Some(found);
             }
-            block::MEMBERS => read_members(&unpack(&block)?, block.count, &mut members)
+            block::MEMBERS => read_members(&unpack(&block)?, block.count, end, &mut members)
                 .ok_or("the members in its index are malformed")?,
             block::ENTRIES => blocks.push(EntryBlock {
                 start: block.start,
@@ -88,14 +90,7 @@ pub(in crate::engine) fn parse(payload: Vec<u8>) -> Result<Index, String> {
                 // An index has at most 4 GiB.
                 hashes = hashes.saturating_add(block.count);
             }
-            block::REMOVED => {
-                let raw = unpack(&block)?;
-                let mut numbers = Numbers(&raw);
-                for _ in 0..block.count {
-                    let name = numbers.bytes().ok_or("the removed names are malformed")?;
-                    removed.push(name.to_vec());
-                }
-            }
+            block::REMOVED => each_removed(&block, &mut |_| ())?,
             other if other.is_ascii_lowercase() => {}
             other => {
                 let shown = other.escape_ascii();
@@ -106,7 +101,29 @@ pub(in crate::engine) fn parse(payload: Vec<u8>) -> Result<Index, String> {
         }
     }
     let description = description.ok_or("its index has no description")?;
-    Ok(Index { description, definitions, members, removed, payload, blocks })
+    Ok(Index { description, definitions, members, payload, blocks })
+}
+
+fn each_removed(block: &Block<'_>, visit: &mut dyn FnMut(&[u8])) -> Result<(), String> {
+    let raw = unpack(block)?;
+    let mut numbers = Numbers(&raw);
+    for _ in 0..block.count {
+        let name = numbers.bytes().filter(|name| !name.is_empty());
+        visit(name.ok_or("the removed names are malformed")?);
+    }
+    Ok(())
+}
+
+/// The names that the parent has and this archive has not; for people, restoring does not need them.
+#[cfg(test)]
+pub(super) fn removed(payload: &[u8]) -> Vec<Vec<u8>> {
+    let (mut names, mut at) = (Vec::new(), 0);
+    while let Some(block) = next_block(payload, &mut at) {
+        if block.kind == block::REMOVED {
+            each_removed(&block, &mut |name| names.push(name.to_vec())).unwrap();
+        }
+    }
+    names
 }
 
 fn next_block<'a>(payload: &'a [u8], at: &mut usize) -> Option<Block<'a>> {
@@ -137,7 +154,7 @@ fn decompress(packed: &[u8], raw: usize) -> Result<Vec<u8>, String> {
     }
 }
 
-fn read_members(raw: &[u8], count: u32, members: &mut Vec<Member>) -> Option<()> {
+fn read_members(raw: &[u8], count: u32, end: u64, members: &mut Vec<Member>) -> Option<()> {
     let mut numbers = Numbers(raw);
     for _ in 0..count {
         let (file_offset, offset) = members.last().map_or(Some((0, 0)), |last| {
@@ -145,7 +162,8 @@ fn read_members(raw: &[u8], count: u32, members: &mut Vec<Member>) -> Option<()>
             Some((file_offset, last.offset.checked_add(last.raw)?))
         })?;
         let (packed, length) = (numbers.number()?, numbers.number()?);
-        if packed == 0 || packed > PACKED_LIMIT || length == 0 || length > RAW_LIMIT {
+        let is_within = file_offset.checked_add(packed).is_some_and(|last| last <= end);
+        if packed == 0 || packed > PACKED_LIMIT || length == 0 || length > RAW_LIMIT || !is_within {
             return None;
         }
         let flags = numbers.byte().filter(|flags| flags & !3 == 0)?;

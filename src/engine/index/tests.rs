@@ -120,14 +120,14 @@ proptest! {
     fn an_index_reads_back(entries in proptest::collection::vec(entry(), 0..200)) {
         let (entries, end) = placed(entries);
         let members: Vec<Member> = (0..5).map(member).collect();
-        let index = parse(payload_of(&entries, &members)).unwrap();
+        let index = parse(payload_of(&entries, &members), 5 * 700).unwrap();
         let mut reader = index.entries();
         let read: Vec<IndexEntry> = reader.by_ref().map(Result::unwrap).collect();
         prop_assert_eq!(reader.offset(), end);
         prop_assert_eq!(read, entries);
         prop_assert_eq!(&index.members, &members);
         prop_assert_eq!(index.definitions.as_ref(), Some(&definitions()));
-        prop_assert_eq!(&index.removed, &vec![b"gone".to_vec()]);
+        prop_assert_eq!(index.removed(), vec![b"gone".to_vec()]);
         prop_assert_eq!(index.member_at(1024), Some(1));
         prop_assert_eq!(index.member_at(5 * 1024), None);
     }
@@ -144,7 +144,7 @@ proptest! {
             payload[at] = value;
         }
         for payload in [payload[..cut.index(payload.len())].to_vec(), payload] {
-            if let Ok(index) = parse(payload) {
+            if let Ok(index) = parse(payload, 700) {
                 let _ = index.entries().count();
             }
         }
@@ -161,9 +161,39 @@ fn however_many_names_are_removed_the_index_can_be_read() {
         writer.remove(&name(number)).unwrap();
     }
     let description = Description { version: 1, ..Description::default() };
-    let index = parse(writer.finish(&description, None, &[member(0)], &[]).unwrap()).unwrap();
-    assert_eq!(index.removed.len(), count as usize);
-    assert!(index.removed.into_iter().eq((0..count).map(name)));
+    let payload = writer.finish(&description, None, &[member(0)], &[]).unwrap();
+    let removed = parse(payload, 700).unwrap().removed();
+    assert_eq!(removed.len(), count as usize);
+    assert!(removed.into_iter().eq((0..count).map(name)));
+}
+
+/// Eight million empty names pack into some hundred bytes: an archive of 7 kB took 4 GB of memory.
+#[test]
+fn what_an_index_packs_well_takes_no_memory() {
+    let description = Description { version: 1, ..Description::default() };
+    let whole = |blocks: &[u8]| {
+        let writer = IndexWriter::new().unwrap();
+        let mut payload = writer.finish(&description, None, &[member(0)], &[]).unwrap();
+        payload.extend_from_slice(blocks);
+        payload
+    };
+    let block_of = |kind: u8, count: usize, raw: &[u8]| {
+        let packed = zstd::bulk::compress(raw, 3).unwrap();
+        let mut block = vec![kind];
+        for number in [count, raw.len(), packed.len()] {
+            block.extend_from_slice(&u32::try_from(number).unwrap().to_le_bytes());
+        }
+        block.extend_from_slice(&packed);
+        block
+    };
+    let empty = block_of(b'X', BLOCK_LIMIT, &vec![0; BLOCK_LIMIT]);
+    assert!(empty.len() < 1000);
+    assert!(parse(whole(&empty), 700).unwrap_err().contains("removed names"));
+    // A hundred thousand members of a byte each, in an archive that has no room for them.
+    let member = [&[1, 1, 0][..], &[0; 32]].concat();
+    let members = block_of(b'M', 100_000, &member.repeat(100_000));
+    assert!(parse(whole(&members), 1000).unwrap_err().contains("members"));
+    assert_eq!(parse(whole(&members), 700 + 100_000).unwrap().members.len(), 100_001);
 }
 
 #[test]
@@ -172,7 +202,7 @@ fn definitions_that_no_block_can_hold_do_not_make_an_index_that_nobody_can_read(
     let long = serde_json::json!("x".repeat(BLOCK_LIMIT));
     let writer = IndexWriter::new().unwrap();
     let payload = writer.finish(&description, Some(&long), &[member(0)], &[]).unwrap();
-    assert_eq!(parse(payload).unwrap().definitions, None);
+    assert_eq!(parse(payload, 700).unwrap().definitions, None);
 }
 
 #[test]

@@ -304,7 +304,7 @@ fn differences_are_told_from_the_indexes_alone() {
     assert_eq!(found, expected.map(|(name, change)| (name.to_owned(), change)).into());
     // The later archive alone says which names are gone.
     let archive = super::super::archive::Archive::open(&paths[1], format).unwrap();
-    let mut removed = archive.index.unwrap().removed;
+    let mut removed = archive.index.unwrap().removed();
     removed.sort();
     assert_eq!(removed, [b"data/d".to_vec(), b"data/d/f".to_vec(), b"data/gone".to_vec()]);
 }

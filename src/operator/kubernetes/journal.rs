@@ -279,8 +279,7 @@ mod tests {
         let failed = |reason: &str| json!({"reason": reason, "message": "no"});
         let mut journal = vec![entry(OPERATION, Mark::Intent, Value::Null)];
         for number in 0..100 {
-            let reason =
-                if number % 10 == 5 { "HealthCheckFailed" } else { "ClusterUnavailable" };
+            let reason = if number % 10 == 5 { "HealthCheckFailed" } else { "ClusterUnavailable" };
             journal.push(entry("health", Mark::Failed, failed(reason)));
         }
         let read = from_lines(&journal[0].operation, &to_lines(&journal));

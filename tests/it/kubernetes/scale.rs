@@ -5,9 +5,10 @@
 //! So 40 Backups are really carried out by movers; 230 are of claims that do not exist, and go the whole
 //! way through the loop to their end without a mover; and 230 wait for a store that does not exist: they
 //! are looked at again every ten seconds while all the rest happens, and are deleted in the end. All of
-//! them are there before the operator is, so that its first lists have them all.
+//! them are there before the operator is, so that its first lists have them all. Three of the schedules fire for claims
+//! that there are, and keep one backup each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,9 @@ const REFUSED: usize = 230;
 const WAITING: usize = 230;
 /// Schedules that are not due, and schedules that fire every minute, for a claim that is not there.
 const SCHEDULES: usize = 80;
-const FIRING: usize = 20;
+const FIRING: usize = 17;
+/// Schedules with a claim of their own that fire every other minute and keep one backup: all the others go.
+const RETAINING: usize = 3;
 /// Operations at the same time.
 const CONCURRENCY: usize = 4;
 /// The most resident memory, in bytes.
@@ -46,6 +49,8 @@ const WRITES_OF_A_REFUSAL: usize = 6;
 const WRITES_OF_WAITING: usize = 3;
 /// The most writes of one that waits and is deleted: its finalizer goes, too.
 const WRITES_OF_LEAVING: usize = 4;
+/// The most Jobs of a run whose retention removes something: its mover, a look at what there is, the removal.
+const JOBS_OF_A_RUN: usize = 3;
 /// The most writes of a schedule that is not due.
 const WRITES_OF_A_SCHEDULE: usize = 2;
 
@@ -83,6 +88,17 @@ fn documents() -> String {
             "---\napiVersion: eider.dev/v1alpha1\nkind: BackupSchedule\n\
              metadata: {{name: firing-{number}}}\nspec:\n  schedule: \"* * * * *\"\n  template:\n    \
              spec: {{target: {{volumeClaims: [nothing-at-all]}}, storeRef: {{name: main}}}}\n"
+        )
+        .unwrap();
+    }
+    for number in 0..RETAINING {
+        write!(
+            text,
+            "---\napiVersion: eider.dev/v1alpha1\nkind: BackupSchedule\n\
+             metadata: {{name: retaining-{number}}}\nspec:\n  schedule: \"*/2 * * * *\"\n  \
+             retention: {{keepLast: 1}}\n  template:\n    \
+             spec: {{target: {{volumeClaims: [claim-{}]}}, storeRef: {{name: main}}}}\n",
+            CLAIMS + number
         )
         .unwrap();
     }
@@ -163,6 +179,20 @@ fn written(writes: &[Exchange], part: &str) -> (usize, usize, String) {
     most.map_or((all, 0, String::new()), |(name, count)| (all, count, name.to_owned()))
 }
 
+/// How many schedules have removed a second backup.
+fn removed(writes: &[Exchange]) -> usize {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for write in writes.iter().filter(|write| write.method == "DELETE") {
+        let name = write.object.rsplit('/').next().unwrap_or_default();
+        if let Some((schedule, _)) = name.rsplit_once('-')
+            && schedule.starts_with("retaining-")
+        {
+            *counts.entry(schedule).or_default() += 1;
+        }
+    }
+    counts.values().filter(|count| **count >= 2).count()
+}
+
 /// Says what was measured: the figures of a run are read off its output.
 #[allow(clippy::print_stderr)]
 fn note(text: &str) {
@@ -174,13 +204,13 @@ fn five_hundred_backups_and_a_hundred_schedules_at_once() {
     let Some(cluster) = Cluster::connect() else { return };
     let scene = Scene::empty(cluster);
     let namespace: &str = &scene.namespace;
-    for number in 0..CLAIMS {
+    for number in 0..CLAIMS + RETAINING {
         scene.apply(&format!(
             "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: claim-{number}}}\n\
              spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}}\n"
         ));
     }
-    for number in 0..CLAIMS {
+    for number in 0..CLAIMS + RETAINING {
         let path = scene.cluster.claim_path(namespace, &format!("claim-{number}"));
         std::fs::write(path.join("file"), format!("of claim {number}\n")).unwrap();
     }
@@ -220,6 +250,8 @@ fn five_hundred_backups_and_a_hundred_schedules_at_once() {
                 FIRING,
                 count(&schedules, "firing-", |one| one["status"]["lastRunAt"].is_string()),
             ),
+            // The third run of each has removed what the second had left.
+            ("retained", RETAINING, removed(&proxy.writes()).min(RETAINING)),
         ];
         for (what, wanted, found) in &done {
             if wanted == found {
@@ -255,22 +287,44 @@ fn five_hundred_backups_and_a_hundred_schedules_at_once() {
     let most = most_movers(&writes);
     note(&format!("movers at once: {most}"));
     assert!((2..=CONCURRENCY).contains(&most), "{most} movers at once");
-    let made = writes
+    let made = |kind: &str| {
+        let part = format!("/jobs/eider-{kind}-");
+        let made = writes.iter();
+        made.filter(|write| write.method == "POST" && write.object.contains(&part)).count()
+    };
+    // Counted by their finalizers, as most of them are gone by now.
+    let retaining: BTreeSet<&str> = writes
         .iter()
-        .filter(|write| write.method == "POST" && write.object.contains("/jobs/eider-backup-"));
-    assert_eq!(made.count(), CARRIED_OUT, "a mover for what needs none");
+        .map(|write| write.object.trim_end_matches("/status"))
+        .filter(|object| object.contains("/backups/retaining-"))
+        .collect();
+    let (movers, errands) = (made("backup"), made("backupstore"));
+    let runs = retaining.len();
+    note(&format!("{runs} runs with retention; Jobs: {movers} movers, {errands} of the store"));
+    // Some may not have begun yet.
+    assert!(
+        (CARRIED_OUT + 2 * RETAINING..=CARRIED_OUT + runs).contains(&movers),
+        "{movers} movers for {CARRIED_OUT} Backups and {runs} runs"
+    );
+    // And the store's own, when it was seen first.
+    assert!(errands <= (JOBS_OF_A_RUN - 1) * runs + 2, "{errands} Jobs of the store");
     let of_carried = |write: &&Exchange| {
-        let of = ["/backups/carried-", "/jobs/eider-backup-", "/pods/eider-backup-"];
+        let of = [
+            "/backups/carried-",
+            "/backups/retaining-",
+            "/jobs/eider-backup-",
+            "/pods/eider-backup-",
+        ];
         of.iter().any(|part| write.object.contains(part))
     };
-    let per_backup = writes.iter().filter(of_carried).count().div_ceil(CARRIED_OUT);
+    let per_backup = writes.iter().filter(of_carried).count().div_ceil(movers);
     note(&format!("writes of a Backup that is carried out: {per_backup}"));
     let mut kinds = BTreeMap::<String, usize>::new();
     for write in writes.iter().filter(of_carried) {
         let path: Vec<&str> = write.object.split('/').collect();
-        let place = path
-            .iter()
-            .rposition(|part| part.contains("eider-backup-") || part.contains("carried-"));
+        let place = path.iter().rposition(|part| {
+            ["eider-backup-", "carried-", "retaining-"].iter().any(|of| part.contains(of))
+        });
         let kind = place.and_then(|place| path.get(place - 1)).unwrap_or(&"");
         let of_status = if write.object.ends_with("/status") { " status" } else { "" };
         // Of a status what it says, without what differs from one to the other.
@@ -315,5 +369,10 @@ fn five_hundred_backups_and_a_hundred_schedules_at_once() {
     let memory = most_memory(&process);
     note(&format!("memory: {} MiB at the most, to the end", memory >> 20));
     assert!(memory < MEMORY, "{} MiB of memory", memory >> 20);
-    assert_eq!(scene.archives().len(), CARRIED_OUT);
+    // One that has just been made may be there beside the one that is kept.
+    let archives = scene.archives().len();
+    assert!(
+        (CARRIED_OUT + RETAINING..=CARRIED_OUT + 2 * RETAINING).contains(&archives),
+        "{archives}"
+    );
 }
