@@ -139,7 +139,7 @@ async fn lead(
     let never = std::future::pending();
     let watching = operator.clone().watch_catalog(Arc::clone(health));
     tokio::select! {
-        result = kubernetes::run(operator, plain, &arguments.namespaces, knows, never) => {
+        result = kubernetes::run(operator, plain, &arguments.namespaces, knows, health, never) => {
             result.map_err(CliError::from)
         }
         () = watching => Ok(()),

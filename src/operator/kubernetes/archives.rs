@@ -88,12 +88,19 @@ impl Operator {
         let elsewhere = known.deleted_at.is_none()
             && known.status != RecordStatus::Running
             && known.backup_path != found.backup_path;
-        if !ended && !elsewhere {
+        // Made of a status that said what it lacked then: its manifest knows that it was read back.
+        let proved = known.status == RecordStatus::Succeeded
+            && known.verified_at.is_none()
+            && found.verified_at.is_some();
+        if !ended && !elsewhere && !proved {
             return Ok(());
         }
         let mut record = BackupRecord { backup_path: found.backup_path.clone(), ..known.clone() };
         if ended {
             record.deleted_at = None;
+        }
+        if proved {
+            record.verified_at = found.verified_at;
         }
         // The archive of a failure, as one that had shrunk, was kept to be looked at: a failure it stays.
         if ended && known.status == RecordStatus::Deleted {
@@ -157,7 +164,9 @@ impl Operator {
                 Some(failure) => self.tell_object(record, Err(failure)).await?,
                 None if self.is_said_to_lack(record).await? => {
                     let message = format!("{} can be restored again", record.backup_name);
-                    self.tell_object(record, Ok(message)).await?;
+                    // As it is by now: the manifest may have told when it was read back.
+                    let now = self.catalog.backup(BackupKey::Id(record.id)).await?;
+                    self.tell_object(now.as_ref().unwrap_or(record), Ok(message)).await?;
                 }
                 None => {}
             }
@@ -171,10 +180,11 @@ impl Operator {
         let found = self.catalog.resource(kind, &record.namespace, &record.object).await?;
         let status = found.map(|found| found.status).unwrap_or_default();
         let mut conditions = status["conditions"].as_array().into_iter().flatten();
-        let told = [Reason::ArchiveMissing.as_str(), Reason::ArchiveDamaged.as_str()];
+        // A Backup that was not to be verified says so for another reason than what it lacks.
         Ok(conditions.any(|condition| {
             condition["type"] == "Verified"
-                && condition["reason"].as_str().is_some_and(|reason| told.contains(&reason))
+                && condition["status"] == "False"
+                && condition["reason"] != Reason::NotVerified.as_str()
         }))
     }
 

@@ -14,14 +14,20 @@ use crate::operator::locks::Claimed;
 use crate::operator::recover::turn;
 use crate::plan::{Conclusion, Failure, Log, OperationId, status};
 use crate::spec::{Kind, Reason};
+use crate::telemetry::Health;
+
+/// What `/readyz` calls it.
+const COMPONENT: &str = "operations";
 
 /// Keeps a place at its target for every operation that was begun and has not ended, by this catalog or by what is
 /// written on the objects. Tries until the cluster answers: nothing may begin before.
-pub(super) async fn keep_places(namespaces: &[String], context: &Arc<Context>) {
+pub(super) async fn keep_places(namespaces: &[String], context: &Arc<Context>, health: &Health) {
     while let Err(error) = try_to_keep_places(namespaces, context).await {
         warn!("what was under way is not known yet: {error}");
+        health.waiting(COMPONENT, format!("what was under way: {error}"));
         tokio::time::sleep(FIRST_PAUSE).await;
     }
+    health.forget(COMPONENT);
 }
 
 async fn try_to_keep_places(

@@ -16,7 +16,7 @@ mod schedules;
 mod stores;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -86,8 +86,8 @@ pub(super) struct Context {
     failures: Mutex<HashMap<String, u32>>,
     /// Whether the catalog is that of whoever led last.
     knows_what_was_done: bool,
-    /// When this process began to lead.
-    begun: Instant,
+    /// When something first waited for what the stores hold.
+    first_wait: OnceLock<Instant>,
     /// Stores that the catalog knew before this process began.
     known_stores: HashSet<(String, String)>,
     /// Stores that were looked into, with the generation and the request it was for.
@@ -165,12 +165,13 @@ pub async fn await_definitions(client: &Client, health: &Health) {
 
 /// Runs the controllers until `stop` resolves, then lets what is under way reach a place where it can be
 /// picked up. `namespaces` empty means all of them; `knows_what_was_done` says that the catalog is that of whoever
-/// led last.
+/// led last; `health` says it while what was under way is not known.
 pub async fn run(
     operator: Operator,
     client: Client,
     namespaces: &[String],
     knows_what_was_done: bool,
+    health: &Health,
     stop: impl Future<Output = ()>,
 ) -> Result<(), super::OperatorError> {
     let Some(link) = operator.cluster.clone() else {
@@ -184,7 +185,7 @@ pub async fn run(
     let known_stores = stores.into_iter().map(|(namespace, store)| (namespace, store.name));
     let context = Arc::new(Context {
         knows_what_was_done,
-        begun: Instant::now(),
+        first_wait: OnceLock::new(),
         known_stores: known_stores.collect(),
         operator: operator.clone(),
         link,
@@ -215,7 +216,7 @@ pub async fn run(
         if namespaces.is_empty() { "every namespace".to_owned() } else { namespaces.join(", ") }
     );
     let work = async {
-        Box::pin(before::keep_places(namespaces, &context)).await;
+        Box::pin(before::keep_places(namespaces, &context, health)).await;
         tokio::select! {
             _ = join_all(controllers) => error!("every controller has ended"),
             () = maintain(Arc::clone(&context), namespaces) => {}

@@ -1,7 +1,7 @@
 //! One look at a store: its claim, and now and then what lies in it.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -114,7 +114,9 @@ pub(super) async fn awaits_look(
     operation: &OperationId,
     context: &Context,
 ) -> Result<Option<Failure>, LookError> {
-    if context.knows_what_was_done || context.begun.elapsed() > FIRST_LOOK {
+    // Counted from the first that waits: nothing begins before it is known what was under way.
+    let first_wait = context.first_wait.get_or_init(Instant::now);
+    if context.knows_what_was_done || first_wait.elapsed() > FIRST_LOOK {
         return Ok(None);
     }
     let operator = &context.operator;

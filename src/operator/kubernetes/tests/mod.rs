@@ -7,8 +7,8 @@ mod terms;
 mod under_way;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::api::DynamicObject;
@@ -54,7 +54,7 @@ impl Scene {
             operator,
             active: Mutex::default(),
             knows_what_was_done: true,
-            begun: Instant::now(),
+            first_wait: OnceLock::new(),
             known_stores: HashSet::new(),
             failures: Mutex::default(),
             inspected: Mutex::default(),

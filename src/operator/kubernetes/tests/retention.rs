@@ -154,6 +154,35 @@ async fn a_backup_whose_archive_cannot_be_restored_says_what_it_lacks_until_it_c
     }
 }
 
+/// A record that was made of a status that says what its archive lacks was never a verified one again, and retention
+/// did not count it.
+#[tokio::test]
+async fn what_was_recorded_while_it_lacked_something_is_verified_again() {
+    for reason in ["ArchiveDamaged", "StoreUnavailable"] {
+        let scene = Scene::new();
+        let mut lacking = verified();
+        let said = &mut lacking["status"]["conditions"][1];
+        (said["status"], said["reason"]) = (json!("False"), json!(reason));
+        scene.server.put(BACKUPS, &lacking);
+        scene.look(Kind::Backup, &lacking).await.unwrap();
+        scene.mirror(Kind::BackupStore, "main", &json!({"volumeClaim": {"name": "backups"}})).await;
+        let before = scene.records().await;
+        assert_eq!(before[0].verified_at, None);
+        let mut found = manifest("first");
+        found.name.clone_from(&before[0].backup_name);
+        found.mark_verified(Timestamp::UNIX_EPOCH);
+        let present = [found.name.clone()].into();
+        let look = scene.context.link.looks.of("shop", "main");
+        let (operator, owner) = (&scene.context.operator, Scene::store_identity());
+        operator.record_manifests(&owner, &store(), &before, &[found]).await.unwrap();
+        operator.tell_what_lacks(&store(), &before, &present, &look).await.unwrap();
+        let after = scene.records().await;
+        assert_eq!((after.len(), after[0].verified_at), (1, Some(Timestamp::UNIX_EPOCH)));
+        let said = scene.server.get(&format!("{BACKUPS}/first")).unwrap()["status"].clone();
+        assert_eq!(condition(&said, "Verified")["status"], "True", "{reason}");
+    }
+}
+
 /// Retention that died after its mover had removed left the objects for ever, each with a false alarm.
 #[tokio::test]
 async fn what_retention_had_removed_goes_quietly_whoever_goes_on() {

@@ -4,6 +4,7 @@ use super::terms::{begun, line};
 use super::*;
 use crate::operator::kubernetes::before;
 use crate::plan::{Mark, OperationId};
+use crate::telemetry::Health;
 
 fn operation() -> OperationId {
     "Backup/shop/first/1/uid-of-first".parse().unwrap()
@@ -51,7 +52,8 @@ async fn an_edit_before_anything_was_said_keeps_nobody_waiting() {
         let mut edited = backup();
         edited["metadata"]["generation"] = json!(2);
         scene.server.put(BACKUPS, &edited);
-        before::keep_places(&["shop".to_owned()], &scene.context).await;
+        let health = Health::starting(&[]);
+        before::keep_places(&["shop".to_owned()], &scene.context, &health).await;
         assert_eq!(scene.context.is_active(&operation()), knows);
         if !knows {
             let open = scene.context.operator.catalog().open_operations().await.unwrap();
