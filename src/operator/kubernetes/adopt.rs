@@ -92,7 +92,15 @@ impl Operator {
             return Ok(());
         }
         let known = self.record_of_object(operation).await?;
-        if known.as_ref().is_some_and(|known| known.status != RecordStatus::Running) {
+        if let Some(known) = known.as_ref().filter(|known| known.status != RecordStatus::Running) {
+            // Made of the manifest: retention would remove the archive and leave the object.
+            if known.uid.is_none()
+                && operation.uid.is_some()
+                && status["archive"]["name"] == known.backup_name.as_str()
+            {
+                let uid = operation.uid.clone();
+                self.catalog.update_backup(BackupRecord { uid, ..known.clone() }).await?;
+            }
             return Ok(());
         }
         let resource = self.catalog.resource(kind, &operation.namespace, &operation.name).await?;

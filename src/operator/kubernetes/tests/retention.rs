@@ -183,6 +183,27 @@ async fn what_was_recorded_while_it_lacked_something_is_verified_again() {
     }
 }
 
+/// A store that was looked into before its Backups were left records that knew no object: retention removed archives
+/// and left what stands for them.
+#[tokio::test]
+async fn a_record_made_of_a_manifest_knows_its_object_once_that_is_seen() {
+    let scene = Scene::new();
+    scene.server.put(BACKUPS, &verified());
+    let archive = verified()["status"]["archive"]["name"].as_str().unwrap().to_owned();
+    let found = Manifest { name: archive, ..manifest("first") };
+    let (operator, owner) = (&scene.context.operator, Scene::store_identity());
+    operator.record_manifests(&owner, &store(), &[], &[found]).await.unwrap();
+    assert_eq!(scene.records().await[0].uid, None);
+    // An object of the same name with another archive is another.
+    let mut another = verified();
+    another["status"]["archive"]["name"] = json!("another.tar.gz");
+    scene.look(Kind::Backup, &another).await.unwrap();
+    assert_eq!(scene.records().await[0].uid, None);
+    scene.look(Kind::Backup, &verified()).await.unwrap();
+    let recorded = scene.records().await;
+    assert_eq!((recorded.len(), recorded[0].uid.as_deref()), (1, Some("uid-of-first")));
+}
+
 /// Retention that died after its mover had removed left the objects for ever, each with a false alarm.
 #[tokio::test]
 async fn what_retention_had_removed_goes_quietly_whoever_goes_on() {
