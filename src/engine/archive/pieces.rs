@@ -10,16 +10,16 @@ use super::salvage::{Origin, Start, Stop};
 use crate::engine::error::EngineError;
 use crate::engine::index::frame::FrameTable;
 use crate::engine::member::{
-    Decoder, MEMBER_HEADER, MemberHeader, PACKED_LIMIT, Place, RAW_LIMIT, parse_extra_length,
-    parse_member_header, piece_length, read_without_header,
+    Decoder, MEMBER_HEADER, MemberHeader, PACKED_LIMIT, Place, RATIO, RAW_LIMIT,
+    parse_extra_length, parse_member_header, piece_length, read_without_header,
 };
 use crate::engine::tar::{BLOCK, EXTENDED_LIMIT, Halt, TarReader, announced, is_header};
 use crate::spec::ArchiveFormat;
 
 const WINDOW: usize = 1 << 20;
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// The most that deflate makes out of one byte.
-const RATIO: u64 = 1032;
+/// Bytes of a zstd frame around its blocks, at most.
+const FRAMING: u64 = 64;
 /// Headers that describe one entry, at most.
 const EXTENSIONS: usize = 4;
 
@@ -198,8 +198,11 @@ impl<'a> Pieces<'a> {
         if !start.starts_with(&ZSTD_MAGIC) {
             return Ok(None);
         }
-        let Ok(Some(raw)) = zstd::zstd_safe::get_frame_content_size(start) else { return Ok(None) };
-        self.fill(at, PACKED_LIMIT)?;
+        let raw = zstd::zstd_safe::get_frame_content_size(start).ok().flatten();
+        let Some(raw) = raw.filter(|raw| *raw <= RAW_LIMIT) else { return Ok(None) };
+        // No more than it can have: a file in the archive may hold any number of small frames.
+        let bound = zstd::zstd_safe::compress_bound(usize::try_from(raw).unwrap_or(0));
+        self.fill(at, bound as u64 + FRAMING)?;
         let packed = zstd::zstd_safe::find_frame_compressed_size(&self.packed).ok();
         Ok(packed.map(|packed| (packed as u64, raw)))
     }
@@ -440,6 +443,6 @@ fn is_plausible(anchor: (u64, u64), (at, offset): (u64, u64)) -> bool {
         return false;
     };
     let least = skipped.saturating_sub(64 + skipped / 1024).max(BLOCK as u64);
-    let most = skipped.saturating_mul(RATIO).saturating_add(RAW_LIMIT);
+    let most = skipped.saturating_mul(RATIO as u64).saturating_add(RAW_LIMIT);
     offset.checked_sub(anchor.1).is_some_and(|held| (least..=most).contains(&held))
 }

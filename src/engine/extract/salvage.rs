@@ -2,7 +2,8 @@
 //! zeros in the place of a missing piece of a large file, which is named too.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::check::{Checker, Plan, check};
@@ -84,38 +85,7 @@ fn without_index(
 ) -> Result<Salvaged, EngineError> {
     let file = open_archive(path)?;
     let label = archive_label(path);
-    let mut checker = Checker::new(&label, options)?;
-    // What may not be written is lost too: a link to a file that is lost looks like one out of it.
-    let mut refused = HashSet::new();
-    let mut lost = Lost::default();
-    // Only what is certainly the archive's may be there twice, and all of it comes first.
-    for wanted in [Origin::Own, Origin::Found] {
-        let mut number = 0_u64;
-        let mut is_there = false;
-        each_entry(&file, format, &label, cancel, &mut |_, entry, origin| {
-            number += 1;
-            is_there = is_there || origin == Origin::Found;
-            if origin != wanted {
-                return Ok(());
-            }
-            if origin == Origin::Found && checker.knows(&entry.info) {
-                refused.insert(number);
-                return Ok(());
-            }
-            match checker.entry(&entry.info) {
-                Err(EngineError::Unsafe { .. }) => {
-                    refused.insert(number);
-                    lost.add(entry.info.display_name());
-                    Ok(())
-                }
-                result => result,
-            }
-        })?;
-        if !is_there {
-            break;
-        }
-    }
-    let plan: Plan = checker.into_plan();
+    let Looked { plan, refused, lost } = look_through(&file, format, &label, options, cancel)?;
     progress.total(plan.entries, plan.bytes);
     let (mut gaps, mut uncertain) = (0, Lost::default());
     let lost = Mutex::new(lost);
@@ -144,4 +114,81 @@ fn without_index(
         uncertain_count: uncertain.count,
         ..salvaged(summary, lost)
     })
+}
+
+/// What there is to save.
+struct Looked {
+    plan: Plan,
+    /// Entries that are not put in place, by their number.
+    refused: HashSet<u64>,
+    lost: Lost,
+}
+
+/// Looks at every entry that can be read, and writes nothing.
+fn look_through(
+    file: &File,
+    format: ArchiveFormat,
+    label: &str,
+    options: &UnpackOptions,
+    cancel: &Cancel,
+) -> Result<Looked, EngineError> {
+    let mut checker = Checker::new(label, options)?;
+    // What may not be written is lost too: a link to a file that is lost looks like one out of it.
+    let mut refused = HashSet::new();
+    let mut lost = Lost::default();
+    // Only what is certainly the archive's may be there twice, and all of it comes first.
+    for wanted in [Origin::Own, Origin::Found] {
+        let mut number = 0_u64;
+        let mut is_there = false;
+        each_entry(file, format, label, cancel, &mut |_, entry, origin| {
+            number += 1;
+            is_there = is_there || origin == Origin::Found;
+            if origin != wanted {
+                return Ok(());
+            }
+            if origin == Origin::Found && checker.knows(&entry.info) {
+                refused.insert(number);
+                return Ok(());
+            }
+            match checker.entry(&entry.info) {
+                Err(EngineError::Unsafe { .. }) => {
+                    refused.insert(number);
+                    lost.add(entry.info.display_name());
+                    Ok(())
+                }
+                result => result,
+            }
+        })?;
+        if !is_there {
+            break;
+        }
+    }
+    Ok(Looked { plan: checker.into_plan(), refused, lost })
+}
+
+/// How many entries [`salvage`] finds in an archive without asking its index, and in how many places it has to begin
+/// anew. Their data is read; nothing is written.
+///
+/// # Errors
+/// What is not damage: a file that cannot be read.
+pub fn count_salvageable(
+    path: &Path,
+    format: ArchiveFormat,
+    cancel: &Cancel,
+) -> Result<(u64, u64), EngineError> {
+    let options = UnpackOptions {
+        destinations: vec![(String::new(), PathBuf::from("/"))],
+        allow_devices: true,
+        ..UnpackOptions::default()
+    };
+    let (file, label) = (open_archive(path)?, archive_label(path));
+    let looked = look_through(&file, format, &label, &options, cancel)?;
+    let (mut number, mut entries) = (0_u64, 0);
+    let gaps = each_entry(&file, format, &label, cancel, &mut |reader, entry, _| {
+        number += 1;
+        entries += u64::from(!looked.refused.contains(&number));
+        looked.plan.place(&label, &entry.info).ok();
+        reader.skip_data()
+    })?;
+    Ok((entries, gaps))
 }

@@ -15,6 +15,8 @@ const DESCRIPTION: usize = 20;
 pub(crate) const MEMBER_HEADER: usize = START.len() + 2 + 4 + DESCRIPTION;
 /// CRC-32 and raw length.
 const TRAILER: usize = 8;
+/// The most that deflate makes out of one byte.
+pub(crate) const RATIO: usize = 1032;
 const DESCRIPTION_VERSION: u8 = 1;
 const BEGINS_ENTRY: u8 = 1;
 const STORED: u8 = 2;
@@ -107,7 +109,7 @@ pub(crate) fn read_without_header(member: &[u8], raw: &mut Vec<u8>) -> Option<us
     }
     let body = member.get(MEMBER_HEADER..)?;
     raw.clear();
-    raw.reserve(usize::try_from(RAW_LIMIT).ok()?);
+    raw.reserve(usize::try_from(RAW_LIMIT).ok()?.min(body.len().saturating_mul(RATIO)));
     let mut inflate = flate2::Decompress::new(false);
     let ended = inflate.decompress_vec(body, raw, flate2::FlushDecompress::Finish);
     if !matches!(ended, Ok(flate2::Status::StreamEnd)) || raw.is_empty() {

@@ -11,8 +11,8 @@ use std::io;
 use crate::spec::ArchiveFormat;
 
 pub(super) use gzip::{
-    EMPTY_END, MEMBER_HEADER, MemberHeader, extra_member, parse_extra_length, parse_member_header,
-    read_without_header,
+    EMPTY_END, MEMBER_HEADER, MemberHeader, RATIO, extra_member, parse_extra_length,
+    parse_member_header, read_without_header,
 };
 use probe::Probe;
 
