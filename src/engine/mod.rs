@@ -10,6 +10,7 @@
 //! ```
 
 mod archive;
+mod attributes;
 mod codec;
 mod difference;
 mod entry;
