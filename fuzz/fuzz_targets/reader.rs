@@ -1,9 +1,12 @@
-//! Any bytes as an archive: listing, surveying and checking names never panic, hang or eat memory.
+//! Any bytes as an archive: listing, surveying, checking names and looking for what damage has left never panic,
+//! hang or eat memory.
 #![no_main]
 
 use std::io::Write;
 
-use eider::engine::{Cancel, Silent, check_names, detect_format, list_entries, survey};
+use eider::engine::{
+    Cancel, Silent, check_names, count_salvageable, detect_format, list_entries, survey,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -16,4 +19,5 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = list_entries(path, format, &mut |_| Ok(()));
     let _ = survey(path, format, &Silent, &Cancel::new());
     let _ = check_names(path, format, &Cancel::new());
+    let _ = count_salvageable(path, format, &Cancel::new());
 });

@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::entry::{EntryInfo, EntryKind, Moment};
@@ -70,6 +70,24 @@ pub(super) fn modified(stat: &Stat) -> Moment {
 /// Time of the last change of the inode.
 pub(super) fn changed(stat: &Stat) -> Moment {
     Moment { seconds: stat.st_ctime, nanoseconds: u32::try_from(stat.st_ctime_nsec).unwrap_or(0) }
+}
+
+/// When an inode was made, where the file system tells: nothing else tells it for sure from another that gets its
+/// number later.
+pub(super) fn born(source: &AttributeSource<'_>, stat: &Stat) -> Option<Moment> {
+    let wanted = StatxFlags::BTIME | StatxFlags::INO;
+    let found = match source {
+        AttributeSource::Open(file) => rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, wanted),
+        AttributeSource::Named(parent, name) => {
+            rustix::fs::statx(parent, *name, AtFlags::SYMLINK_NOFOLLOW, wanted)
+        }
+    };
+    // Whoever asks by name may be told of another file than the one that was looked at.
+    let found = found.ok().filter(|found| found.stx_ino == stat.st_ino)?;
+    let born = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::BTIME);
+    let time = found.stx_btime;
+    let moment = Moment { seconds: time.tv_sec, nanoseconds: time.tv_nsec };
+    (born && moment != Moment { seconds: 0, nanoseconds: 0 }).then_some(moment)
 }
 
 /// Reads files without pushing anything else out of the page cache, where the kernel can do that.

@@ -277,8 +277,9 @@ fn first_warnings(log: &Log<'_>, of_data: Vec<String>) -> Vec<String> {
 /// was noticed of the data; each once.
 pub fn warnings(log: &Log<'_>, of_data: Vec<String>) -> Vec<String> {
     use backup::step::{HOOKS_AFTER, HOOKS_BEFORE, PREFLIGHT, QUIESCE};
+    use restore::step::CARRY_OVER;
     use upgrade::step::FETCH;
-    let noticed = [PREFLIGHT, FETCH, HOOKS_BEFORE, QUIESCE, HOOKS_AFTER].into_iter();
+    let noticed = [PREFLIGHT, FETCH, HOOKS_BEFORE, QUIESCE, CARRY_OVER, HOOKS_AFTER].into_iter();
     let noticed =
         noticed.flat_map(|step| log.facts::<HookFacts>(step).unwrap_or_default().warnings);
     let mut said = BTreeSet::new();

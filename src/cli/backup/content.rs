@@ -274,22 +274,32 @@ fn report_salvaged(
         "files": files, "bytes": salvaged.summary.bytes, "directory": directory,
         "lost": salvaged.lost, "lostCount": salvaged.lost_count, "indexed": salvaged.indexed,
         "gaps": salvaged.gaps,
+        "uncertain": salvaged.uncertain, "uncertainCount": salvaged.uncertain_count,
     });
     session.output.done(&saved, &value)?;
     let unknown = !salvaged.indexed && salvaged.gaps > 0;
     if salvaged.lost_count == 0 && !unknown {
         return Ok(());
     }
-    let names: Vec<&str> = salvaged.lost.iter().take(20).map(String::as_str).collect();
+    let first =
+        |names: &[String]| names.iter().take(20).map(String::as_str).collect::<Vec<_>>().join(", ");
     let lost = match salvaged.lost_count {
         1 => "1 entry".to_owned(),
         count => format!("{count} entries"),
     };
     let more = if unknown { "; the index is lost too, so there may be more" } else { "" };
+    let uncertain = match salvaged.uncertain_count {
+        0 => String::new(),
+        count => format!(
+            "; saved, but found by a search behind the damage and perhaps of an archive that is a file in the \
+             backup: {} ({count} in all)",
+            first(&salvaged.uncertain),
+        ),
+    };
     Err(CliError::new(
         ExitCode::Failed,
         Reason::ArchiveDamaged,
-        format!("{lost} not saved whole: {}{more}", names.join(", ")),
+        format!("{lost} not saved whole: {}{more}{uncertain}", first(&salvaged.lost)),
     )
     .hint("take these from another backup or another copy of the archive; `-o json` lists all"))
 }

@@ -4,6 +4,7 @@
 //! another program or an older one, is read as a stream. Both ways end in the same tar reader.
 
 mod members;
+mod pieces;
 mod salvage;
 mod units;
 
@@ -23,7 +24,7 @@ use super::tar::TarReader;
 use crate::spec::ArchiveFormat;
 
 pub(super) use members::{MemberSource, with_members};
-pub(super) use salvage::each_entry;
+pub(super) use salvage::{Origin, each_entry};
 pub(super) use units::{Broken, EntrySink, Reading, read_units};
 
 /// Length of the blocks that end a tar stream.

@@ -1,15 +1,12 @@
-//! Owner, mode, attributes and times of what was unpacked, in the order that keeps them all.
-//!
-//! Owner before mode, because a change of owner clears setuid; both before the attributes, because
-//! it clears capabilities too, and an ACL repeats the mode; times last, because everything else
-//! touches them.
+//! Owner, mode, attributes and times of what was unpacked.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
-use crate::engine::entry::{EntryInfo, EntryKind, Moment, display_start};
+use crate::engine::attributes::{ACCESS_LISTS, Wanted, owner, tell_attribute, tell_owner, times};
+use crate::engine::entry::{EntryInfo, EntryKind, Moment};
 use crate::engine::summary::{UnpackSummary, WarningKind};
 
 /// Sets everything on an open file or directory.
@@ -19,27 +16,20 @@ pub(super) fn apply(
     restore_owner: bool,
     summary: &mut UnpackSummary,
 ) -> rustix::io::Result<()> {
-    if restore_owner {
-        let owned = match owner(info) {
-            Some((uid, gid)) => rustix::fs::fchown(&file, Some(uid), Some(gid)),
-            None => Err(Errno::RANGE),
-        };
-        warn_owner(info, owned, summary);
-    }
-    uninherit(&file, info)?;
-    let mut set = |of_users: bool| {
-        for (name, value) in &info.xattrs {
-            if name.starts_with(b"user.") == of_users {
-                let set = rustix::fs::fsetxattr(&file, name.as_slice(), value, XattrFlags::empty());
-                warn_attribute(info, name, set, summary);
-            }
-        }
+    // Access control lists that a new file or directory has from the directory above, and the entry has not: who may
+    // read what is put back is for the archive to say.
+    let is_surplus = |list: &&[u8]| {
+        (info.kind == EntryKind::Directory || *list != ACCESS_LISTS[1])
+            && !info.xattrs.iter().any(|(name, _)| name == list)
     };
-    // Those of users need the right to write, which the mode may take away; access control lists change the mode.
-    set(true);
-    rustix::fs::fchmod(&file, mode(info, restore_owner))?;
-    set(false);
-    rustix::fs::futimens(&file, &times(info.modified))
+    let wanted = Wanted {
+        owner: restore_owner.then_some((info.uid, info.gid)),
+        mode: mode(info, restore_owner).as_raw_mode(),
+        attributes: &info.xattrs,
+        surplus: ACCESS_LISTS.into_iter().filter(is_surplus).collect(),
+        times: [seconds(info.modified); 2],
+    };
+    wanted.put(file, &mut |kind, message| summary.warn(info.display_name(), kind, message))
 }
 
 /// Sets everything on a symlink, which has no mode of its own.
@@ -51,13 +41,10 @@ pub(super) fn apply_to_symlink(
     summary: &mut UnpackSummary,
 ) -> rustix::io::Result<()> {
     if restore_owner {
-        let owned = match owner(info) {
-            Some((uid, gid)) => {
-                rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            }
-            None => Err(Errno::RANGE),
-        };
-        warn_owner(info, owned, summary);
+        let owned = owner(info.uid, info.gid).and_then(|(uid, gid)| {
+            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        });
+        tell_owner((info.uid, info.gid), owned, &mut warn(info, summary));
     }
     if !info.xattrs.is_empty() {
         let mut path = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
@@ -69,10 +56,15 @@ pub(super) fn apply_to_symlink(
                 value,
                 XattrFlags::empty(),
             );
-            warn_attribute(info, attribute, set, summary);
+            tell_attribute(attribute, "set", set, &mut warn(info, summary));
         }
     }
-    rustix::fs::utimensat(parent, name, &times(info.modified), AtFlags::SYMLINK_NOFOLLOW)
+    rustix::fs::utimensat(
+        parent,
+        name,
+        &times([seconds(info.modified); 2]),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
 }
 
 /// Sets everything on a FIFO or device, which must not be opened for that.
@@ -87,15 +79,12 @@ pub(super) fn apply_to_special(
     let node: OwnedFd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
     let path = format!("/proc/self/fd/{}", node.as_raw_fd());
     if restore_owner {
-        let owned = match owner(info) {
-            Some((uid, gid)) => {
-                rustix::fs::chownat(&node, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
-            }
-            None => Err(Errno::RANGE),
-        };
-        warn_owner(info, owned, summary);
+        let owned = owner(info.uid, info.gid).and_then(|(uid, gid)| {
+            rustix::fs::chownat(&node, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+        });
+        tell_owner((info.uid, info.gid), owned, &mut warn(info, summary));
     }
-    let list: &[u8] = b"system.posix_acl_access";
+    let list = ACCESS_LISTS[0];
     if !info.xattrs.iter().any(|(name, _)| name == list) {
         match rustix::fs::removexattr(path.as_str(), list) {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
@@ -106,33 +95,14 @@ pub(super) fn apply_to_special(
     for (attribute, value) in &info.xattrs {
         let set =
             rustix::fs::setxattr(path.as_str(), attribute.as_slice(), value, XattrFlags::empty());
-        warn_attribute(info, attribute, set, summary);
+        tell_attribute(attribute, "set", set, &mut warn(info, summary));
     }
-    rustix::fs::utimensat(parent, name, &times(info.modified), AtFlags::SYMLINK_NOFOLLOW)
-}
-
-/// Takes access control lists off that a new file or directory has from the directory above, and the entry has not:
-/// who may read what is put back is for the archive to say.
-fn uninherit(file: impl AsFd, info: &EntryInfo) -> rustix::io::Result<()> {
-    let lists: [(&[u8], bool); 2] = [
-        (b"system.posix_acl_access", true),
-        (b"system.posix_acl_default", info.kind == EntryKind::Directory),
-    ];
-    for (list, may_be) in lists {
-        if may_be && !info.xattrs.iter().any(|(name, _)| name == list) {
-            match rustix::fs::fremovexattr(&file, list) {
-                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The kernel's number for "leave it" is no owner either.
-fn owner(info: &EntryInfo) -> Option<(Uid, Gid)> {
-    let number = |value: u64| u32::try_from(value).ok().filter(|number| *number != u32::MAX);
-    Some((Uid::from_raw(number(info.uid)?), Gid::from_raw(number(info.gid)?)))
+    rustix::fs::utimensat(
+        parent,
+        name,
+        &times([seconds(info.modified); 2]),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
 }
 
 /// Without its owner a file must not run as somebody else.
@@ -140,35 +110,14 @@ fn mode(info: &EntryInfo, restore_owner: bool) -> Mode {
     Mode::from_raw_mode(if restore_owner { info.mode & 0o7777 } else { info.mode & 0o1777 })
 }
 
-fn times(modified: Moment) -> Timestamps {
-    let modified = Timespec { tv_sec: modified.seconds, tv_nsec: i64::from(modified.nanoseconds) };
-    Timestamps { last_access: modified, last_modification: modified }
+fn seconds(moment: Moment) -> (i64, i64) {
+    (moment.seconds, i64::from(moment.nanoseconds))
 }
 
-fn warn_owner(info: &EntryInfo, result: rustix::io::Result<()>, summary: &mut UnpackSummary) {
-    if let Err(error) = result {
-        let message = format!(
-            "its owner {}:{} could not be set: {}",
-            info.uid,
-            info.gid,
-            std::io::Error::from(error)
-        );
-        summary.warn(info.display_name(), WarningKind::Owner, message);
-    }
-}
-
-fn warn_attribute(
-    info: &EntryInfo,
-    name: &[u8],
-    result: rustix::io::Result<()>,
-    summary: &mut UnpackSummary,
-) {
-    if let Err(error) = result {
-        let message = format!(
-            "its attribute {} could not be set: {}",
-            display_start(name),
-            std::io::Error::from(error)
-        );
-        summary.warn(info.display_name(), WarningKind::Attributes, message);
-    }
+/// What could not be set becomes a warning.
+fn warn<'a>(
+    info: &'a EntryInfo,
+    summary: &'a mut UnpackSummary,
+) -> impl FnMut(WarningKind, String) + 'a {
+    move |kind, message| summary.warn(info.display_name(), kind, message)
 }

@@ -126,6 +126,16 @@ impl<'a> Checker<'a> {
         self.plan
     }
 
+    /// Whether the name is another entry's, or a directory's that something lies in.
+    pub(super) fn knows(&self, info: &EntryInfo) -> bool {
+        let Ok(name) = clean(&self.archive, &info.name) else { return false };
+        match self.seen.get(&key(&name)) {
+            None => false,
+            Some(Seen::Implied) => info.kind != EntryKind::Directory,
+            Some(Seen::Entry(_)) => true,
+        }
+    }
+
     /// Looks at the next entry.
     pub(super) fn entry(&mut self, info: &EntryInfo) -> Result<(), EngineError> {
         self.count(info)?;

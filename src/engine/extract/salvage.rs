@@ -2,13 +2,14 @@
 //! zeros in the place of a missing piece of a large file, which is named too.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::check::{Checker, Plan, check};
 use super::run::{Lost, extract_lenient, extract_pieces};
 use super::{UnpackOptions, tree_options};
-use crate::engine::archive::{Archive, each_entry};
+use crate::engine::archive::{Archive, Origin, each_entry};
 use crate::engine::codec::{archive_label, open_archive};
 use crate::engine::error::EngineError;
 use crate::engine::progress::{Cancel, Progress};
@@ -29,6 +30,11 @@ pub struct Salvaged {
     pub indexed: bool,
     /// Places where reading had to begin anew, in an archive whose index is lost too.
     pub gaps: u64,
+    /// Names of entries that were saved but may belong to an archive that is a file in this one, as nothing but a
+    /// search behind damage has found them; at most [`Salvaged::LISTED`].
+    pub uncertain: Vec<String>,
+    /// How many these are.
+    pub uncertain_count: u64,
 }
 
 impl Salvaged {
@@ -55,7 +61,7 @@ pub fn salvage(
             let plan = check(&archive, &options, cancel)?;
             progress.total(plan.entries, plan.bytes);
             let (summary, lost) = extract_lenient(&archive, &options, &plan, progress, cancel)?;
-            Ok(salvaged(summary, lost, true, 0))
+            Ok(Salvaged { indexed: true, ..salvaged(summary, lost) })
         }
         Ok(_) | Err(EngineError::Damaged { .. }) => {
             without_index(path, format, &options, progress, cancel)
@@ -64,10 +70,10 @@ pub fn salvage(
     }
 }
 
-fn salvaged(summary: UnpackSummary, mut lost: Lost, indexed: bool, gaps: u64) -> Salvaged {
+fn salvaged(summary: UnpackSummary, mut lost: Lost) -> Salvaged {
     // Threads come by them in any order.
     lost.names.sort();
-    Salvaged { summary, lost: lost.names, lost_count: lost.count, indexed, gaps }
+    Salvaged { summary, lost: lost.names, lost_count: lost.count, ..Salvaged::default() }
 }
 
 fn without_index(
@@ -79,35 +85,110 @@ fn without_index(
 ) -> Result<Salvaged, EngineError> {
     let file = open_archive(path)?;
     let label = archive_label(path);
-    let mut checker = Checker::new(&label, options)?;
-    // What may not be written is lost too: a link to a file that is lost looks like one out of it.
-    let mut refused = HashSet::new();
-    let lost = Mutex::new(Lost::default());
-    let mut number = 0_u64;
-    each_entry(&file, format, &label, cancel, &mut |_, entry| {
-        number += 1;
-        match checker.entry(&entry.info) {
-            Err(EngineError::Unsafe { .. }) => {
-                refused.insert(number);
-                lost.lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .add(entry.info.display_name());
-                Ok(())
-            }
-            result => result,
-        }
-    })?;
-    let plan: Plan = checker.into_plan();
+    let Looked { plan, refused, lost } = look_through(&file, format, &label, options, cancel)?;
     progress.total(plan.entries, plan.bytes);
-    let mut gaps = 0;
+    let (mut gaps, mut uncertain) = (0, Lost::default());
+    let lost = Mutex::new(lost);
     let summary = extract_pieces(&label, options, &plan, &lost, progress, cancel, &mut |take| {
         let mut number = 0_u64;
-        gaps = each_entry(&file, format, &label, cancel, &mut |reader, entry| {
+        gaps = each_entry(&file, format, &label, cancel, &mut |reader, entry, origin| {
             number += 1;
-            if refused.contains(&number) { Ok(()) } else { take(reader, entry) }
+            if refused.contains(&number) {
+                return Ok(());
+            }
+            let is_uncertain =
+                origin == Origin::Found && plan.place(&label, &entry.info)?.is_some();
+            let name = entry.info.display_name();
+            take(reader, entry)?;
+            if is_uncertain {
+                uncertain.add(name);
+            }
+            Ok(())
         })?;
         Ok(())
     })?;
     let lost = lost.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok(salvaged(summary, lost, false, gaps))
+    Ok(Salvaged {
+        gaps,
+        uncertain: uncertain.names,
+        uncertain_count: uncertain.count,
+        ..salvaged(summary, lost)
+    })
+}
+
+/// What there is to save.
+struct Looked {
+    plan: Plan,
+    /// Entries that are not put in place, by their number.
+    refused: HashSet<u64>,
+    lost: Lost,
+}
+
+/// Looks at every entry that can be read, and writes nothing.
+fn look_through(
+    file: &File,
+    format: ArchiveFormat,
+    label: &str,
+    options: &UnpackOptions,
+    cancel: &Cancel,
+) -> Result<Looked, EngineError> {
+    let mut checker = Checker::new(label, options)?;
+    // What may not be written is lost too: a link to a file that is lost looks like one out of it.
+    let mut refused = HashSet::new();
+    let mut lost = Lost::default();
+    // Only what is certainly the archive's may be there twice, and all of it comes first.
+    for wanted in [Origin::Own, Origin::Found] {
+        let mut number = 0_u64;
+        let mut is_there = false;
+        each_entry(file, format, label, cancel, &mut |_, entry, origin| {
+            number += 1;
+            is_there = is_there || origin == Origin::Found;
+            if origin != wanted {
+                return Ok(());
+            }
+            if origin == Origin::Found && checker.knows(&entry.info) {
+                refused.insert(number);
+                return Ok(());
+            }
+            match checker.entry(&entry.info) {
+                Err(EngineError::Unsafe { .. }) => {
+                    refused.insert(number);
+                    lost.add(entry.info.display_name());
+                    Ok(())
+                }
+                result => result,
+            }
+        })?;
+        if !is_there {
+            break;
+        }
+    }
+    Ok(Looked { plan: checker.into_plan(), refused, lost })
+}
+
+/// How many entries [`salvage`] finds in an archive without asking its index, and in how many places it has to begin
+/// anew. Their data is read; nothing is written.
+///
+/// # Errors
+/// What is not damage: a file that cannot be read.
+pub fn count_salvageable(
+    path: &Path,
+    format: ArchiveFormat,
+    cancel: &Cancel,
+) -> Result<(u64, u64), EngineError> {
+    let options = UnpackOptions {
+        destinations: vec![(String::new(), PathBuf::from("/"))],
+        allow_devices: true,
+        ..UnpackOptions::default()
+    };
+    let (file, label) = (open_archive(path)?, archive_label(path));
+    let looked = look_through(&file, format, &label, &options, cancel)?;
+    let (mut number, mut entries) = (0_u64, 0);
+    let gaps = each_entry(&file, format, &label, cancel, &mut |reader, entry, _| {
+        number += 1;
+        entries += u64::from(!looked.refused.contains(&number));
+        looked.plan.place(&label, &entry.info).ok();
+        reader.skip_data()
+    })?;
+    Ok((entries, gaps))
 }

@@ -108,6 +108,64 @@ fn write_table(output: &mut dyn Write, table: &[(u64, u64)]) -> io::Result<()> {
     output.write_all(&bytes)
 }
 
+/// The table of the seekable format at the end of a file, which tells where frames are that do not tell themselves.
+pub(in crate::engine) struct FrameTable {
+    lengths: Vec<u8>,
+    /// The frame that was looked at last, and where it is in the file.
+    here: (usize, u64),
+}
+
+impl FrameTable {
+    /// The most bytes that are read: terabytes of frames.
+    const LIMIT: u64 = 16 << 20;
+
+    /// Nothing where there is none, or its frames are not what lies before it.
+    pub(in crate::engine) fn read(file: &File, size: u64) -> io::Result<Option<Self>> {
+        let fixed = (FRAME_HEADER + TABLE_END) as u64;
+        if size < fixed {
+            return Ok(None);
+        }
+        let mut end = [0; TABLE_END];
+        file.read_exact_at(&mut end, size - TABLE_END as u64)?;
+        let count = u32::from_le_bytes([end[0], end[1], end[2], end[3]]);
+        let length = 8 * u64::from(count);
+        if end[4] != 0 || end[5..] != TABLE_MAGIC.to_le_bytes() {
+            return Ok(None);
+        }
+        let Some(before) = size.checked_sub(fixed + length).filter(|_| length <= Self::LIMIT)
+        else {
+            return Ok(None);
+        };
+        let mut lengths = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        file.read_exact_at(&mut lengths, before + FRAME_HEADER as u64)?;
+        let packed: u64 = lengths.chunks_exact(8).map(|frame| pair(frame).0).sum();
+        Ok((packed == before).then_some(Self { lengths, here: (0, 0) }))
+    }
+
+    /// The lengths of the frame that begins here, packed and raw. Whoever goes forward is served quickly.
+    pub(in crate::engine) fn at(&mut self, place: u64) -> Option<(u64, u64)> {
+        if self.here.1 > place {
+            self.here = (0, 0);
+        }
+        for frame in self.lengths.chunks_exact(8).skip(self.here.0) {
+            let (packed, raw) = pair(frame);
+            if self.here.1 >= place {
+                return (self.here.1 == place).then_some((packed, raw));
+            }
+            self.here = (self.here.0 + 1, self.here.1 + packed);
+        }
+        None
+    }
+}
+
+/// Two lengths of a table.
+fn pair(frame: &[u8]) -> (u64, u64) {
+    let length = |from: usize| {
+        frame[from..from + 4].iter().rev().fold(0, |length, byte| length << 8 | u64::from(*byte))
+    };
+    (length(0), length(4))
+}
+
 /// Why the tail of a file cannot be used.
 #[derive(Debug)]
 pub(in crate::engine) enum TailError {

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::Place;
+use super::{Place, RAW_LIMIT};
 
 /// Magic, deflate, FEXTRA; no time, no hints, unknown system. The length of the extra field follows.
 const START: [u8; 10] = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255];
@@ -15,6 +15,8 @@ const DESCRIPTION: usize = 20;
 pub(crate) const MEMBER_HEADER: usize = START.len() + 2 + 4 + DESCRIPTION;
 /// CRC-32 and raw length.
 const TRAILER: usize = 8;
+/// The most that deflate makes out of one byte.
+pub(crate) const RATIO: usize = 1032;
 const DESCRIPTION_VERSION: u8 = 1;
 const BEGINS_ENTRY: u8 = 1;
 const STORED: u8 = 2;
@@ -96,6 +98,39 @@ pub(super) fn read_member(
         return Err("its length field is wrong".to_owned());
     }
     Ok(())
+}
+
+/// Fills `raw` from a member whose header is damaged, by what follows the header: its own checksum and length have
+/// to prove it. Returns the length of the whole member.
+pub(crate) fn read_without_header(member: &[u8], raw: &mut Vec<u8>) -> Option<usize> {
+    // Index and footer hold nothing.
+    if parse_extra_length(member).is_some() {
+        return None;
+    }
+    let body = member.get(MEMBER_HEADER..)?;
+    raw.clear();
+    raw.reserve(usize::try_from(RAW_LIMIT).ok()?.min(body.len().saturating_mul(RATIO)));
+    let mut inflate = flate2::Decompress::new(false);
+    let ended = inflate.decompress_vec(body, raw, flate2::FlushDecompress::Finish);
+    if !matches!(ended, Ok(flate2::Status::StreamEnd)) || raw.is_empty() {
+        return None;
+    }
+    let end = usize::try_from(inflate.total_in()).ok()?;
+    let trailer = body.get(end..end + TRAILER)?;
+    let length = u32::try_from(raw.len()).ok()?;
+    let proof = [libdeflater::crc32(raw).to_le_bytes(), length.to_le_bytes()].concat();
+    (trailer == proof).then_some(MEMBER_HEADER + end + TRAILER)
+}
+
+/// The length of an empty member at the start of these bytes that carries index or footer, and whether it is the footer.
+pub(crate) fn parse_extra_length(bytes: &[u8]) -> Option<(u64, bool)> {
+    let start = bytes.get(..START.len() + 4)?;
+    let kind = start[13];
+    if start[..10] != START || start[12] != b'E' || !matches!(kind, b'I' | b'F') {
+        return None;
+    }
+    let extra = u16::from_le_bytes([start[10], start[11]]);
+    Some(((START.len() + 2 + EMPTY_END.len()) as u64 + u64::from(extra), kind == b'F'))
 }
 
 /// An empty member that carries `payload`, of at most 65,531 bytes, in an extra field.

@@ -10,7 +10,10 @@ use std::io;
 
 use crate::spec::ArchiveFormat;
 
-pub(super) use gzip::{EMPTY_END, extra_member, parse_member_header};
+pub(super) use gzip::{
+    EMPTY_END, MEMBER_HEADER, MemberHeader, RATIO, extra_member, parse_extra_length,
+    parse_member_header, read_without_header,
+};
 use probe::Probe;
 
 /// Raw bytes in one gzip member, and in one piece of a bare tar.

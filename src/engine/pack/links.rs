@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use rustix::fs::Stat;
 
+use crate::engine::entry::Moment;
 use crate::engine::index::number::{Numbers, push, push_bytes};
 
 /// Bits of [`First`] that say where the name is; the others count.
@@ -56,22 +57,32 @@ pub(super) enum Met {
     First,
     /// The file is in the archive under this name.
     Again(Vec<u8>),
-    /// The file of its inode that is in the archive was another one, or had another state: an inode is free for
-    /// others as soon as nobody has it any more.
+    /// The file of its inode that is in the archive was another one, or may have been: an inode is free for others as
+    /// soon as nobody has it any more.
     Other,
 }
 
-/// A stand-in for what a file is: kind, device, size and last write.
-fn state(stat: &Stat) -> u64 {
+/// A stand-in for what a file is: kind, device and when it was made, whatever is written to it. Where nothing tells
+/// that, size and last write have to do: an inode that is used again is another file.
+fn state(stat: &Stat, born: Option<Moment>) -> u64 {
     let mut hasher = DefaultHasher::new();
     let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode).as_raw_mode();
-    (kind, stat.st_rdev, stat.st_size, stat.st_mtime, stat.st_mtime_nsec).hash(&mut hasher);
+    (kind, stat.st_rdev).hash(&mut hasher);
+    match born {
+        Some(born) => (born.seconds, born.nanoseconds).hash(&mut hasher),
+        None => (stat.st_size, stat.st_mtime, stat.st_mtime_nsec).hash(&mut hasher),
+    }
     hasher.finish()
 }
 
 impl FirstNames {
-    /// Notes the first name of a file, if it has further ones.
-    pub(super) fn remember(&mut self, name: &[u8], stat: &Stat) {
+    /// Notes the first name of a file, if it has further ones. `born` says when the file was made.
+    pub(super) fn remember(
+        &mut self,
+        name: &[u8],
+        stat: &Stat,
+        born: impl FnOnce() -> Option<Moment>,
+    ) {
         if stat.st_nlink < 2 {
             return;
         }
@@ -82,7 +93,7 @@ impl FirstNames {
         // The field is narrower than this on other architectures.
         #[allow(clippy::useless_conversion)]
         let links = u64::from(stat.st_nlink);
-        let Some(first) = First::new(self.names.len(), links - 1, state(stat)) else {
+        let Some(first) = First::new(self.names.len(), links - 1, state(stat, born())) else {
             return;
         };
         let (directory, last) = split(name);
@@ -95,22 +106,23 @@ impl FirstNames {
         self.of.entry(stat.st_dev).or_default().insert(stat.st_ino, first);
     }
 
-    /// Looks for the first name of a file.
-    pub(super) fn take(&mut self, stat: &Stat) -> Met {
+    /// Looks for the first name of a file. What was read under that is what it holds, also if it was written to since.
+    pub(super) fn take(&mut self, stat: &Stat, born: impl FnOnce() -> Option<Moment>) -> Met {
         if stat.st_nlink < 2 {
             return Met::First;
         }
         let Some(of_device) = self.of.get_mut(&stat.st_dev) else { return Met::First };
         let Some(first) = of_device.get(&stat.st_ino).copied() else { return Met::First };
         let remaining = first.remaining();
-        if first.state != state(stat) || remaining <= 1 {
+        let is_other = first.state != state(stat, born());
+        if is_other || remaining <= 1 {
             of_device.remove(&stat.st_ino);
         } else if let Some(next) = First::new(first.place(), remaining - 1, first.state)
             && remaining < MOST
         {
             of_device.insert(stat.st_ino, next);
         }
-        if first.state != state(stat) {
+        if is_other {
             return Met::Other;
         }
         self.name_at(first.place()).map_or(Met::First, Met::Again)
@@ -153,16 +165,16 @@ mod tests {
             ["data/a/one", "data/a/two", "data/b/c/three", "data/a/four", "five", "volumes/x/"];
         for round in 0..2 {
             for (number, name) in (0..).zip(all) {
-                let met = names.take(&stat(number % 2, number, 3));
+                let met = names.take(&stat(number % 2, number, 3), || None);
                 assert_eq!(met, Met::First, "{round}: {name}");
-                names.remember(name.as_bytes(), &stat(number % 2, number, 3));
+                names.remember(name.as_bytes(), &stat(number % 2, number, 3), || None);
             }
-            names.remember(b"alone", &stat(0, 99, 1));
+            names.remember(b"alone", &stat(0, 99, 1), || None);
             for _ in 0..2 {
                 for (number, name) in (0..).zip(all) {
-                    let found = names.take(&stat(number % 2, number, 3));
+                    let found = names.take(&stat(number % 2, number, 3), || None);
                     assert_eq!(found, Met::Again(name.as_bytes().to_vec()), "{round}");
-                    let elsewhere = names.take(&stat(7, number, 3));
+                    let elsewhere = names.take(&stat(7, number, 3), || None);
                     assert_eq!(elsewhere, Met::First, "another file system");
                 }
             }
@@ -173,9 +185,9 @@ mod tests {
     fn more_names_than_can_be_counted_are_all_links() {
         let mut names = FirstNames::default();
         let links = u32::MAX;
-        names.remember(b"data/first", &stat(1, 1, links));
+        names.remember(b"data/first", &stat(1, 1, links), || None);
         for _ in 0..10 {
-            assert_eq!(names.take(&stat(1, 1, links)), Met::Again(b"data/first".to_vec()));
+            assert_eq!(names.take(&stat(1, 1, links), || None), Met::Again(b"data/first".to_vec()));
         }
         let first = names.of[&1][&1];
         assert_eq!((first.place(), first.remaining()), (0, MOST));
@@ -192,12 +204,27 @@ mod tests {
         ];
         for change in changes {
             let mut names = FirstNames::default();
-            names.remember(b"data/gone", &before);
+            names.remember(b"data/gone", &before, || None);
             let mut other = before;
             change(&mut other);
-            assert_eq!(names.take(&other), Met::Other);
-            names.remember(b"data/other", &other);
-            assert_eq!(names.take(&other), Met::Again(b"data/other".to_vec()));
+            assert_eq!(names.take(&other, || None), Met::Other);
+            names.remember(b"data/other", &other, || None);
+            assert_eq!(names.take(&other, || None), Met::Again(b"data/other".to_vec()));
         }
+    }
+
+    /// A file that was written to between the reading of its names was stored twice, and restored as two.
+    #[test]
+    fn a_file_is_known_by_when_it_was_made() {
+        let born = |seconds| move || Some(Moment { seconds, nanoseconds: 1 });
+        let before = stat(1, 1, 3);
+        let mut written = before;
+        (written.st_size, written.st_mtime) = (before.st_size + 1, before.st_mtime + 1);
+        let mut names = FirstNames::default();
+        names.remember(b"data/first", &before, born(7));
+        assert_eq!(names.take(&written, born(7)), Met::Again(b"data/first".to_vec()));
+        assert_eq!(names.take(&before, born(8)), Met::Other);
+        names.remember(b"data/first", &before, born(7));
+        assert_eq!(names.take(&before, || None), Met::Other, "nothing tells that it is the same");
     }
 }

@@ -182,7 +182,8 @@ impl Packer<'_> {
         kind: EntryKind,
         stat: &Stat,
     ) -> Result<(), EngineError> {
-        if self.add_link(found, stat)? {
+        let attributes = AttributeSource::Named(found.parent, found.file_name);
+        if self.add_link(found, &attributes, stat)? {
             return Ok(());
         }
         let mut entry = source::describe(found.name.to_vec(), kind, stat);
@@ -194,13 +195,12 @@ impl Packer<'_> {
             }
         }
         if self.refer(&entry, stat)? {
-            self.links.remember(found.name, stat);
+            self.links.remember(found.name, stat, || source::born(&attributes, stat));
             return Ok(());
         }
-        let attributes = AttributeSource::Named(found.parent, found.file_name);
         self.read_attributes(&mut entry, &attributes, found.path);
         self.write_entry(entry, stat, found.path)?;
-        self.links.remember(found.name, stat);
+        self.links.remember(found.name, stat, || source::born(&attributes, stat));
         Ok(())
     }
 
@@ -219,7 +219,8 @@ impl Packer<'_> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return self.missed(found.path, Errno::LOOP);
         }
-        if self.add_link(found, &stat)? {
+        let opened = AttributeSource::Open(file.as_fd());
+        if self.add_link(found, &opened, &stat)? {
             return Ok(());
         }
         let segments = source::data_segments(&file, &stat).unwrap_or_else(|TooManySegments| {
@@ -234,7 +235,7 @@ impl Packer<'_> {
             return Ok(());
         }
         let mut entry = source::describe(found.name.to_vec(), EntryKind::File, &stat);
-        self.read_attributes(&mut entry, &AttributeSource::Open(file.as_fd()), found.path);
+        self.read_attributes(&mut entry, &opened, found.path);
         let size = entry.size;
         let map = segments.as_deref().map(encode_map);
         let whole = [Segment { offset: 0, length: size }];
@@ -269,7 +270,7 @@ impl Packer<'_> {
         }
         let location = Location::Here { offset, header: header.len() as u64, stored };
         self.count(entry, &stat, complete, location, stored > 0)?;
-        self.links.remember(found.name, &stat);
+        self.links.remember(found.name, &stat, || source::born(&opened, &stat));
         if let Some(map) = map {
             self.copy_bytes(&map)?;
         }
@@ -292,7 +293,8 @@ impl Packer<'_> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(false);
         }
-        if self.add_link(found, &stat)? {
+        let named = AttributeSource::Named(found.parent, found.file_name);
+        if self.add_link(found, &named, &stat)? {
             return Ok(true);
         }
         let entry = source::describe(found.name.to_vec(), EntryKind::File, &stat);
@@ -300,7 +302,7 @@ impl Packer<'_> {
         if !self.refer(&entry, &stat)? {
             return Ok(false);
         }
-        self.links.remember(found.name, &stat);
+        self.links.remember(found.name, &stat, || source::born(&named, &stat));
         self.summary.source_bytes = self.summary.source_bytes.saturating_add(size);
         self.progress.advance(0, size);
         Ok(true)
@@ -381,8 +383,13 @@ impl Packer<'_> {
     }
 
     /// Adds a hard link if the file is in the archive already.
-    fn add_link(&mut self, found: &Found<'_>, stat: &Stat) -> Result<bool, EngineError> {
-        let first = match self.links.take(stat) {
+    fn add_link(
+        &mut self,
+        found: &Found<'_>,
+        file: &AttributeSource<'_>,
+        stat: &Stat,
+    ) -> Result<bool, EngineError> {
+        let first = match self.links.take(stat, || source::born(file, stat)) {
             Met::First => return Ok(false),
             Met::Other => {
                 let message = "its inode was another file's, or it was written to, when that was read: it is stored \

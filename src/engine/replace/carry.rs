@@ -19,7 +19,9 @@ use super::is_working_directory;
 use super::metadata::Metadata;
 use super::place::Staging;
 use super::{primitive, remove};
+use crate::engine::attributes::Refused;
 use crate::engine::select::Patterns;
+use crate::engine::summary::WarningKind;
 
 /// Which live entries come along, and who wins where both trees have one.
 #[derive(Debug)]
@@ -79,7 +81,7 @@ impl CarryRules {
 }
 
 /// What was carried over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Carried {
     /// Entries that share their inode with the live tree.
     pub linked: u64,
@@ -89,6 +91,23 @@ pub struct Carried {
     pub directories: u64,
     /// Sockets, which only a running process can make.
     pub skipped_sockets: u64,
+    /// What could not be set on what was copied or made, each with its path in the root; at most
+    /// [`Carried::LISTED`].
+    pub warnings: Vec<String>,
+}
+
+impl Carried {
+    /// The most warnings that are listed.
+    pub const LISTED: usize = 100;
+
+    /// Notes what is refused for a path.
+    fn refused<'a>(&'a mut self, path: &'a Path) -> impl FnMut(WarningKind, String) + 'a {
+        move |_, message| {
+            if self.warnings.len() < Self::LISTED {
+                self.warnings.push(format!("{}: {message}", path.display()));
+            }
+        }
+    }
 }
 
 /// Brings live entries of `root` into its staging place; `cancel` is asked before each entry.
@@ -121,8 +140,13 @@ pub fn carry_over(
             None => Ok(()),
         });
     let live = live.as_ref().filter(|_| carrier.stays(Path::new("")));
-    give_back(&kept, live, &new).map_err(failed("restore", staging.path(), Step::Stage))?;
-    result.map(|()| carrier.carried)
+    let mut carried = carrier.carried;
+    give_back(&kept, live, &new, &mut carried.refused(Path::new("."))).map_err(failed(
+        "restore",
+        staging.path(),
+        Step::Stage,
+    ))?;
+    result.map(|()| carried)
 }
 
 struct Carrier<'a> {
@@ -230,12 +254,14 @@ impl Carrier<'_> {
             remove::remove_tree(staged, name, path, "carry.middle")?;
             let made = self.make_like(&child, staged, name, path)?;
             self.descend(&child, &made.0, path)?;
-            return made.1.apply(made.0.as_fd()).map_err(failed("restore", path, step));
+            let refused = &mut self.carried.refused(path);
+            return made.1.apply(made.0.as_fd(), refused).map_err(failed("restore", path, step));
         }
         let (opened, kept) = open_staged(staged, name, path)?;
         let result = self.descend(&child, &opened, path);
         let live = Some(&child).filter(|_| self.stays(path));
-        give_back(&kept, live, &opened).map_err(failed("restore", path, step))?;
+        give_back(&kept, live, &opened, &mut self.carried.refused(path))
+            .map_err(failed("restore", path, step))?;
         result
     }
 
@@ -305,14 +331,17 @@ impl Carrier<'_> {
                     self.bring(child.as_fd(), made.as_fd(), name, &status, &inner)?;
                 }
             }
-            return metadata.apply(made.as_fd()).map_err(failed("restore", path, step));
+            let refused = &mut self.carried.refused(path);
+            return metadata.apply(made.as_fd(), refused).map_err(failed("restore", path, step));
         }
         match primitive::link(live, name, staged, name) {
             Ok(()) => self.carried.linked += 1,
             Err(Errno::XDEV | Errno::PERM | Errno::MLINK) => {
-                if copy::copy_entry(live, staged, name, status)
-                    .map_err(failed("copy", path, step))?
-                {
+                let copied = {
+                    let refused = &mut self.carried.refused(path);
+                    copy::copy_entry(live, staged, name, status, refused)
+                };
+                if copied.map_err(failed("copy", path, step))? {
                     self.carried.copied += 1;
                 } else {
                     self.carried.skipped_sockets += 1;
@@ -325,9 +354,14 @@ impl Carrier<'_> {
 }
 
 /// Gives a staged directory its metadata after its children were changed: its own, or all of a live one's.
-fn give_back(kept: &Metadata, live: Option<&OwnedFd>, staged: &OwnedFd) -> rustix::io::Result<()> {
+fn give_back(
+    kept: &Metadata,
+    live: Option<&OwnedFd>,
+    staged: &OwnedFd,
+    refused: &mut Refused<'_>,
+) -> rustix::io::Result<()> {
     match live {
-        Some(live) => Metadata::read(live.as_fd())?.apply(staged.as_fd()),
+        Some(live) => Metadata::read(live.as_fd())?.apply(staged.as_fd(), refused),
         None => kept.apply_mode_and_times(staged.as_fd()),
     }
 }

@@ -8,6 +8,7 @@ use rustix::io::Result;
 
 use super::metadata::Metadata;
 use super::primitive::step;
+use crate::engine::attributes::{Refused, tell_owner};
 
 /// Copies `name` from one directory to another with its metadata; `false` for a socket, which is
 /// left out. Hard links among copied files become separate files.
@@ -16,12 +17,13 @@ pub(super) fn copy_entry(
     to: BorrowedFd<'_>,
     name: &OsStr,
     status: &Stat,
+    refused: &mut Refused<'_>,
 ) -> Result<bool> {
     step()?;
     let mode = Mode::from_raw_mode(status.st_mode & 0o7777);
     match FileType::from_raw_mode(status.st_mode) {
         FileType::RegularFile => {
-            copy_file(from, to, name)?;
+            copy_file(from, to, name, refused)?;
             return Ok(true);
         }
         FileType::Symlink => {
@@ -35,7 +37,10 @@ pub(super) fn copy_entry(
     }
     let (owner, group) = (Uid::from_raw(status.st_uid), Gid::from_raw(status.st_gid));
     if rustix::process::geteuid().is_root() {
-        rustix::fs::chownat(to, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
+        let numbers = (status.st_uid.into(), status.st_gid.into());
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let owned = rustix::fs::chownat(to, name, Some(owner), Some(group), flags);
+        tell_owner(numbers, owned, refused);
     }
     if FileType::from_raw_mode(status.st_mode) != FileType::Symlink {
         rustix::fs::chmodat(to, name, mode, AtFlags::empty())?;
@@ -58,7 +63,12 @@ fn times(status: &Stat) -> Timestamps {
     }
 }
 
-fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+fn copy_file(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    name: &OsStr,
+    refused: &mut Refused<'_>,
+) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let source = rustix::fs::openat(from, name, flags, Mode::empty())?;
     let metadata = Metadata::read(source.as_fd())?;
@@ -68,5 +78,5 @@ fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr) -> Result<(
     std::io::copy(&mut source, &mut target).map_err(|error| {
         rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
     })?;
-    metadata.apply(target.as_fd())
+    metadata.apply(target.as_fd(), refused)
 }

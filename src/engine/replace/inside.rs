@@ -19,6 +19,7 @@ use super::is_working_directory;
 use super::metadata::Metadata;
 use super::place::Place;
 use super::{RootState, primitive, remove};
+use crate::engine::summary::WarningKind;
 
 /// Name of the directory with the new children.
 pub(super) const NEW: &str = "new";
@@ -146,7 +147,11 @@ impl<'a> Inside<'a> {
         self.move_children(&old, &self.root, &self.path(OLD), "swap-back.child-moved-in")?;
         let staged = self.directory(NEW)?;
         let path = self.path(NEW);
-        record.new.apply(staged.as_fd()).map_err(failed("restore", path, Step::Swap))?;
+        record.new.apply(staged.as_fd(), &mut is_told).map_err(failed(
+            "restore",
+            path,
+            Step::Swap,
+        ))?;
         self.apply(&record.old)?;
         primitive::remove_directory(self.own.as_fd(), OLD.as_ref()).map_err(failed(
             "delete directory",
@@ -287,7 +292,11 @@ impl<'a> Inside<'a> {
     }
 
     fn apply(&self, metadata: &Metadata) -> Result<(), ReplaceError> {
-        metadata.apply(self.root.as_fd()).map_err(failed("restore", &self.place.root, Step::Swap))
+        metadata.apply(self.root.as_fd(), &mut is_told).map_err(failed(
+            "restore",
+            &self.place.root,
+            Step::Swap,
+        ))
     }
 
     fn mark(&self, name: &str) -> Result<(), ReplaceError> {
@@ -304,6 +313,9 @@ impl<'a> Inside<'a> {
             .map_err(failed("delete", self.path(name), Step::Swap))
     }
 }
+
+/// Both trees lie on one file system, and have what that took: what it refused was told when they were staged.
+fn is_told(_: WarningKind, _: String) {}
 
 /// The directories of this and any other operation never move.
 fn is_own(name: &CString) -> bool {

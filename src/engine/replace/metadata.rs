@@ -1,13 +1,13 @@
 //! Mode, owner, times and extended attributes of a directory or file: read, kept, put back.
 
-use std::ffi::CString;
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{Mode, Timestamps};
 use rustix::io::{Errno, Result};
 use serde::{Deserialize, Serialize};
 
 use super::primitive::step;
+use crate::engine::attributes::{self, Refused, Wanted};
 use crate::engine::source::{self, AttributeSource};
 
 /// What a directory or file carries beside its content.
@@ -21,7 +21,7 @@ pub(super) struct Metadata {
     /// Seconds and nanoseconds of the last change.
     modified: (i64, i64),
     /// Names and values of the extended attributes, access control lists included.
-    attributes: Vec<(CString, Vec<u8>)>,
+    attributes: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Metadata {
@@ -46,30 +46,18 @@ impl Metadata {
     }
 
     /// Gives all of it to an open directory or file.
-    ///
-    /// The order matters: a change of owner clears set-id bits and capabilities, and every change
-    /// moves the times.
-    pub(super) fn apply(&self, file: BorrowedFd<'_>) -> Result<()> {
+    pub(super) fn apply(&self, file: BorrowedFd<'_>, refused: &mut Refused<'_>) -> Result<()> {
         step()?;
-        let status = rustix::fs::fstat(file)?;
-        if (status.st_uid, status.st_gid) != (self.owner, self.group) {
-            let (owner, group) = (Uid::from_raw(self.owner), Gid::from_raw(self.group));
-            tolerated(rustix::fs::fchown(file, Some(owner), Some(group)))?;
-        }
         let present = read_attributes(file)?;
-        for (name, _) in &present {
-            if !self.attributes.iter().any(|(wanted, _)| wanted == name) {
-                tolerated(rustix::fs::fremovexattr(file, name.as_c_str()))?;
-            }
-        }
-        for (name, value) in &self.attributes {
-            if !present.iter().any(|(found, held)| found == name && held == value) {
-                let flags = XattrFlags::empty();
-                tolerated(rustix::fs::fsetxattr(file, name.as_c_str(), value, flags))?;
-            }
-        }
-        rustix::fs::fchmod(file, Mode::from_raw_mode(self.mode))?;
-        self.apply_times(file)
+        let is_surplus = |name: &&[u8]| !self.attributes.iter().any(|(wanted, _)| wanted == name);
+        let wanted = Wanted {
+            owner: Some((self.owner.into(), self.group.into())),
+            mode: self.mode,
+            attributes: &self.attributes,
+            surplus: present.iter().map(|(name, _)| &name[..]).filter(is_surplus).collect(),
+            times: [self.accessed, self.modified],
+        };
+        wanted.put(file, refused)
     }
 
     /// Gives only mode and times back, after children were added or removed.
@@ -99,29 +87,16 @@ impl Metadata {
     }
 
     fn times(&self) -> Timestamps {
-        let time = |(tv_sec, tv_nsec): (i64, i64)| Timespec { tv_sec, tv_nsec };
-        Timestamps { last_access: time(self.accessed), last_modification: time(self.modified) }
-    }
-}
-
-/// An unprivileged process may not give files away or set trusted attributes, and not every file
-/// system has them; neither is worth more than the data.
-fn tolerated(result: Result<()>) -> Result<()> {
-    match result {
-        Err(Errno::OPNOTSUPP | Errno::NODATA) => Ok(()),
-        Err(Errno::PERM) if !rustix::process::geteuid().is_root() => Ok(()),
-        other => other,
+        attributes::times([self.accessed, self.modified])
     }
 }
 
 /// Extended attributes by name. What an unprivileged process may not read is not worth more than the data.
-fn read_attributes(file: BorrowedFd<'_>) -> Result<Vec<(CString, Vec<u8>)>> {
-    let read = match source::attributes(&AttributeSource::Open(file)) {
+fn read_attributes(file: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut attributes = match source::attributes(&AttributeSource::Open(file)) {
         Err(Errno::PERM | Errno::ACCESS) if !rustix::process::geteuid().is_root() => Vec::new(),
         result => result?,
     };
-    let named = |(name, value): (Vec<u8>, Vec<u8>)| Some((CString::new(name).ok()?, value));
-    let mut attributes: Vec<_> = read.into_iter().filter_map(named).collect();
     attributes.sort();
     Ok(attributes)
 }
@@ -131,6 +106,8 @@ mod tests {
     use std::ffi::OsStr;
     use std::fs::File;
     use std::os::fd::AsFd;
+
+    use rustix::fs::XattrFlags;
 
     use super::*;
     use crate::engine::replace::copy::copy_entry;
@@ -160,9 +137,9 @@ mod tests {
         set(&open("other"), "user.left", b"over");
         let wanted = Metadata::read(open("one").as_fd()).unwrap();
         let names: Vec<&str> =
-            wanted.attributes.iter().map(|(name, _)| name.to_str().unwrap()).collect();
+            wanted.attributes.iter().map(|(name, _)| std::str::from_utf8(name).unwrap()).collect();
         assert_eq!(names, ["system.posix_acl_access", "system.posix_acl_default", "user.of"]);
-        wanted.apply(open("other").as_fd()).unwrap();
+        wanted.apply(open("other").as_fd(), &mut |_, told| panic!("{told}")).unwrap();
         let found = Metadata::read(open("other").as_fd()).unwrap();
         assert_eq!((found.attributes, found.mode), (wanted.attributes, wanted.mode));
     }
@@ -181,7 +158,7 @@ mod tests {
         let (live, staged) = (File::open(&from).unwrap(), File::open(&to).unwrap());
         let name = OsStr::new("file");
         let status = primitive::status(live.as_fd(), name).unwrap().unwrap();
-        assert!(copy_entry(live.as_fd(), staged.as_fd(), name, &status).unwrap());
+        assert!(copy_entry(live.as_fd(), staged.as_fd(), name, &status, &mut |_, _| ()).unwrap());
         let copied = File::open(to.join("file")).unwrap();
         let read = |file: &File| Metadata::read(file.as_fd()).unwrap();
         assert_eq!(read(&copied).attributes, read(&file).attributes);

@@ -5,12 +5,14 @@
 //! `pax`, and from the GNU tar manual's "Tar Internals". Does no file I/O of its own.
 
 mod attributes;
+mod halt;
 mod header;
 mod pax;
 mod reader;
 mod sparse;
 mod writer;
 
+pub(crate) use halt::{Halt, announced};
 pub(crate) use header::is_header;
 pub(crate) use reader::{TarEntry, TarReader};
 pub(crate) use sparse::{Segment, encode_map};

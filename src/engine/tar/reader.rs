@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use super::attributes::{Attributes, attributes};
+use super::halt::Halt;
 use super::header::{BadNumber, Header, OldSparse, push_pairs, until_nul};
 use super::pax::{Record, parse_decimal, parse_records, parse_time, value};
 use super::sparse::{Segment, check_map};
@@ -39,6 +40,7 @@ pub(crate) struct TarReader<R> {
     map: Vec<u8>,
     global: Vec<Record>,
     finished: bool,
+    halt: Halt,
 }
 
 /// What extension headers say of the entry that follows them.
@@ -67,12 +69,20 @@ impl<R: Read> TarReader<R> {
             map: Vec::new(),
             global: Vec::new(),
             finished: false,
+            halt: Halt::default(),
         }
     }
 
     /// How much of the stream was read.
     pub(crate) fn position(&self) -> u64 {
         self.position
+    }
+
+    /// How far reading came.
+    pub(crate) fn halt(&self) -> Halt {
+        let left = self.data.saturating_add(self.fill);
+        let next = (left > 0).then_some(self.position.saturating_add(left));
+        Halt { position: self.position, next, ..self.halt }
     }
 
     /// The next entry, or nothing after the end blocks and all that follows them.
@@ -84,6 +94,8 @@ impl<R: Read> TarReader<R> {
         let mut extensions = Extensions::default();
         loop {
             let at = self.position;
+            let size = value(&extensions.records, "size").and_then(parse_decimal);
+            self.halt = Halt { header: at, size, ..Halt::default() };
             let mut block = [0_u8; BLOCK];
             self.fill_block(&mut block)?;
             if block == [0; BLOCK] {
@@ -407,6 +419,7 @@ impl<R: Read> TarReader<R> {
         if block != [0; BLOCK] {
             return Err(self.damaged(at, "a single end block is followed by more entries"));
         }
+        self.halt.end = Some(self.position);
         let mut buffer = vec![0; 64 << 10];
         loop {
             let count = self.input.read(&mut buffer).map_err(|error| self.failed(&error))?;

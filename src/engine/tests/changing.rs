@@ -1,3 +1,5 @@
+use std::os::fd::AsFd as _;
+
 use super::super::source::hook::{self, Stage};
 use super::*;
 
@@ -205,4 +207,49 @@ fn a_root_that_another_takes_the_place_of_is_told_as_gone() {
     let summary = pack_while(&options, &archive, Stage::Described, "file", change).unwrap();
     assert_eq!(summary.warnings[0].kind, WarningKind::Vanished);
     assert!(summary.warnings[0].path.ends_with("/data"), "{:?}", summary.warnings);
+}
+
+#[test]
+fn a_file_that_is_written_to_between_its_names_stays_one_file() {
+    for at in [Stage::Open, Stage::Described] {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("data");
+        std::fs::create_dir_all(root.join("d")).unwrap();
+        let names = ["one", "two", "d/three"].map(|name| root.join(name));
+        std::fs::write(&names[0], "text").unwrap();
+        for name in &names[1..] {
+            std::fs::hard_link(&names[0], name).unwrap();
+        }
+        let stat = rustix::fs::stat(&names[0]).unwrap();
+        let parent = std::fs::File::open(&root).unwrap();
+        let source = super::super::source::AttributeSource::Named(parent.as_fd(), c"one");
+        if super::super::source::born(&source, &stat).is_none() {
+            println!("SKIPPED: the file system does not tell when files were made");
+            return;
+        }
+        let (mut is_read, mut is_done, file) = (false, false, names[0].clone());
+        hook::set(Box::new(move |stage, _| {
+            is_read = is_read || stage == Stage::Described;
+            // While the first name is read, or before the second is.
+            if stage == at && is_read && !std::mem::replace(&mut is_done, true) {
+                let mut file = std::fs::File::options().append(true).open(&file).unwrap();
+                std::io::Write::write_all(&mut file, b" and more").unwrap();
+            }
+            Ok(())
+        }));
+        let archive = place.path().join("x.tar");
+        let packed = pack_to(&options(&root, ArchiveFormat::Tar), &archive);
+        hook::clear();
+        let summary = packed.unwrap();
+        assert_eq!((summary.counts.files, summary.counts.hard_links), (1, 2), "{summary:?}");
+        // Torn by what came while it was read, and by nothing that came after.
+        assert_eq!(summary.warnings.len(), usize::from(at == Stage::Described), "{summary:?}");
+        let to = place.path().join("to");
+        unpack_to(&archive, "data", &to).unwrap();
+        for name in ["one", "two", "d/three"] {
+            assert_eq!(std::fs::read(to.join(name)).unwrap(), b"text", "{name}");
+            let (one, other) = (to.join("one"), to.join(name));
+            assert_eq!(one.metadata().unwrap().ino(), other.metadata().unwrap().ino());
+        }
+    }
 }

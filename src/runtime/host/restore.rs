@@ -372,7 +372,7 @@ fn carry(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
         destinations(job, &manifest)?.into_iter().map(|(name, path)| (path, name)).collect();
     handles.progress.phase("carrying over");
     let cancel = || handles.cancel.is_cancelled();
-    let (mut linked, mut copied) = (0, 0);
+    let (mut linked, mut copied, mut warnings) = (0, 0, Vec::new());
     for path in paths(job) {
         let Some(staging) = Staging::find(&path, &key)? else {
             continue;
@@ -387,13 +387,17 @@ fn carry(job: &RestoreJob, handles: &Handles) -> Result<Value, Failure> {
         let carried = carry_over(&path, &staging, &rules, &cancel)?;
         linked += carried.linked;
         copied += carried.copied;
+        let told = |warning: String| format!("{}: {warning}", path.display());
+        warnings.extend(carried.warnings.into_iter().map(told));
         if rules_are_both(job) {
             // With `include`, `preserve` still wins over what was unpacked.
             let preserve = CarryRules::preserve(&job.spec.preserve)?;
-            carry_over(&path, &staging, &preserve, &cancel)?;
+            let carried = carry_over(&path, &staging, &preserve, &cancel)?;
+            warnings.extend(carried.warnings.into_iter().map(told));
         }
     }
-    Ok(json!({"linked": linked, "copied": copied}))
+    warnings.truncate(100);
+    Ok(json!({"linked": linked, "copied": copied, "warnings": warnings}))
 }
 
 fn rules_are_both(job: &RestoreJob) -> bool {
