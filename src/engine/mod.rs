@@ -45,8 +45,8 @@ pub use difference::{Change, Difference, differences};
 pub use entry::{EntryInfo, EntryKind, Moment};
 pub use error::EngineError;
 pub use extract::{
-    Limits, Salvaged, UnpackOptions, check_names, count_salvageable, extract_one, extract_tree,
-    salvage, unpack,
+    Ancestors, Limits, Salvaged, UnpackOptions, check_names, count_salvageable, extract_one,
+    extract_tree, salvage, unpack,
 };
 pub use listing::{ancestors, definitions, indexed_roots, list_entries, read_through, root_kinds};
 pub use manifest::{

@@ -190,10 +190,18 @@ pub(super) enum AttributeSource<'a> {
     Named(BorrowedFd<'a>, &'a CStr),
 }
 
+/// The extended attributes of a file. One that cannot be read, as a capability of another user namespace, costs none
+/// of the others.
+#[derive(Debug, Default)]
+pub(super) struct Attributes {
+    /// Names and values.
+    pub read: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Names, and why.
+    pub unread: Vec<(Vec<u8>, Errno)>,
+}
+
 /// Every extended attribute, in the kernel's order; ACLs and capabilities are among them.
-pub(super) fn attributes(
-    source: &AttributeSource<'_>,
-) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(super) fn attributes(source: &AttributeSource<'_>) -> rustix::io::Result<Attributes> {
     // No system call reads attributes relative to a directory before Linux 6.13; the magic link of
     // the open directory does the same.
     let path = match source {
@@ -210,7 +218,7 @@ pub(super) fn attributes(
         AttributeSource::Named(..) => rustix::fs::llistxattr(&path[..], &mut names[..]),
     };
     let names = match listed {
-        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Ok(0) | Err(Errno::NOTSUP) => return Ok(Attributes::default()),
         Ok(count) => names[..count].to_vec(),
         Err(Errno::RANGE) => {
             let mut names = vec![0_u8; 64 << 10];
@@ -223,7 +231,7 @@ pub(super) fn attributes(
         }
         Err(error) => return Err(error),
     };
-    let mut attributes = Vec::new();
+    let mut attributes = Attributes::default();
     let mut value = vec![0_u8; 64 << 10];
     for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let read = match source {
@@ -231,9 +239,9 @@ pub(super) fn attributes(
             AttributeSource::Named(..) => rustix::fs::lgetxattr(&path[..], name, &mut value[..]),
         };
         match read {
-            Ok(count) => attributes.push((name.to_vec(), value[..count].to_vec())),
+            Ok(count) => attributes.read.push((name.to_vec(), value[..count].to_vec())),
             Err(Errno::NODATA) => {}
-            Err(error) => return Err(error),
+            Err(error) => attributes.unread.push((name.to_vec(), error)),
         }
     }
     Ok(attributes)

@@ -12,7 +12,7 @@ use crate::cli::output::format::{local_time, size};
 use crate::cli::output::stream::{Column, Line};
 use crate::cli::output::{CliError, ExitCode};
 use crate::cli::session::Session;
-use crate::engine::{self, Cancel, Difference, EntryInfo, EntryKind, Salvaged};
+use crate::engine::{self, Ancestors, Cancel, Difference, EntryInfo, EntryKind, Salvaged};
 use crate::spec::{ArchiveFormat, Reason, VerifyMode, counted};
 
 /// The archive's file, if it is there.
@@ -233,12 +233,7 @@ pub(super) async fn extract(
     let summary = work.await.map_err(failed)?;
     session.finish_progress();
     let summary = summary?;
-    for warning in summary.warnings.iter().take(10) {
-        session.output.note(&format!("{}: {}", warning.path, warning.message));
-    }
-    if summary.warning_count > 10 {
-        session.output.note(&format!("{} warnings in all", summary.warning_count));
-    }
+    tell_warnings(session, &summary);
     session.output.done(
         &format!(
             "{}, {} in {}",
@@ -248,6 +243,15 @@ pub(super) async fn extract(
         ),
         &json!({"files": summary.files, "bytes": summary.bytes, "directory": directory}),
     )
+}
+
+fn tell_warnings(session: &Session, summary: &engine::UnpackSummary) {
+    for warning in summary.warnings.iter().take(10) {
+        session.output.note(&format!("{}: {}", warning.path, warning.message));
+    }
+    if summary.warning_count > 10 {
+        session.output.note(&format!("{} warnings in all", summary.warning_count));
+    }
 }
 
 /// Fails if an archive is not the one that its manifest tells of, as far as size and index say. Without a manifest
@@ -268,24 +272,40 @@ fn report_salvaged(
     salvaged: &Salvaged,
     directory: &Path,
 ) -> Result<(), CliError> {
-    let files = salvaged.summary.files;
+    let (files, summary) = (salvaged.summary.files, &salvaged.summary);
+    tell_warnings(session, summary);
+    let (left_out, ancestors) = match &salvaged.ancestors {
+        Ancestors::None => (Value::Null, String::new()),
+        Ancestors::LeftOut(parent) => (
+            json!(parent),
+            format!("; it builds on {parent}, and nothing of what lies there is among what was saved"),
+        ),
+        Ancestors::Unknown => (
+            json!("unknown"),
+            "; without index and manifest nothing tells whether it builds on another archive, of which nothing is \
+             among what was saved"
+                .to_owned(),
+        ),
+    };
     let saved = format!("{} in {}", counted(files, "file"), directory.display());
     let value = json!({
         "files": files, "bytes": salvaged.summary.bytes, "directory": directory,
         "lost": salvaged.lost, "lostCount": salvaged.lost_count, "indexed": salvaged.indexed,
         "gaps": salvaged.gaps,
         "uncertain": salvaged.uncertain, "uncertainCount": salvaged.uncertain_count,
+        "leftOut": left_out, "warnings": summary.warnings, "warningCount": summary.warning_count,
     });
     session.output.done(&saved, &value)?;
     let unknown = !salvaged.indexed && salvaged.gaps > 0;
-    if salvaged.lost_count == 0 && !unknown {
+    if salvaged.lost_count == 0 && !unknown && ancestors.is_empty() {
         return Ok(());
     }
     let first =
         |names: &[String]| names.iter().take(20).map(String::as_str).collect::<Vec<_>>().join(", ");
     let lost = match salvaged.lost_count {
-        1 => "1 entry".to_owned(),
-        count => format!("{count} entries"),
+        0 => "nothing known is lost".to_owned(),
+        1 => format!("1 entry not saved whole: {}", first(&salvaged.lost)),
+        count => format!("{count} entries not saved whole: {}", first(&salvaged.lost)),
     };
     let more = if unknown { "; the index is lost too, so there may be more" } else { "" };
     let uncertain = match salvaged.uncertain_count {
@@ -299,7 +319,7 @@ fn report_salvaged(
     Err(CliError::new(
         ExitCode::Failed,
         Reason::ArchiveDamaged,
-        format!("{lost} not saved whole: {}{more}{uncertain}", first(&salvaged.lost)),
+        format!("{lost}{more}{uncertain}{ancestors}"),
     )
     .hint("take these from another backup or another copy of the archive; `-o json` lists all"))
 }

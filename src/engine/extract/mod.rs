@@ -24,7 +24,7 @@ use crate::failpoint;
 use crate::spec::ArchiveFormat;
 pub use one::extract_one;
 pub(super) use run::entries_elsewhere;
-pub use salvage::{Salvaged, count_salvageable, salvage};
+pub use salvage::{Ancestors, Salvaged, count_salvageable, salvage};
 
 /// What an archive may hold at most; none means that only its own size limits it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

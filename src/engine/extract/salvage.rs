@@ -13,6 +13,7 @@ use crate::engine::archive::{Archive, Origin, each_entry};
 use crate::engine::codec::{archive_label, open_archive};
 use crate::engine::error::EngineError;
 use crate::engine::progress::{Cancel, Progress};
+use crate::engine::store::LocalStore;
 use crate::engine::summary::UnpackSummary;
 use crate::spec::ArchiveFormat;
 
@@ -35,6 +36,20 @@ pub struct Salvaged {
     pub uncertain: Vec<String>,
     /// How many these are.
     pub uncertain_count: u64,
+    /// What else is known not to be there.
+    pub ancestors: Ancestors,
+}
+
+/// What an archive that has lost its index may have referred to: that is in none of its entries.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Ancestors {
+    /// Nothing, or all of it was put in place.
+    #[default]
+    None,
+    /// Its manifest says that it builds on this archive, whose entries are not among those that were saved.
+    LeftOut(String),
+    /// It has no manifest that says whether it builds on another.
+    Unknown,
 }
 
 impl Salvaged {
@@ -63,10 +78,24 @@ pub fn salvage(
             let (summary, lost) = extract_lenient(&archive, &options, &plan, progress, cancel)?;
             Ok(Salvaged { indexed: true, ..salvaged(summary, lost) })
         }
-        Ok(_) | Err(EngineError::Damaged { .. }) => {
-            without_index(path, format, &options, progress, cancel)
+        // Of another program: these build on nothing.
+        Ok(_) => without_index(path, format, &options, progress, cancel),
+        Err(EngineError::Damaged { .. }) => {
+            let salvaged = without_index(path, format, &options, progress, cancel)?;
+            Ok(Salvaged { ancestors: ancestors(path), ..salvaged })
         }
         Err(error) => Err(error),
+    }
+}
+
+fn ancestors(path: &Path) -> Ancestors {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let manifest = LocalStore::open(directory.unwrap_or(Path::new(".")), "salvage", false)
+        .and_then(|store| store.read_manifest(&archive_label(path)));
+    match manifest.map(|manifest| manifest.parent) {
+        Ok(None) => Ancestors::None,
+        Ok(Some(parent)) => Ancestors::LeftOut(parent.name),
+        Err(_) => Ancestors::Unknown,
     }
 }
 

@@ -12,7 +12,7 @@ use super::previous::Previous;
 use super::stream::MemberStream;
 use super::throttle::Throttle;
 use super::{PackOptions, display_path, write_failed};
-use crate::engine::entry::{EntryInfo, EntryKind};
+use crate::engine::entry::{EntryInfo, EntryKind, display_start};
 use crate::engine::error::EngineError;
 use crate::engine::index::{IndexEntry, IndexWriter, Location, NAME_LIMIT};
 use crate::engine::manifest::ParentArchive;
@@ -415,7 +415,14 @@ impl Packer<'_> {
         path: &Path,
     ) {
         match source::attributes(attributes) {
-            Ok(attributes) => entry.xattrs = attributes,
+            Ok(attributes) => {
+                entry.xattrs = attributes.read;
+                for (name, error) in attributes.unread {
+                    let (name, error) = (display_start(&name), std::io::Error::from(error));
+                    let message = format!("its attribute {name} could not be read: {error}");
+                    self.left_out(path, WarningKind::Attributes, &message);
+                }
+            }
             Err(error) => {
                 let message = format!(
                     "its extended attributes could not be read: {}",

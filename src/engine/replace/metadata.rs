@@ -93,12 +93,17 @@ impl Metadata {
 
 /// Extended attributes by name. What an unprivileged process may not read is not worth more than the data.
 fn read_attributes(file: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let is_root = rustix::process::geteuid().is_root();
+    let is_passed_over = |error| !is_root && matches!(error, Errno::PERM | Errno::ACCESS);
     let mut attributes = match source::attributes(&AttributeSource::Open(file)) {
-        Err(Errno::PERM | Errno::ACCESS) if !rustix::process::geteuid().is_root() => Vec::new(),
+        Err(error) if is_passed_over(error) => return Ok(Vec::new()),
         result => result?,
     };
-    attributes.sort();
-    Ok(attributes)
+    match attributes.unread.into_iter().find(|(_, error)| !is_passed_over(*error)) {
+        Some((_, error)) => return Err(error),
+        None => attributes.read.sort(),
+    }
+    Ok(attributes.read)
 }
 
 #[cfg(test)]

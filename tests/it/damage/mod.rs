@@ -221,3 +221,37 @@ fn salvage_saves_what_the_damage_has_left_and_names_the_rest() {
         }
     }
 }
+
+/// Two of three files were missing, and nothing was said: what an incremental archive refers to is told by its index
+/// alone.
+#[test]
+fn salvage_of_an_incremental_archive_without_its_index_tells_what_it_leaves_out() {
+    let scene = Scene::new();
+    for name in ["one", "two"] {
+        scene.write(&format!("live/{name}"), name);
+    }
+    scene.backup("full", "@/live", "").ok();
+    scene.write("live/three", "three");
+    scene.backup("more", "@/live", "type: Incremental").ok();
+    let (archive, parent) = (scene.archive("more"), scene.archive("full"));
+    let bytes = fs::read(&archive).unwrap();
+    let salvaged = || {
+        shell(&scene.path(""), "rm -rf saved");
+        let out = scene.path("saved");
+        let to = out.to_str().unwrap();
+        let ended =
+            scene.run(&["backup", "extract", "more", "--salvage", "--to", to, "-o", "json"]);
+        (fs::read_dir(out.join("live")).unwrap().count(), ended)
+    };
+    let (files, ended) = salvaged();
+    let answer: serde_json::Value = serde_json::from_str(&ended.ok().stdout).unwrap();
+    assert_eq!((files, &answer["leftOut"]), (3, &serde_json::Value::Null));
+    fs::write(&archive, &bytes[..bytes.len() - 20]).unwrap();
+    let (files, ended) = salvaged();
+    let answer: serde_json::Value = serde_json::from_str(&ended.code(1).stdout).unwrap();
+    assert_eq!(files, 1, "{answer}");
+    assert_eq!(answer["leftOut"], *parent.file_name().unwrap().to_str().unwrap(), "{answer}");
+    fs::remove_file(format!("{}.manifest.json", archive.display())).unwrap();
+    let answer: serde_json::Value = serde_json::from_str(&salvaged().1.code(1).stdout).unwrap();
+    assert_eq!(answer["leftOut"], "unknown", "{answer}");
+}
