@@ -269,7 +269,13 @@ fn report_salvaged(
         "lost": salvaged.lost, "lostCount": salvaged.lost_count, "indexed": salvaged.indexed,
         "gaps": salvaged.gaps,
         "uncertain": salvaged.uncertain, "uncertainCount": salvaged.uncertain_count,
+        "proved": salvaged.proved,
     });
+    if !salvaged.proved {
+        session.output.note(
+            "the index, which has the checksums of this archive, is lost: nothing proves what is in the files",
+        );
+    }
     session.output.done(&saved, &value)?;
     let unknown = !salvaged.indexed && salvaged.gaps > 0;
     if salvaged.lost_count == 0 && !unknown {

@@ -35,6 +35,8 @@ pub struct Salvaged {
     pub uncertain: Vec<String>,
     /// How many these are.
     pub uncertain_count: u64,
+    /// Whether checksums prove what is in the files: a bare tar has them in its index alone.
+    pub proved: bool,
 }
 
 impl Salvaged {
@@ -61,7 +63,7 @@ pub fn salvage(
             let plan = check(&archive, &options, cancel)?;
             progress.total(plan.entries, plan.bytes);
             let (summary, lost) = extract_lenient(&archive, &options, &plan, progress, cancel)?;
-            Ok(Salvaged { indexed: true, ..salvaged(summary, lost) })
+            Ok(Salvaged { indexed: true, proved: true, ..salvaged(summary, lost) })
         }
         Ok(_) | Err(EngineError::Damaged { .. }) => {
             without_index(path, format, &options, progress, cancel)
@@ -110,6 +112,7 @@ fn without_index(
     let lost = lost.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     Ok(Salvaged {
         gaps,
+        proved: format != ArchiveFormat::Tar,
         uncertain: uncertain.names,
         uncertain_count: uncertain.count,
         ..salvaged(summary, lost)
