@@ -294,7 +294,13 @@ fn report_salvaged(
         "gaps": salvaged.gaps,
         "uncertain": salvaged.uncertain, "uncertainCount": salvaged.uncertain_count,
         "leftOut": left_out, "warnings": summary.warnings, "warningCount": summary.warning_count,
+        "proved": salvaged.proved,
     });
+    if !salvaged.proved {
+        session.output.note(
+            "the index, which has the checksums of this archive, is lost: nothing proves what is in the files",
+        );
+    }
     session.output.done(&saved, &value)?;
     let unknown = !salvaged.indexed && salvaged.gaps > 0;
     if salvaged.lost_count == 0 && !unknown && ancestors.is_empty() {

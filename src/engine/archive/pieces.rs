@@ -10,14 +10,16 @@ use super::salvage::{Origin, Start, Stop};
 use crate::engine::error::EngineError;
 use crate::engine::index::frame::FrameTable;
 use crate::engine::member::{
-    Decoder, MEMBER_HEADER, MemberHeader, PACKED_LIMIT, Place, RATIO, RAW_LIMIT,
+    Decoder, MEMBER_HEADER, MemberHeader, PACKED_LIMIT, Place, RAW_LIMIT, may_hold,
     parse_extra_length, parse_member_header, piece_length, read_without_header,
 };
-use crate::engine::tar::{BLOCK, EXTENDED_LIMIT, Halt, TarReader, announced, is_header};
+use crate::engine::tar::{Announced, BLOCK, EXTENDED_LIMIT, Halt, TarReader, announced, is_header};
 use crate::spec::ArchiveFormat;
 
 const WINDOW: usize = 1 << 20;
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// Length of the footer.
+const FOOTER: usize = 76;
 /// Bytes of a zstd frame around its blocks, at most.
 const FRAMING: u64 = 64;
 /// Headers that describe one entry, at most.
@@ -64,6 +66,13 @@ impl<'a> Pieces<'a> {
         Ok(Self { file, format, size, decoder, packed: Vec::new(), table, anchor: (0, 0) })
     }
 
+    /// Where reading begins.
+    pub(super) fn beginning(&self) -> io::Result<Stop> {
+        let is_damaged_tar = self.format == ArchiveFormat::Tar && !self.goes_on(0)?;
+        let next = if is_damaged_tar { self.behind(0, None)? } else { Some(0) };
+        Ok(Stop { at: 0, offset: 0, next, is_sure: !is_damaged_tar, origin: Origin::Own })
+    }
+
     /// Where reading goes on.
     pub(super) fn after(
         &mut self,
@@ -84,12 +93,13 @@ impl<'a> Pieces<'a> {
     pub(super) fn stop(&self, halt: &Halt, origin: Origin) -> io::Result<Stop> {
         // On at the block after the one that could not be read, or behind end blocks that are not the last.
         let at = halt.end.unwrap_or(halt.position.next_multiple_of(BLOCK as u64));
+        let is_sure = halt.next.is_some();
         let next = match (halt.end, halt.next) {
             (Some(_), _) => None,
             (None, Some(next)) => Some(next),
             (None, None) => self.behind(halt.header, halt.size)?,
         };
-        Ok(Stop { at, offset: at, next, origin })
+        Ok(Stop { at, offset: at, next, is_sure, origin })
     }
 
     /// Whether nothing of this archive can follow its end blocks here.
@@ -97,12 +107,10 @@ impl<'a> Pieces<'a> {
         if self.format != ArchiveFormat::Tar {
             return Ok(true);
         }
-        let mut buffer = vec![0; WINDOW];
-        let start = self.bytes(at, &mut buffer[..17])?;
-        // The first block of an index.
-        if start.first() == Some(&b'D') && start.ends_with(&ZSTD_MAGIC) {
+        if self.is_index(at)? {
             return Ok(true);
         }
+        let mut buffer = vec![0; WINDOW];
         // Blocks of zeros within a tar are no end: they may be what was written over it.
         loop {
             let found = self.bytes(at, &mut buffer)?;
@@ -214,16 +222,14 @@ impl<'a> Pieces<'a> {
         stop: &Stop,
         check: &dyn Fn() -> Result<(), EngineError>,
     ) -> io::Result<Result<Start, (u64, u64)>> {
-        let &Stop { mut at, mut offset, mut next, origin } = stop;
+        let &Stop { mut at, mut offset, mut next, origin, is_sure } = stop;
         if self.format == ArchiveFormat::Tar {
-            let mut places = vec![next];
-            if next == Some(0) {
-                places.push(self.behind(0, None)?);
-            }
-            for place in places.into_iter().flatten() {
-                if self.goes_on(place)? {
-                    return Ok(Ok(Start { at: place, offset: place, origin }));
-                }
+            // What leads over a damaged header may be what is damaged in it.
+            if let Some(place) = next
+                && self.goes_on(place)?
+                && (is_sure || self.leads_to_end(place, check)?)
+            {
+                return Ok(Ok(Start { at: place, offset: place, origin }));
             }
             return Ok(Err((at, offset)));
         }
@@ -286,18 +292,29 @@ impl<'a> Pieces<'a> {
         Ok(is_header(blocks) || is_end)
     }
 
-    /// Where the next entry of a bare tar begins behind a header that is damaged, if what that says is true.
-    fn behind(&self, mut at: u64, size: Option<u64>) -> io::Result<Option<u64>> {
-        let mut data = vec![0; BLOCK + WINDOW];
+    /// What the block at a place of a bare tar says of what follows it.
+    fn announced(&self, at: u64) -> io::Result<Option<Announced>> {
+        let mut block = [0; BLOCK];
+        if self.bytes(at, &mut block)?.len() < BLOCK {
+            return Ok(None);
+        }
+        let known = announced(&block, &[]);
+        if is_header(&block) && known.is_some_and(|known| !known.describes_next) {
+            return Ok(known);
+        }
+        let length = known.map_or(0, |known| known.size.min(2 * EXTENDED_LIMIT));
+        let mut data = vec![0; usize::try_from(length).unwrap_or(0)];
+        Ok(announced(&block, self.bytes(at + BLOCK as u64, &mut data)?))
+    }
+
+    /// Where the next entry of a bare tar begins behind a header, also behind a damaged one if what that says is true.
+    fn behind(&self, mut at: u64, mut size: Option<u64>) -> io::Result<Option<u64>> {
         for _ in 0..EXTENSIONS {
-            let found = self.bytes(at, &mut data)?;
-            let Some((Ok(block), text)) =
-                found.split_at_checked(BLOCK).map(|(block, text)| (block.try_into(), text))
+            let Some(Announced { size: own, describes_next, next_size }) = self.announced(at)?
             else {
                 break;
             };
-            let Some((own, describes_next)) = announced(block, text) else { break };
-            let length = size.filter(|_| !describes_next).unwrap_or(own);
+            let length = if describes_next { own } else { size.unwrap_or(own) };
             let next = length
                 .checked_next_multiple_of(BLOCK as u64)
                 .and_then(|length| length.checked_add(at + BLOCK as u64));
@@ -306,9 +323,48 @@ impl<'a> Pieces<'a> {
                 return Ok(Some(next));
             }
             // Without its description an entry is not what it was.
-            at = next;
+            (at, size) = (next, next_size.or(size));
         }
         Ok(None)
+    }
+
+    /// Whether the sizes in headers lead from here to the end of the archive: behind the end of another one that is a
+    /// file in it there is neither index nor the end of the file.
+    fn leads_to_end(
+        &self,
+        mut at: u64,
+        check: &dyn Fn() -> Result<(), EngineError>,
+    ) -> io::Result<bool> {
+        while self.goes_on(at)? {
+            check().map_err(io::Error::other)?;
+            let mut block = [1; BLOCK];
+            if *self.bytes(at, &mut block)? == [0; BLOCK] {
+                return Ok(at + END == self.size || self.is_index(at + END)?);
+            }
+            // Damage further on is led over in the same manner.
+            let Some(mut next) = self.behind(at, None)? else { break };
+            if !self.goes_on(next)? {
+                let Some(further) = self.behind(next, None)? else { break };
+                next = further;
+            }
+            at = next;
+        }
+        Ok(false)
+    }
+
+    /// Whether blocks of an index lead from here to the footer at the end of the file.
+    fn is_index(&self, mut at: u64) -> io::Result<bool> {
+        let mut start = [0; 13];
+        while self.size.saturating_sub(at) >= (BLOCK + FOOTER) as u64 {
+            match *self.bytes(at, &mut start)? {
+                [b'A'..=b'Z' | b'a'..=b'z', .., a, b, c, d] => {
+                    let packed = u32::from_le_bytes([a, b, c, d]);
+                    at += start.len() as u64 + u64::from(packed);
+                }
+                _ => return Ok(false),
+            }
+        }
+        Ok(self.size.checked_sub(at).is_some_and(|left| left >= FOOTER as u64))
     }
 
     /// Searches for the first place from `at` on where a piece begins that begins with an entry and is whole.
@@ -375,7 +431,7 @@ impl<'a> Pieces<'a> {
         let offset = header.place.offset;
         let mut raw = Vec::new();
         if !header.place.begins_entry
-            || !is_plausible(self.anchor, (at, offset))
+            || !may_hold(at.checked_sub(self.anchor.0), offset.checked_sub(self.anchor.1))
             || self.describe(at, offset)?.is_none()
             || self.read(at, offset, &mut raw)?.is_none()
             || !is_header(&raw)
@@ -434,15 +490,4 @@ impl<'a> Pieces<'a> {
         self.file.read_exact_at(&mut buffer[..length], at)?;
         Ok(&buffer[..length])
     }
-}
-
-/// Whether so many bytes of the file can hold so many of the tar stream: at least one block, hardly less than there
-/// are, as a stored member is longer only by what frames it, and no more than can be packed into them.
-fn is_plausible(anchor: (u64, u64), (at, offset): (u64, u64)) -> bool {
-    let Some(skipped) = at.checked_sub(anchor.0).filter(|skipped| *skipped > 0) else {
-        return false;
-    };
-    let least = skipped.saturating_sub(64 + skipped / 1024).max(BLOCK as u64);
-    let most = skipped.saturating_mul(RATIO as u64).saturating_add(RAW_LIMIT);
-    offset.checked_sub(anchor.1).is_some_and(|held| (least..=most).contains(&held))
 }

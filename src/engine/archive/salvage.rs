@@ -43,6 +43,8 @@ pub(super) struct Stop {
     pub offset: u64,
     /// Where the next header belongs in the tar stream, if lengths say so.
     pub next: Option<u64>,
+    /// Whether nothing that is damaged says so.
+    pub is_sure: bool,
     pub origin: Origin,
 }
 
@@ -58,7 +60,7 @@ pub(in crate::engine) fn each_entry(
     let failed = |source| EngineError::Store { action: "reading", path: label.into(), source };
     let mut pieces = Pieces::new(file, format).map_err(failed)?;
     let (mut gaps, mut is_first, mut has_ended) = (0, true, false);
-    let mut stop = Stop { at: 0, offset: 0, next: Some(0), origin: Origin::Own };
+    let mut stop = pieces.beginning().map_err(failed)?;
     loop {
         let start =
             pieces.after(&stop, &|| cancel.check()).map_err(|error| match cancel.check() {
@@ -94,7 +96,7 @@ pub(in crate::engine) fn each_entry(
                 // At the very end of what was read the next piece begins with an entry.
                 let next_header = halt.next.unwrap_or(halt.position);
                 let next_header = (!has_ended).then_some(next_header);
-                Stop { at: next, offset, next: next_header, origin: start.origin }
+                Stop { at: next, offset, next: next_header, is_sure: true, origin: start.origin }
             }
         };
         // An archive within a file ends before the one that it lies in.

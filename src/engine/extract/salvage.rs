@@ -36,6 +36,8 @@ pub struct Salvaged {
     pub uncertain: Vec<String>,
     /// How many these are.
     pub uncertain_count: u64,
+    /// Whether checksums prove what is in the files: a bare tar has them in its index alone.
+    pub proved: bool,
     /// What else is known not to be there.
     pub ancestors: Ancestors,
 }
@@ -76,7 +78,7 @@ pub fn salvage(
             let plan = check(&archive, &options, cancel)?;
             progress.total(plan.entries, plan.bytes);
             let (summary, lost) = extract_lenient(&archive, &options, &plan, progress, cancel)?;
-            Ok(Salvaged { indexed: true, ..salvaged(summary, lost) })
+            Ok(Salvaged { indexed: true, proved: true, ..salvaged(summary, lost) })
         }
         // Of another program: these build on nothing.
         Ok(_) => without_index(path, format, &options, progress, cancel),
@@ -139,6 +141,7 @@ fn without_index(
     let lost = lost.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     Ok(Salvaged {
         gaps,
+        proved: format != ArchiveFormat::Tar,
         uncertain: uncertain.names,
         uncertain_count: uncertain.count,
         ..salvaged(summary, lost)

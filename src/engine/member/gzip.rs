@@ -16,7 +16,7 @@ pub(crate) const MEMBER_HEADER: usize = START.len() + 2 + 4 + DESCRIPTION;
 /// CRC-32 and raw length.
 const TRAILER: usize = 8;
 /// The most that deflate makes out of one byte.
-pub(crate) const RATIO: usize = 1032;
+const RATIO: usize = 1032;
 const DESCRIPTION_VERSION: u8 = 1;
 const BEGINS_ENTRY: u8 = 1;
 const STORED: u8 = 2;
@@ -120,6 +120,15 @@ pub(crate) fn read_without_header(member: &[u8], raw: &mut Vec<u8>) -> Option<us
     let length = u32::try_from(raw.len()).ok()?;
     let proof = [libdeflater::crc32(raw).to_le_bytes(), length.to_le_bytes()].concat();
     (trailer == proof).then_some(MEMBER_HEADER + end + TRAILER)
+}
+
+/// Whether so many bytes of a file can be members that hold so many of the tar stream: hardly less than there are, as
+/// a stored member is longer only by what frames it, and no more than can be packed into them.
+pub(crate) fn may_hold(packed: Option<u64>, raw: Option<u64>) -> bool {
+    let (Some(packed @ 1..), Some(raw)) = (packed, raw) else { return false };
+    let least = packed.saturating_sub(64 + packed / 1024).max(1);
+    let most = packed.saturating_mul(RATIO as u64).saturating_add(RAW_LIMIT);
+    (least..=most).contains(&raw)
 }
 
 /// The length of an empty member at the start of these bytes that carries index or footer, and whether it is the footer.

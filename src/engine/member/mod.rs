@@ -11,7 +11,7 @@ use std::io;
 use crate::spec::ArchiveFormat;
 
 pub(super) use gzip::{
-    EMPTY_END, MEMBER_HEADER, MemberHeader, RATIO, extra_member, parse_extra_length,
+    EMPTY_END, MEMBER_HEADER, MemberHeader, extra_member, may_hold, parse_extra_length,
     parse_member_header, read_without_header,
 };
 use probe::Probe;

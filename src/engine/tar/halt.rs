@@ -2,7 +2,7 @@
 
 use super::BLOCK;
 use super::header::Header;
-use super::pax::parse_records;
+use super::pax::{parse_decimal, parse_records, value};
 
 /// How far reading came, for whoever goes on behind damage. Places are those of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -19,13 +19,30 @@ pub(crate) struct Halt {
     pub end: Option<u64>,
 }
 
-/// What a header may still say though its checksum is wrong: how much data follows it, and whether that describes
-/// the entry after it. Nothing for a block of zeros.
-pub(crate) fn announced(block: &[u8; BLOCK], data: &[u8]) -> Option<(u64, bool)> {
+/// What a header says of what follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Announced {
+    /// Bytes of its data.
+    pub size: u64,
+    /// Whether that data describes the entry after it.
+    pub describes_next: bool,
+    /// The size that it gives that entry.
+    pub next_size: Option<u64>,
+}
+
+/// What a header says of what follows it, also one whose checksum is wrong, if that is true. Nothing for a block of
+/// zeros. `data` is what follows, as far as it is known.
+pub(crate) fn announced(block: &[u8; BLOCK], data: &[u8]) -> Option<Announced> {
     let header = Header(block);
     let size = header.size().ok().filter(|_| *block != [0; BLOCK])?;
-    // What it says of its kind may be what is wrong.
     let text = usize::try_from(size).ok().and_then(|size| data.get(..size)).unwrap_or_default();
-    let is_records = parse_records(text).is_some_and(|records| !records.is_empty());
-    Some((size, is_records || matches!(header.kind(), b'x' | b'X' | b'g' | b'L' | b'K')))
+    let is_extension = matches!(header.kind(), b'x' | b'X' | b'g' | b'L' | b'K');
+    // What it says of its kind may be what is wrong.
+    let may_be = is_extension || !header.checksum_is_right();
+    let records = Some(text).filter(|_| may_be).and_then(parse_records).unwrap_or_default();
+    Some(Announced {
+        size,
+        describes_next: is_extension || !records.is_empty(),
+        next_size: value(&records, "size").and_then(parse_decimal),
+    })
 }

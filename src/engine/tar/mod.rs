@@ -12,7 +12,7 @@ mod reader;
 mod sparse;
 mod writer;
 
-pub(crate) use halt::{Halt, announced};
+pub(crate) use halt::{Announced, Halt, announced};
 pub(crate) use header::is_header;
 pub(crate) use reader::{TarEntry, TarReader};
 pub(crate) use sparse::{Segment, encode_map};
