@@ -90,6 +90,7 @@ impl Operator {
             OperationId { name, generation: 1, ..operation }
         };
         let mut operation = named(1);
+        let owner = format!("{}/{}", parent.operation().kind, parent.operation().name);
         let kind: Kind = match operation.kind.parse() {
             Ok(kind) => kind,
             Err(error) => return Ok(Err(Failure::new(Reason::InternalError, format!("{error}")))),
@@ -101,6 +102,10 @@ impl Operator {
                 Err(failure) => return Ok(Err(failure)),
             };
             let Some(object) = found else { continue };
+            // What somebody else has made under this name has put nothing back.
+            if let Err(failure) = kubernetes::check_parent(kind, &object, Some(&owner)) {
+                return Ok(Err(failure));
+            }
             let end = recorded(&object.data["status"], earlier.generation);
             if end.is_some_and(|end| !end.is_success()) {
                 operation = named(number + 1);
@@ -121,7 +126,6 @@ impl Operator {
             Job::Restore(job) => json!(job.spec),
             Job::Upgrade(job) => json!(job.spec),
         };
-        let owner = parent.operation();
         let mut document = json!({
             "apiVersion": crate::spec::API_VERSION,
             "kind": operation.kind,
@@ -129,7 +133,7 @@ impl Operator {
                 "name": operation.name,
                 "namespace": operation.namespace,
                 "annotations": {
-                    kubernetes::PARENT_ANNOTATION: format!("{}/{}", owner.kind, owner.name),
+                    kubernetes::PARENT_ANNOTATION: owner,
                 },
             },
             "spec": spec,
@@ -144,7 +148,7 @@ impl Operator {
         job.set_operation(operation.clone());
         let journal = self.journal(&operation).await?;
         if Log::new(&journal).job().is_none() {
-            self.put_child(&operation, owner, document).await?;
+            self.put_child(&operation, parent.operation(), document).await?;
             self.adopt_lines(&operation, &object.data["status"]).await?;
             let journal = self.journal(&operation).await?;
             if Log::new(&journal).job().is_none() {
@@ -291,8 +295,12 @@ impl Operator {
         let store = parent.store.as_ref();
         if let (None, Some(link), Some(store)) = (&record, &self.cluster, store) {
             // A catalog that was empty a moment ago may not have it yet.
-            let found = link.find(Kind::Backup, &operation.namespace, backup).await;
-            if let Ok(Some(object)) = found
+            let found = match link.find(Kind::Backup, &operation.namespace, backup).await {
+                Ok(found) => found,
+                // Not the same as that it is not there, which is final.
+                Err(failure) => return Ok(Err(failure)),
+            };
+            if let Some(object) = found
                 && object.data["spec"]["storeRef"]["name"] == store.name
                 && let Some(archive) = object.data["status"]["archive"]["name"].as_str()
             {

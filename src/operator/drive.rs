@@ -104,7 +104,10 @@ impl Operator {
         let result = self.turn(&resolved, &running, admission.turn.clone()).await;
         self.docker.conclude(operation).await;
         self.end(operation);
-        if result.is_err() && self.is_under_way(operation).await {
+        // Only where somebody comes back to it: who recovers one after the other would wait for this one for ever, and
+        // with him the service that another of them stopped.
+        let is_taken_up_again = permits.is_some_and(|permits| !permits.is_closed());
+        if is_taken_up_again && result.is_err() && self.is_under_way(operation).await {
             admission.stay();
         }
         result.map(Some)

@@ -75,6 +75,9 @@ impl Operator {
             if fresh && self.is_unwanted(operation) {
                 return Ok(Admitted::Unwanted);
             }
+            if permits.is_some_and(|permits| permits.is_closed()) {
+                return Ok(Admitted::Stopping);
+            }
             let Some(ahead) = place.ahead() else { continue };
             let (kind, name) = (&ahead.kind, &ahead.name);
             let message = format!("waits for {kind} {name}, which comes first at the same target");

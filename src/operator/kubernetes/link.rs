@@ -195,17 +195,7 @@ impl ClusterLink {
                 let found = cluster.patiently(&what, None, || api.get(&name)).await;
                 let found = found.map_err(refuse)?;
                 let wanted = metadata["annotations"][PARENT_ANNOTATION].as_str();
-                let present = found.metadata.annotations.as_ref();
-                let present = present.and_then(|all| all.get(PARENT_ANNOTATION));
-                if present.map(String::as_str) != wanted {
-                    return Err(Failure::new(
-                        Reason::InvalidSpec,
-                        format!(
-                            "{kind} {namespace}/{name} is there already and is somebody else's"
-                        ),
-                    )
-                    .hint("delete or rename it: Eider needs that name"));
-                }
+                check_parent(kind, &found, wanted)?;
                 Ok(found)
             }
             Err(error) => Err(refuse(error)),
@@ -299,6 +289,30 @@ impl ClusterLink {
             warn!(%operation, "an event could not be sent: {error}");
         }
     }
+}
+
+/// Fails if an object of a name that is wanted for a child is not that of this parent (`Kind/name`).
+pub fn check_parent(
+    kind: Kind,
+    found: &DynamicObject,
+    wanted: Option<&str>,
+) -> Result<(), Failure> {
+    let annotations = found.metadata.annotations.as_ref();
+    let present = annotations.and_then(|all| all.get(PARENT_ANNOTATION));
+    if present.map(String::as_str) == wanted {
+        return Ok(());
+    }
+    let (namespace, name) =
+        (found.metadata.namespace.as_deref(), found.metadata.name.as_deref());
+    Err(Failure::new(
+        Reason::InvalidSpec,
+        format!(
+            "{kind} {}/{} is there already and is somebody else's",
+            namespace.unwrap_or_default(),
+            name.unwrap_or_default()
+        ),
+    )
+    .hint("delete or rename it: Eider needs that name"))
 }
 
 /// Drops members that say nothing: API servers of Kubernetes 1.20 take an applied empty text for a null.

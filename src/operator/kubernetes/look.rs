@@ -51,12 +51,16 @@ pub(super) async fn look(
     let document = match read(kind, object) {
         Ok(document) => document,
         Err(failure) => {
-            // What was begun before it became wrong is finished, or undone.
-            if kind.runs_once()
-                && let Some(seen) = object.data["status"]["observedGeneration"].as_i64()
-                && let Some(action) = go_on_with(kind, seen, &operation, object, context).await?
-            {
-                return Ok(action);
+            // What was begun before it became wrong is finished, or undone. That may not be said on it yet.
+            if kind.runs_once() {
+                let seen = object.data["status"]["observedGeneration"].as_i64();
+                let seen = seen.unwrap_or(operation.generation);
+                if let Some(action) = go_on_with(kind, seen, &operation, object, context).await? {
+                    return Ok(action);
+                }
+                if context.is_active_as_before(&operation) {
+                    return Ok(Action::requeue(WAIT));
+                }
             }
             return refuse(kind, &operation, object, failure, context).await;
         }

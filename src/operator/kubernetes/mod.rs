@@ -35,7 +35,9 @@ use crate::telemetry::Health;
 pub use lease::{Election, GateLayer, Leadership, SignError, sign};
 pub(super) use stores::{StoreNews, UNHEARD};
 
-pub use link::{ARCHIVE_FINALIZER, ClusterLink, OPERATION_FINALIZER, PARENT_ANNOTATION, resource};
+pub use link::{
+    ARCHIVE_FINALIZER, ClusterLink, OPERATION_FINALIZER, PARENT_ANNOTATION, check_parent, resource,
+};
 
 /// How often an object that waits for something is looked at again.
 const WAIT: Duration = Duration::from_secs(10);

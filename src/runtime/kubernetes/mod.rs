@@ -427,10 +427,8 @@ impl Runtime for KubernetesRuntime {
                             };
                             watch.until_healthy().await
                         }
-                        (Action::Swap | Action::SwapBack, _) => {
-                            if *action == Action::Swap {
-                                self.check_held(job, &log, restore_step::QUIESCE).await?;
-                            }
+                        (Action::Swap, _) => {
+                            self.check_held(job, &log, restore_step::QUIESCE).await?;
                             let claims = self.claims(job, None, &log).await?;
                             let workload = self.workload(job).await?;
                             self.nobody_works_on(job, workload.as_ref(), &claims).await?;
