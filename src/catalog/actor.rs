@@ -151,6 +151,21 @@ pub(super) fn answer(store: &mut Store, request: Request) -> Result<Reply, Catal
             rewrite_backup(store, &record)?;
             Reply::Done
         }
+        Request::MarkBackupGone { seen, message, at } => {
+            let found = first(find_backup(store, &BackupKey::Id(seen.id))?);
+            // Moved, written again, ended or begun meanwhile: nobody has looked for that one.
+            let Some(mut record) = found.filter(|found| found.tells_of_the_archive_of(&seen))
+            else {
+                return Ok(Reply::Count(0));
+            };
+            if record.status == RecordStatus::Succeeded {
+                record.status = RecordStatus::Deleted;
+                record.error_message = Some(message);
+            }
+            record.deleted_at = Some(at);
+            rewrite_backup(store, &record)?;
+            Reply::Count(1)
+        }
         Request::PutUpgrade(record) => Reply::Id(put_upgrade(store, *record)?),
         Request::Upgrades(filter) => {
             Reply::Upgrades(history(store, &filter, "target", "created_at")?)

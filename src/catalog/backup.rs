@@ -124,6 +124,14 @@ impl BackupRecord {
         let content = self.backup_hash.is_some() && self.backup_hash == other.backup_hash;
         self.backup_name == other.backup_name && (place || content)
     }
+
+    /// Whether both say the same of where the archive lies, which bytes it has, and how it came out: whoever has
+    /// looked for it by the one has looked for it by the other. What else they say may differ.
+    pub(super) fn tells_of_the_archive_of(&self, other: &Self) -> bool {
+        let place = |one: &Self| (one.backup_name.clone(), one.backup_path.clone(), one.deleted_at);
+        let content = |one: &Self| (one.backup_hash.clone(), one.verified_at, one.status);
+        place(self) == place(other) && content(self) == content(other)
+    }
 }
 
 impl Record for BackupRecord {

@@ -157,6 +157,18 @@ impl Catalog {
         expect!(self.call(Request::MarkBackupDeleted { id, at }).await?, Done)
     }
 
+    /// Notes that a backup's archive is not where `seen` says any more, and says so of one that had succeeded. A
+    /// record that says something else of its archive by now is left as it is; returns how many were changed.
+    pub async fn mark_backup_gone(
+        &self,
+        seen: BackupRecord,
+        message: String,
+        at: Timestamp,
+    ) -> Result<u64, CatalogError> {
+        let request = Request::MarkBackupGone { seen: Box::new(seen), message, at };
+        expect!(self.call(request).await?, Count)
+    }
+
     /// Writes an upgrade in place of the one of the same `upgrade_id`; returns its number.
     pub async fn put_upgrade(&self, record: UpgradeRecord) -> Result<i64, CatalogError> {
         expect!(self.call(Request::PutUpgrade(Box::new(record))).await?, Id)

@@ -35,6 +35,7 @@ pub enum Request {
     Backup(BackupKey),
     Backups(BackupFilter),
     MarkBackupDeleted { id: i64, at: Timestamp },
+    MarkBackupGone { seen: Box<BackupRecord>, message: String, at: Timestamp },
     PutUpgrade(Box<UpgradeRecord>),
     Upgrades(HistoryFilter),
     AppendUserAction(Box<UserAction>),

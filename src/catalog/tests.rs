@@ -63,6 +63,32 @@ fn entry(name: &str, step: &str, mark: Mark) -> JournalEntry {
     }
 }
 
+/// The whole record as it had been read before the look was written, over what had become of it since.
+#[tokio::test]
+async fn an_archive_that_is_gone_takes_nothing_else_of_its_record_with_it() {
+    let (_directory, path) = place();
+    let catalog = open(&path).catalog;
+    let mut seen = backup(1);
+    seen.id = catalog.insert_backup(seen.clone()).await.unwrap();
+    let found = || async { catalog.backup(BackupKey::Id(seen.id)).await.unwrap().unwrap() };
+    let gone = || catalog.mark_backup_gone(seen.clone(), "it is gone".to_owned(), at(9));
+    for meanwhile in [
+        BackupRecord { backup_path: "/moved/shop-1.tar.gz".to_owned(), ..seen.clone() },
+        BackupRecord { verified_at: Some(at(8)), ..seen.clone() },
+        BackupRecord { deleted_at: Some(at(7)), status: RecordStatus::Deleted, ..seen.clone() },
+    ] {
+        catalog.update_backup(meanwhile.clone()).await.unwrap();
+        assert_eq!(gone().await.unwrap(), 0);
+        assert_eq!(found().await, meanwhile);
+    }
+    let meanwhile = BackupRecord { expires_at: Some(at(99)), ..seen.clone() };
+    catalog.update_backup(meanwhile.clone()).await.unwrap();
+    assert_eq!(gone().await.unwrap(), 1);
+    let (status, error_message) = (RecordStatus::Deleted, Some("it is gone".to_owned()));
+    let deleted_at = Some(at(9));
+    assert_eq!(found().await, BackupRecord { status, error_message, deleted_at, ..meanwhile });
+}
+
 #[tokio::test]
 async fn backups_read_back_as_written_and_change_by_number() {
     let (_directory, path) = place();

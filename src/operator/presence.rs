@@ -137,15 +137,15 @@ pub(super) fn gone_message(record: &BackupRecord) -> String {
 }
 
 impl Operator {
-    /// Ends a record whose archive is gone; a failure stays one.
+    /// Ends a record whose archive is gone, unless it says something else of it by now; a failure stays one.
     pub(super) async fn end_as_gone(&self, record: &BackupRecord) -> Result<(), OperatorError> {
-        let mut ended = BackupRecord { deleted_at: Some(Timestamp::now()), ..record.clone() };
-        if record.status == RecordStatus::Succeeded {
-            ended.status = RecordStatus::Deleted;
-            ended.error_message = Some(gone_message(record));
+        let message = gone_message(record);
+        let marked =
+            self.catalog.mark_backup_gone(record.clone(), message.clone(), Timestamp::now());
+        if marked.await? > 0 {
+            warn!(backup = record.object, namespace = record.namespace, "{message}");
         }
-        warn!(backup = record.object, namespace = record.namespace, "{}", gone_message(record));
-        Ok(self.catalog.update_backup(ended).await?)
+        Ok(())
     }
 
     /// Those of these records that retention may judge: their archives are there, as far as can be seen from here.

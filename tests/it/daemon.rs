@@ -236,6 +236,36 @@ fn retention_leaves_the_last_archive_when_a_newer_one_was_removed_by_hand() {
     }
 }
 
+/// Two disks that are one store to Eider: what is on the one that is away neither takes the place of what is there
+/// nor goes, and its records come back with it.
+#[test]
+fn disks_that_take_turns_at_one_path_keep_what_they_have() {
+    let scene = scene();
+    let text = schedule("nightly", "0 2 1 1 *", "  retention: {keepLast: 2}\n");
+    scene.write("specs/nightly.yaml", scene.fill(&text));
+    let daemon = Daemon::start(&scene, "specs");
+    let (here, away) = (scene.path("store"), scene.path("away"));
+    let first = runs(&scene, 2);
+    fs::rename(&here, &away).unwrap();
+    fs::create_dir(&here).unwrap();
+    let second = runs(&scene, 3);
+    scene.run(&["schedule", "prune", "nightly"]).ok();
+    assert_eq!(archives(&scene), second[1..], "the newest two of what is there");
+    fs::rename(&here, scene.path("second")).unwrap();
+    fs::rename(&away, &here).unwrap();
+    assert_eq!(archives(&scene), first);
+    scene.run(&["db", "rebuild", "--store", here.to_str().unwrap()]).ok();
+    let records = scene.backups();
+    for name in &first {
+        let record = records.iter().find(|one| one["backupName"] == name.as_str()).unwrap();
+        assert_eq!(record["status"], "Succeeded", "{record:#}");
+        scene.run(&["backup", "verify", record["object"].as_str().unwrap()]).ok();
+    }
+    scene.run(&["schedule", "prune", "nightly"]).ok();
+    assert_eq!(archives(&scene), first, "they are counted by what is on the other one");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
 /// An increment whose full archive was gone kept the place of the last one that could be restored; so did one that
 /// was cut.
 #[test]

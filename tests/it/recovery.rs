@@ -3,7 +3,7 @@
 
 mod daemon;
 mod kill;
-mod listed;
+pub mod listed;
 mod matrix;
 mod others;
 mod points;

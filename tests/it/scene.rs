@@ -226,12 +226,27 @@ impl Daemon {
 
     /// The same with these variables in its environment.
     pub fn start_with(scene: &Scene, specs: &str, environment: &[(&str, &str)]) -> Self {
+        Self::launch(scene, specs, &[], environment)
+    }
+
+    /// The same with these further arguments.
+    pub fn start_as(scene: &Scene, specs: &str, arguments: &[&str]) -> Self {
+        Self::launch(scene, specs, arguments, &[])
+    }
+
+    fn launch(
+        scene: &Scene,
+        specs: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let log = std::fs::File::create(scene.path("daemon.log")).unwrap();
         let child = scene
             .command(&["daemon", "--specs", specs, "--listen", &format!("127.0.0.1:{port}")])
+            .args(arguments)
             .envs(environment.iter().copied())
             .stderr(log)
             .spawn()

@@ -1,14 +1,16 @@
 //! What goes wrong on a Docker host in the middle of an operation: it ends, says why, and the services run.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::engine::{DEAF, IMAGE, Project, SERVICE, backup, docker, lines};
+use super::engine::{DEAF, IMAGE, Project, SERVICE, backup, docker, lines, text};
 use super::second::SecondEngine;
 use super::upgrades::{self, Version};
 use crate::scene::{Ended, STORE, Scene, SmallDisk, head, may_mount, shell, wait_longer};
@@ -228,6 +230,61 @@ fn a_service_that_dies_on_the_restored_data_is_put_back_with_its_own() {
     assert!(!project.at("data").join("poison").exists());
 }
 
+/// How many operations the daemon of the fifty containers may work on at once.
+const AT_ONCE: usize = 3;
+
+/// How many backups were under way at once, by their records.
+fn most_at_once(records: &[serde_json::Value]) -> usize {
+    let mut changes = Vec::new();
+    for record in records {
+        let Some(seconds) = record["durationSeconds"].as_f64() else { continue };
+        let begun: jiff::Timestamp = text(&record["createdAt"]).parse().unwrap();
+        changes.push((begun, true));
+        changes.push((begun + Duration::from_secs_f64(seconds), false));
+    }
+    // Who ends makes room for who begins at that very moment.
+    changes.sort();
+    let (mut now, mut most) = (0_usize, 0);
+    for (_, begins) in changes {
+        now = if begins { now + 1 } else { now - 1 };
+        most = most.max(now);
+    }
+    most
+}
+
+/// How many projects had a container down at once, by what the engine told of those whose names begin so.
+fn most_projects_down(events: &[String], prefix: &str) -> usize {
+    let mut down: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut most = 0;
+    for event in events {
+        let Some((action, name)) = event.split_once(' ') else { continue };
+        let Some(name) = name.strip_prefix(prefix) else { continue };
+        let Some((project, service)) = name.split_once('-') else { continue };
+        let of_it = down.entry(project).or_default();
+        if action == "die" {
+            of_it.insert(service);
+        } else {
+            of_it.remove(service);
+        }
+        most = most.max(down.values().filter(|services| !services.is_empty()).count());
+    }
+    most
+}
+
+#[test]
+fn what_is_under_way_at_once_is_counted() {
+    let record = |begun: &str, seconds: f64| serde_json::json!({"createdAt": begun, "durationSeconds": seconds});
+    let records = [
+        record("2026-01-01T00:00:00Z", 10.0),
+        record("2026-01-01T00:00:05Z", 10.0),
+        record("2026-01-01T00:00:10Z", 1.0),
+        serde_json::json!({"createdAt": "2026-01-01T00:00:10Z"}),
+    ];
+    assert_eq!(most_at_once(&records), 2);
+    let events = ["die a_1-1", "die a_1-2", "start a_1-1", "die a_2-1", "start a_1-2", "die b_3-1"];
+    assert_eq!(most_projects_down(&events.map(str::to_owned), "a_"), 2);
+}
+
 #[test]
 fn fifty_containers_in_ten_projects_are_backed_up_by_overlapping_schedules() {
     let Some(project) = Project::new() else { return };
@@ -269,7 +326,16 @@ fn fifty_containers_in_ten_projects_are_backed_up_by_overlapping_schedules() {
         ));
     }
     project.scene.write("specs/all.yaml", schedules);
-    let daemon = crate::scene::Daemon::start(&project.scene, "specs");
+    let said = project.scene.path("events");
+    let mut listener = Command::new("docker")
+        .args(["events", "--filter", "event=die", "--filter", "event=start", "--format"])
+        .arg("{{.Action}} {{.Actor.Attributes.name}}")
+        .stdout(std::fs::File::create(&said).unwrap())
+        .spawn()
+        .unwrap();
+    let limit = AT_ONCE.to_string();
+    let daemon =
+        crate::scene::Daemon::start_as(&project.scene, "specs", &["--concurrency", &limit]);
     let pid = daemon.child.id();
     wait_longer("every project has been backed up twice", Duration::from_mins(10), &mut || {
         std::thread::sleep(Duration::from_secs(2));
@@ -293,6 +359,17 @@ fn fifty_containers_in_ten_projects_are_backed_up_by_overlapping_schedules() {
     assert!(peak < 256 * 1024, "{peak} kB");
     // What is under way is put back first.
     assert_eq!(daemon.stop(), Some(0));
+    listener.kill().unwrap();
+    listener.wait().unwrap();
+    let told = most_projects_down(&lines(&said), &format!("{}_", project.name));
+    let recorded = most_at_once(&project.scene.backups());
+    #[allow(clippy::print_stderr)] // The numbers are for the report.
+    {
+        eprintln!("FIFTY at once: {recorded} by the records, {told} projects down by the engine");
+    }
+    // It is not that they happened to come one after another.
+    assert!((2..=AT_ONCE).contains(&recorded), "{recorded} at once");
+    assert!((1..=AT_ONCE).contains(&told), "{told} projects were down at once");
     let states = project.states();
     assert_eq!(states.len(), 50);
     let down: Vec<_> = states.iter().filter(|(_, state)| *state != "running").collect();

@@ -10,7 +10,7 @@ use super::points;
 /// Points that no kill test passes, and why.
 const NOT_KILLED: &[(&str, &str)] = &[
     ("upgrade.", "nothing on a plain host can be upgraded; `tests/it/kubernetes/kills.rs`"),
-    ("docker.", "a plain host has no containers; `tests/it/docker/kills.rs`"),
+    ("docker.", "a plain host has no containers; `tests/it/docker/kills/points.rs`"),
 ];
 
 fn sources(directory: &Path, texts: &mut Vec<String>) {
@@ -84,6 +84,11 @@ fn step_points() -> BTreeSet<String> {
     found
 }
 
+/// All of them.
+pub fn all() -> BTreeSet<String> {
+    literal_points().into_iter().chain(step_points()).collect()
+}
+
 /// What the document lists, with `{a,b}` spelled out.
 fn documented() -> BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/design/failpoints.md");
@@ -104,7 +109,7 @@ fn documented() -> BTreeSet<String> {
 
 #[test]
 fn every_point_is_documented() {
-    let sources: BTreeSet<String> = literal_points().into_iter().chain(step_points()).collect();
+    let sources = all();
     let documented = documented();
     let missing: Vec<_> = sources.difference(&documented).collect();
     let invented: Vec<_> = documented.difference(&sources).collect();
@@ -147,7 +152,7 @@ fn every_point_is_killed() {
             || point.ends_with(".announced")
             || NOT_KILLED.iter().any(|(prefix, _)| point.starts_with(prefix))
     };
-    let sources: BTreeSet<String> = literal_points().into_iter().chain(step_points()).collect();
+    let sources = all();
     let never: Vec<_> =
         sources.difference(&killed).filter(|point| !unreachable(point.as_str())).collect();
     assert!(never.is_empty(), "without a kill test: {never:#?}");
