@@ -302,8 +302,7 @@ pub fn check_parent(
     if present.map(String::as_str) == wanted {
         return Ok(());
     }
-    let (namespace, name) =
-        (found.metadata.namespace.as_deref(), found.metadata.name.as_deref());
+    let (namespace, name) = (found.metadata.namespace.as_deref(), found.metadata.name.as_deref());
     Err(Failure::new(
         Reason::InvalidSpec,
         format!(
