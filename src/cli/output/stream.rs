@@ -143,8 +143,7 @@ mod tests {
         let whole = json!({"items": items.iter().map(Line::item).collect::<Vec<_>>()});
         let text = printed(OutputFormat::Json) + "\n  ]\n}\n";
         assert_eq!(text, serde_json::to_string_pretty(&whole).unwrap() + "\n");
-        let read: Value = serde_saphyr::from_str(&printed(OutputFormat::Yaml)).unwrap();
-        assert_eq!(read, whole);
+        assert_eq!(printed(OutputFormat::Yaml), crate::spec::value_to_yaml(&whole).unwrap());
     }
 
     /// Names of files were cut at the width of a page, in a pipe too.

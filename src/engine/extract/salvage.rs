@@ -80,8 +80,15 @@ pub fn salvage(
             let (summary, lost) = extract_lenient(&archive, &options, &plan, progress, cancel)?;
             Ok(Salvaged { indexed: true, proved: true, ..salvaged(summary, lost) })
         }
-        // Of another program: these build on nothing.
-        Ok(_) => without_index(path, format, &options, progress, cancel),
+        // Of another program, which builds on nothing, or cut before its end: then its manifest tells.
+        Ok(_) => {
+            let salvaged = without_index(path, format, &options, progress, cancel)?;
+            let ancestors = match ancestors(path) {
+                Ancestors::Unknown => Ancestors::None,
+                known => known,
+            };
+            Ok(Salvaged { ancestors, ..salvaged })
+        }
         Err(EngineError::Damaged { .. }) => {
             let salvaged = without_index(path, format, &options, progress, cancel)?;
             Ok(Salvaged { ancestors: ancestors(path), ..salvaged })
