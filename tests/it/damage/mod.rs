@@ -230,8 +230,8 @@ fn salvage_of_an_incremental_archive_without_its_index_tells_what_it_leaves_out(
     for name in ["one", "two"] {
         scene.write(&format!("live/{name}"), name);
     }
-    // Time stamps of the last two seconds are not trusted.
-    std::thread::sleep(std::time::Duration::from_millis(2_100));
+    // Time stamps of the last seconds are not trusted.
+    std::thread::sleep(std::time::Duration::from_millis(3_100));
     scene.backup("full", "@/live", "").ok();
     scene.write("live/three", "three");
     scene.backup("more", "@/live", "type: Incremental").ok();
